@@ -1,0 +1,136 @@
+"""BTF, the kernel's type format (Documentation/bpf/btf.rst), and BTF.ext, its companion in object files.
+
+A ``.BTF`` section is a header, a run of type records and a run of NUL-terminated strings. Type ids count from 1 in the
+order of the records; 0 is ``void``. Every type record is a common part of 12 bytes, then what its kind adds: nothing, one
+fixed record, or ``vlen`` records. All fields are 32 bits wide and aligned to 4 bytes, except the first four bytes of
+the header.
+
+Since Linux 7.1 a header may be 32 bytes long and name a *layout* section, which tells the size of each kind's
+additions, so that a reader can step over kinds that it does not know.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from construct import (
+    BitsInteger,
+    BitStruct,
+    ByteSwapped,
+    Flag,
+    Int8ub,
+    Int16ub,
+    Int16ul,
+    Int32sb,
+    Int32sl,
+    Int32ub,
+    Int32ul,
+    Struct,
+)
+from construct import Padding as Pad
+
+__all__ = ["EXTRA_WORDS", "HEADER_SIZE", "MAGIC", "TYPE_WORDS", "layouts"]
+
+MAGIC = 0xEB9F
+"""First two bytes of ``.BTF`` and ``.BTF.ext``, in the byte order of the file."""
+
+HEADER_SIZE = 24
+"""Size in bytes of the header that every kernel writes and reads; 32 with the layout fields (Linux 7.1)."""
+
+TYPE_WORDS = 3
+"""Size of the common part of a type record, in 32-bit words."""
+
+EXTRA_WORDS: dict[int, tuple[int, int]] = {
+    1: (1, 0),  # INT: encoding word
+    2: (0, 0),  # PTR
+    3: (3, 0),  # ARRAY
+    4: (0, 3),  # STRUCT: members
+    5: (0, 3),  # UNION
+    6: (0, 2),  # ENUM: enumerators
+    7: (0, 0),  # FWD
+    8: (0, 0),  # TYPEDEF
+    9: (0, 0),  # VOLATILE
+    10: (0, 0),  # CONST
+    11: (0, 0),  # RESTRICT
+    12: (0, 0),  # FUNC: vlen is its linkage
+    13: (0, 2),  # FUNC_PROTO: parameters
+    14: (1, 0),  # VAR: linkage
+    15: (0, 3),  # DATASEC: variables
+    16: (0, 0),  # FLOAT (5.13)
+    17: (1, 0),  # DECL_TAG (5.16): component index
+    18: (0, 0),  # TYPE_TAG (5.17)
+    19: (0, 3),  # ENUM64 (6.0): enumerators
+}
+"""Kind -> (words added once, words added per ``vlen`` element)."""
+
+
+@lru_cache(maxsize=2)
+def layouts(byteorder: str) -> Any:
+    """Return the descriptions for one byte order.
+
+    Args:
+        byteorder: ``"<"`` or ``">"``, as in :mod:`struct`.
+
+    Returns:
+        A namespace of construct ``Struct``s: ``header``, ``header_layout`` (fields of a 32-byte header after the first
+        24), ``layout_entry``, ``type``, ``info`` (the bits of ``type.info``), ``int_encoding``, ``array``, ``member``,
+        ``enumerator``, ``enumerator64``, ``param``, ``var``, ``datasec_entry``, ``decl_tag``, and for BTF.ext
+        ``ext_header``, ``ext_header_core``, ``info_header``, ``info_block``, ``func_info``, ``line_info``, ``core_relo``.
+    """
+    little = byteorder == "<"
+    u16, u32, s32 = (Int16ul, Int32ul, Int32sl) if little else (Int16ub, Int32ub, Int32sb)
+
+    def bits(*fields: Any) -> Any:
+        # Bit fields are described from the most significant bit of the 32-bit word down.
+        return ByteSwapped(BitStruct(*fields)) if little else BitStruct(*fields)
+
+    return SimpleNamespace(
+        header=Struct(
+            "magic" / u16,
+            "version" / Int8ub,
+            "flags" / Int8ub,
+            "hdr_len" / u32,
+            "type_off" / u32,  # offsets count from the end of the header
+            "type_len" / u32,
+            "str_off" / u32,
+            "str_len" / u32,
+        ),
+        header_layout=Struct("layout_off" / u32, "layout_len" / u32),
+        layout_entry=Struct("info_sz" / Int8ub, "elem_sz" / Int8ub, "flags" / u16),
+        type=Struct("name_off" / u32, "info" / u32, "size_or_type" / u32),
+        # Before 7.1 kind had 5 bits and vlen 16; the bits between were zero.
+        info=bits("kflag" / Flag, "kind" / BitsInteger(7), "vlen" / BitsInteger(24)),
+        int_encoding=bits(
+            Pad(4), "encoding" / BitsInteger(4), "offset" / BitsInteger(8), Pad(8), "bits" / BitsInteger(8)
+        ),
+        array=Struct("type" / u32, "index_type" / u32, "nelems" / u32),
+        member=Struct("name_off" / u32, "type" / u32, "offset" / u32),
+        # With kflag set, a member's offset word is split.
+        member_offset=bits("bitfield_size" / BitsInteger(8), "bit_offset" / BitsInteger(24)),
+        enumerator=Struct("name_off" / u32, "value" / s32),
+        enumerator64=Struct("name_off" / u32, "lo32" / u32, "hi32" / u32),
+        param=Struct("name_off" / u32, "type" / u32),
+        var=Struct("linkage" / u32),
+        datasec_entry=Struct("type" / u32, "offset" / u32, "size" / u32),
+        decl_tag=Struct("component_idx" / s32),
+        ext_header=Struct(
+            "magic" / u16,
+            "version" / Int8ub,
+            "flags" / Int8ub,
+            "hdr_len" / u32,
+            "func_info_off" / u32,
+            "func_info_len" / u32,
+            "line_info_off" / u32,
+            "line_info_len" / u32,
+        ),
+        ext_header_core=Struct("core_relo_off" / u32, "core_relo_len" / u32),
+        info_header=Struct("rec_size" / u32),
+        info_block=Struct("sec_name_off" / u32, "num_info" / u32),
+        func_info=Struct("insn_off" / u32, "type_id" / u32),
+        line_info=Struct(
+            "insn_off" / u32, "file_name_off" / u32, "line_off" / u32, "line_col" / u32
+        ),
+        core_relo=Struct("insn_off" / u32, "type_id" / u32, "access_str_off" / u32, "kind" / u32),
+    )
