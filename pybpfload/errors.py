@@ -149,7 +149,9 @@ class NotSupportedError(BpfError):
         since: First kernel version that has it, for example ``"5.18"``, or ``None`` when that is not the point.
     """
 
-    def __init__(self, message: str, *, feature: str | None = None, since: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, feature: str | None = None, since: str | None = None
+    ) -> None:
         self.message = message
         self.feature = feature
         self.since = since
@@ -193,7 +195,9 @@ class NotPermittedError(KernelError, PermissionError):
 class AttachError(BpfError):
     """A program cannot be attached as asked: no target named, target not found, or already attached."""
 
-    def __init__(self, message: str, *, program: str | None = None, target: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, program: str | None = None, target: str | None = None
+    ) -> None:
         self.message = message
         self.program = program
         self.target = target

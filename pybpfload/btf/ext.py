@@ -84,6 +84,9 @@ class BtfExt:
         except FormatError as error:
             raise error.located(file=name, section=".BTF.ext") from None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> BtfExt:
+        return self  # it never changes
+
     def _parse(self, data: bytes) -> None:
         size = len(data)
         if size < _MIN_HEADER:
@@ -99,16 +102,26 @@ class BtfExt:
         if header.flags:
             raise FormatError(f"flags {header.flags:#x} are not supported, expected 0", offset=3)
         if header.hdr_len < _MIN_HEADER or header.hdr_len > size:
-            raise FormatError(f"header length {header.hdr_len} is not between 24 and {size}", offset=4)
+            raise FormatError(
+                f"header length {header.hdr_len} is not between 24 and {size}", offset=4
+            )
         if header.hdr_len == size:
             raise FormatError("nothing follows the header", offset=4)
         self.byteorder = order
         body = data[header.hdr_len :]
         self.func_info = self._part(
-            body, "func_info", header.func_info_off, header.func_info_len, layouts.func_info.sizeof()
+            body,
+            "func_info",
+            header.func_info_off,
+            header.func_info_len,
+            layouts.func_info.sizeof(),
         )
         self.line_info = self._part(
-            body, "line_info", header.line_info_off, header.line_info_len, layouts.line_info.sizeof()
+            body,
+            "line_info",
+            header.line_info_off,
+            header.line_info_len,
+            layouts.line_info.sizeof(),
         )
         core_off = core_len = 0
         if header.hdr_len >= _MIN_HEADER + 8:
@@ -124,14 +137,22 @@ class BtfExt:
         if offset % 4:
             raise FormatError(f"{label} starts at {offset}, which is not a multiple of 4")
         if length < 4 or offset + length > len(body):
-            raise FormatError(f"{label} ({offset}+{length}) does not fit the data of {len(body)} bytes")
+            raise FormatError(
+                f"{label} ({offset}+{length}) does not fit the data of {len(body)} bytes"
+            )
         layouts = fmt.layouts(self.byteorder)
         block_header = flat(layouts.info_block)
         end = offset + length
         rec_size = flat(layouts.info_header).unpack_from(body, offset)[0]
         # A record of another byte order can only be swapped if all its fields are known.
-        if rec_size < min_rec or rec_size % 4 or (self.byteorder != _NATIVE and rec_size != min_rec):
-            raise FormatError(f"{label} has records of {rec_size} bytes, expected {min_rec}", offset=offset)
+        if (
+            rec_size < min_rec
+            or rec_size % 4
+            or (self.byteorder != _NATIVE and rec_size != min_rec)
+        ):
+            raise FormatError(
+                f"{label} has records of {rec_size} bytes, expected {min_rec}", offset=offset
+            )
         position = offset + 4
         blocks: list[InfoBlock] = []
         while position < end:
@@ -143,7 +164,8 @@ class BtfExt:
                 raise FormatError(f"{label} has an empty block", offset=position)
             if count * rec_size > end - start:
                 raise FormatError(
-                    f"{label} has a block of {count} records, which goes beyond its end", offset=position
+                    f"{label} has a block of {count} records, which goes beyond its end",
+                    offset=position,
                 )
             words = array("I", body[start : start + count * rec_size])
             if self.byteorder != _NATIVE:
@@ -162,5 +184,7 @@ class BtfExt:
             for at in range(0, block.count * step, step):
                 yield (
                     block.section,
-                    CoreRelo(words[at], words[at + 1], self._btf.string(words[at + 2]), words[at + 3]),
+                    CoreRelo(
+                        words[at], words[at + 1], self._btf.string(words[at + 2]), words[at + 3]
+                    ),
                 )

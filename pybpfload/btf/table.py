@@ -30,9 +30,18 @@ _LAYOUT_FIELDS = {order: flat(fmt.layouts(order).header_layout) for order in "<>
 _LAYOUT_ENTRY = {order: flat(fmt.layouts(order).layout_entry) for order in "<>"}
 
 _UNKNOWN_KIND = 1 << 40  # more words than any blob has: the walk over the types stops there
+_MAX_STRING = 1 << 16  # a lying blob could make every type carry the whole string part as its name
 _MAX_RESOLVE_STEPS = 32  # as in libbpf's btf__resolve_size
 _KINDS_WITH_SIZE = frozenset(
-    {t.Kind.INT, t.Kind.STRUCT, t.Kind.UNION, t.Kind.ENUM, t.Kind.ENUM64, t.Kind.FLOAT, t.Kind.DATASEC}
+    {
+        t.Kind.INT,
+        t.Kind.STRUCT,
+        t.Kind.UNION,
+        t.Kind.ENUM,
+        t.Kind.ENUM64,
+        t.Kind.FLOAT,
+        t.Kind.DATASEC,
+    }
 )
 _KINDS_WITH_TYPE = frozenset(
     {
@@ -92,7 +101,12 @@ class Btf:
 
     @classmethod
     def from_bytes(
-        cls, data: Any, *, base: Btf | None = None, name: str = "BTF", pointer_size: int | None = None
+        cls,
+        data: Any,
+        *,
+        base: Btf | None = None,
+        name: str = "BTF",
+        pointer_size: int | None = None,
     ) -> Btf:
         """Index a raw BTF blob.
 
@@ -109,19 +123,26 @@ class Btf:
         btf._pointer_size = pointer_size
         return btf
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Btf:
+        return self  # it never changes
+
     # Reading the blob
 
     def _read_header(self, view: memoryview) -> None:
         size = len(view)
         if size < fmt.HEADER_SIZE:
-            raise FormatError(f"BTF of {size} bytes is shorter than its header of {fmt.HEADER_SIZE}")
+            raise FormatError(
+                f"BTF of {size} bytes is shorter than its header of {fmt.HEADER_SIZE}"
+            )
         magic = view[0] | view[1] << 8
         if magic == fmt.MAGIC:
             self.byteorder = "<"
         elif magic == 0x9FEB:
             self.byteorder = ">"
         else:
-            raise FormatError(f"not BTF: magic is {magic:#06x}, expected {fmt.MAGIC:#06x}", offset=0)
+            raise FormatError(
+                f"not BTF: magic is {magic:#06x}, expected {fmt.MAGIC:#06x}", offset=0
+            )
         header = _HEADER[self.byteorder].unpack_from(view)
         _, self.version, _, hdr_len, type_off, type_len, str_off, str_len = header
         if hdr_len < fmt.HEADER_SIZE or hdr_len > size:
@@ -136,7 +157,9 @@ class Btf:
                     offset=field,
                 )
         if type_off % 4:
-            raise FormatError(f"type part starts at {type_off}, which is not a multiple of 4", offset=8)
+            raise FormatError(
+                f"type part starts at {type_off}, which is not a multiple of 4", offset=8
+            )
         if type_off + type_len > str_off:
             raise FormatError("type part overlaps the string part", offset=16)
         self._per_kind = [_UNKNOWN_KIND] * 128
@@ -168,7 +191,9 @@ class Btf:
         if self._strings and self._strings[-1]:
             raise FormatError("the string part does not end with a NUL byte", offset=20)
         if self.base is None and self._strings[0]:
-            raise FormatError("the string part does not start with the empty string", offset=hdr_len + str_off)
+            raise FormatError(
+                "the string part does not start with the empty string", offset=hdr_len + str_off
+            )
         self._end_str = self._start_str + len(self._strings)
 
     def _read_layout(self, view: memoryview, hdr_len: int, types_end: int, str_off: int) -> None:
@@ -178,7 +203,8 @@ class Btf:
             return
         if offset % 4 or length % 4 or offset < types_end or offset + length > str_off:
             raise FormatError(
-                f"layout part ({offset}+{length}) is misplaced: it lies between types and strings", offset=24
+                f"layout part ({offset}+{length}) is misplaced: it lies between types and strings",
+                offset=24,
             )
         self._layout = (offset, length)
         entry = _LAYOUT_ENTRY[self.byteorder]
@@ -267,6 +293,12 @@ class Btf:
                 section=".BTF",
             )
         end = self._strings.index(0, start)
+        if end - start > _MAX_STRING:
+            raise FormatError(
+                f"string of {end - start} bytes at {offset}; {_MAX_STRING} is the most that is read",
+                file=self.name,
+                section=".BTF",
+            )
         return self._strings[start:end].decode("utf-8", "backslashreplace")
 
     # Single fields, without decoding the type
@@ -274,7 +306,9 @@ class Btf:
     def _locate(self, type_id: int) -> tuple[Btf, int]:
         if type_id < self.start_id:
             if type_id < 1:
-                raise FormatError(f"type id {type_id} has no record", file=self.name, section=".BTF")
+                raise FormatError(
+                    f"type id {type_id} has no record", file=self.name, section=".BTF"
+                )
             assert self.base is not None
             return self.base._locate(type_id)
         try:
@@ -360,7 +394,9 @@ class Btf:
                 name,
                 third,
                 tuple(
-                    t.Enumerator(string(n), (hi << 32 | lo) - (1 << 64 if kflag and hi >> 31 else 0))
+                    t.Enumerator(
+                        string(n), (hi << 32 | lo) - (1 << 64 if kflag and hi >> 31 else 0)
+                    )
                     for n, lo, hi in zip(run[::3], run[1::3], run[2::3], strict=True)
                 ),
                 kflag,
@@ -458,7 +494,9 @@ class Btf:
                     found.extend(self._ids_at(position + 1))
                     position = self.base._find_string(pattern, position + 1)
             if self._strings.startswith(name + b"\0"):
-                found.extend(self._ids_at(self._start_str))  # a split string part has no leading NUL
+                found.extend(
+                    self._ids_at(self._start_str)
+                )  # a split string part has no leading NUL
         found.sort()
         return found
 
@@ -556,7 +594,9 @@ class Btf:
                 total *= owner._words[at + 2]
                 break
             if kind not in _KINDS_WITH_TYPE or kind == t.Kind.FUNC:
-                raise FormatError(f"{self.describe(first)} has no size", file=self.name, section=".BTF")
+                raise FormatError(
+                    f"{self.describe(first)} has no size", file=self.name, section=".BTF"
+                )
             owner, at = self._locate(type_id)
             type_id = owner._words[at + 2]
         else:
@@ -570,7 +610,9 @@ class Btf:
         return int(total)
 
     def _too_large(self, type_id: int) -> FormatError:
-        return FormatError(f"{self.describe(type_id)} is larger than 4 GiB", file=self.name, section=".BTF")
+        return FormatError(
+            f"{self.describe(type_id)} is larger than 4 GiB", file=self.name, section=".BTF"
+        )
 
     def describe(self, type_id: int) -> str:
         """Short text for messages: ``struct task_struct [123]``."""

@@ -339,5 +339,3 @@ class Opaque(Type):
 
     raw_kind: int
     kind: ClassVar[Kind] = Kind.VOID
-
-

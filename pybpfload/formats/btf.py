@@ -103,7 +103,11 @@ def layouts(byteorder: str) -> Any:
         # Before 7.1 kind had 5 bits and vlen 16; the bits between were zero.
         info=bits("kflag" / Flag, "kind" / BitsInteger(7), "vlen" / BitsInteger(24)),
         int_encoding=bits(
-            Pad(4), "encoding" / BitsInteger(4), "offset" / BitsInteger(8), Pad(8), "bits" / BitsInteger(8)
+            Pad(4),
+            "encoding" / BitsInteger(4),
+            "offset" / BitsInteger(8),
+            Pad(8),
+            "bits" / BitsInteger(8),
         ),
         array=Struct("type" / u32, "index_type" / u32, "nelems" / u32),
         member=Struct("name_off" / u32, "type" / u32, "offset" / u32),

@@ -1,0 +1,302 @@
+"""ELF64 relocatable files as plain values: sections, symbols, relocations.
+
+pyelftools reads the headers. It was written for files from compilers and may raise almost anything on a damaged one, so
+this module is the only one that touches it, and whatever it raises leaves here as a :class:`FormatError`.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pybpfload.errors import FormatError
+from pybpfload.formats import elf as fmt
+from pybpfload.formats.flat import flat
+
+__all__ = ["ElfFile", "Relocation", "Section", "Symbol", "read_elf"]
+
+EM_NONE, EM_BPF = 0, 247
+ET_REL = 1
+SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_NOBITS, SHT_REL = 1, 2, 3, 8, 9
+SHT_LLVM_ADDRSIG = 0x6FFF4C03
+SHF_EXECINSTR = 4
+SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION = 0, 1, 2, 3
+STV_DEFAULT, STV_INTERNAL, STV_HIDDEN = 0, 1, 2
+
+_SECTION_HEADER_SIZE = 64
+_SYMBOL_SIZE = 24
+_REL_SIZE = 16
+
+
+class Symbol(NamedTuple):
+    """One entry of the symbol table; ``index`` is its place there. ``value`` and ``size`` are in bytes."""
+
+    index: int
+    name: str
+    value: int
+    size: int
+    type: int
+    binding: int
+    visibility: int
+    shndx: int
+
+    @property
+    def is_extern(self) -> bool:
+        """Undefined here and to be found elsewhere: UNDEF, GLOBAL or WEAK, NOTYPE (libbpf ``sym_is_extern``)."""
+        return (
+            self.shndx == SHN_UNDEF
+            and self.binding in (STB_GLOBAL, STB_WEAK)
+            and self.type == STT_NOTYPE
+        )
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether its visibility keeps it inside the object (HIDDEN or INTERNAL)."""
+        return self.visibility in (STV_HIDDEN, STV_INTERNAL)
+
+
+class Relocation(NamedTuple):
+    """One entry of a relocation section: ``offset`` in bytes in the target section, ``symbol`` an index."""
+
+    offset: int
+    symbol: int
+    type: int
+
+
+@dataclass(slots=True)
+class Section:
+    """One section. ``data`` is empty for NOBITS sections such as ``.bss``, whose ``size`` still counts."""
+
+    index: int
+    name: str
+    type: int
+    flags: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entsize: int
+    data: memoryview = field(repr=False)
+
+
+@dataclass(slots=True)
+class ElfFile:
+    """A parsed ELF64 file.
+
+    Attributes:
+        name: What it is called in messages.
+        byteorder: ``"<"`` or ``">"``.
+        sections: In file order; index 0 is the empty one.
+        symbols: The symbol table; empty when there is none.
+    """
+
+    name: str
+    byteorder: str
+    type: int
+    machine: int
+    sections: list[Section]
+    symbols: list[Symbol] = field(default_factory=list)
+
+    def section(self, name: str) -> Section | None:
+        """Return the first section of that name, or ``None``."""
+        return next((s for s in self.sections if s.name == name), None)
+
+    def relocations(self, section: Section) -> list[Relocation]:
+        """Decode a section of type REL.
+
+        Raises:
+            FormatError: Its entries have the wrong size, or one names a symbol outside the table.
+        """
+        if section.entsize != _REL_SIZE or section.size % _REL_SIZE:
+            raise FormatError(
+                f"relocation entries of {section.entsize} bytes in {section.size}, expected {_REL_SIZE}",
+                file=self.name,
+                section=section.name,
+            )
+        rel = flat(fmt.layouts(self.byteorder).rel)
+        return [
+            Relocation(offset, info >> 32, info & 0xFFFFFFFF)
+            for offset, info in rel.iter_unpack(section.data)
+        ]
+
+
+def read_elf(data: bytes, name: str) -> ElfFile:
+    """Parse a 64-bit ELF file of either byte order.
+
+    Args:
+        data: The whole file.
+        name: What to call it in messages.
+
+    Raises:
+        FormatError: It isn't ELF, not 64-bit, or damaged.
+    """
+    try:
+        return _read(data, name)
+    except FormatError as error:
+        raise error.located(file=name) from None
+
+
+def _read(data: bytes, name: str) -> ElfFile:
+    if data[:4] != b"\x7fELF":
+        what = "it is empty" if not data else f"it starts with {bytes(data[:4])!r}"
+        raise FormatError(f"not an ELF file: {what}")
+    if len(data) < 64:
+        raise FormatError(f"cut short: {len(data)} bytes are less than an ELF header")
+    if data[4] != 2:
+        raise FormatError("not a 64-bit ELF file, as BPF objects are", offset=4)
+    if data[5] not in (1, 2):
+        raise FormatError(f"unknown byte order {data[5]}, expected 1 (little) or 2 (big)", offset=5)
+    byteorder = "<" if data[5] == 1 else ">"
+    elf = _open(data)
+    header = elf.header
+    count = _guard(elf.num_sections)
+    if header["e_shentsize"] != _SECTION_HEADER_SIZE and count:
+        raise FormatError(
+            f"section headers of {header['e_shentsize']} bytes, expected {_SECTION_HEADER_SIZE}",
+            offset=58,
+        )
+    if count * _SECTION_HEADER_SIZE > len(data):
+        raise FormatError(f"{count} section headers cannot fit {len(data)} bytes", offset=60)
+    view = memoryview(data).toreadonly()
+    sections = []
+    names = _string_table(elf, view, count)
+    for index in range(count):
+        raw = _guard(elf._get_section_header, index)
+        sections.append(_section(index, raw, names, view))
+    result = ElfFile(
+        name, byteorder, _number(header["e_type"], _TYPES), _machine(data, byteorder), sections
+    )
+    _read_symbols(result)
+    return result
+
+
+def _open(data: bytes) -> Any:
+    from elftools.elf.elffile import ELFFile
+
+    return _guard(ELFFile, io.BytesIO(data))
+
+
+def _guard(function: Any, *arguments: Any) -> Any:
+    """Call into pyelftools and turn whatever it raises into a FormatError."""
+    try:
+        return function(*arguments)
+    except FormatError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise FormatError(f"damaged ELF structure: {reason}") from error
+
+
+_TYPES = {"ET_NONE": 0, "ET_REL": 1, "ET_EXEC": 2, "ET_DYN": 3, "ET_CORE": 4}
+_SECTION_TYPES = {
+    "SHT_NULL": 0,
+    "SHT_PROGBITS": 1,
+    "SHT_SYMTAB": 2,
+    "SHT_STRTAB": 3,
+    "SHT_RELA": 4,
+    "SHT_HASH": 5,
+    "SHT_DYNAMIC": 6,
+    "SHT_NOTE": 7,
+    "SHT_NOBITS": 8,
+    "SHT_REL": 9,
+    "SHT_LLVM_ADDRSIG": SHT_LLVM_ADDRSIG,
+}
+
+
+def _number(value: Any, names: dict[str, int]) -> int:
+    """Undo pyelftools' naming of numbers; a name of no interest here becomes -1."""
+    return value if isinstance(value, int) else names.get(value, -1)
+
+
+def _machine(data: bytes, byteorder: str) -> int:
+    return int.from_bytes(data[18:20], "little" if byteorder == "<" else "big")
+
+
+def _string_table(elf: Any, view: memoryview, count: int) -> bytes:
+    index = _guard(elf.get_shstrndx)
+    if not 0 < index < count:
+        raise FormatError(
+            f"section name table index {index} is not among the {count} sections", offset=62
+        )
+    raw = _guard(elf._get_section_header, index)
+    offset, size = raw["sh_offset"], raw["sh_size"]
+    if offset + size > len(view):
+        raise FormatError(
+            "cut short: the section names lie beyond the end of the file", offset=offset
+        )
+    return bytes(view[offset : offset + size])
+
+
+def _section(index: int, raw: Any, names: bytes, view: memoryview) -> Section:
+    name = _name(names, raw["sh_name"], f"name of section {index}")
+    kind = _number(raw["sh_type"], _SECTION_TYPES)
+    offset, size = raw["sh_offset"], raw["sh_size"]
+    if kind in (0, SHT_NOBITS):
+        data = view[:0]
+    elif offset + size > len(view):
+        raise FormatError(
+            f"cut short: its {size} bytes at {offset:#x} go beyond the end of the file of {len(view)}",
+            section=name,
+        )
+    else:
+        data = view[offset : offset + size]
+    return Section(
+        index,
+        name,
+        kind,
+        raw["sh_flags"],
+        offset,
+        size,
+        raw["sh_link"],
+        raw["sh_info"],
+        raw["sh_addralign"],
+        raw["sh_entsize"],
+        data,
+    )
+
+
+def _name(table: bytes, offset: int, what: str) -> str:
+    if offset >= len(table):
+        if offset == 0:
+            return ""
+        raise FormatError(f"{what} lies at {offset} of a string table of {len(table)} bytes")
+    end = table.find(b"\0", offset)
+    if end < 0:
+        raise FormatError(f"{what} at {offset} of its string table has no end")
+    return table[offset:end].decode("utf-8", "backslashreplace")
+
+
+def _read_symbols(elf: ElfFile) -> None:
+    tables = [s for s in elf.sections if s.type == SHT_SYMTAB]
+    if len(tables) > 1:
+        raise FormatError("two symbol tables, expected one", section=tables[1].name)
+    if not tables:
+        return
+    table = tables[0]
+    if not 0 < table.link < len(elf.sections):
+        raise FormatError(
+            f"its string table is section {table.link}, which does not exist", section=table.name
+        )
+    if table.entsize != _SYMBOL_SIZE or table.size % _SYMBOL_SIZE:
+        raise FormatError(
+            f"symbols of {table.entsize} bytes in {table.size}, expected {_SYMBOL_SIZE}",
+            section=table.name,
+        )
+    strings = bytes(elf.sections[table.link].data)
+    layout = flat(fmt.layouts(elf.byteorder).symbol)
+    seen: dict[int, str] = {}
+    for index, (name_off, info, other, shndx, value, size) in enumerate(
+        layout.iter_unpack(table.data)
+    ):
+        name = seen.get(name_off)
+        if name is None:
+            name = seen[name_off] = _name(strings, name_off, f"name of symbol {index}")
+        if info & 0xF == STT_SECTION and not name and 0 < shndx < len(elf.sections):
+            name = elf.sections[shndx].name
+        elf.symbols.append(
+            Symbol(index, name, value, size, info & 0xF, info >> 4, other & 3, shndx)
+        )

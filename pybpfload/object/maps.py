@@ -1,0 +1,386 @@
+"""Map definitions: those of ``.maps``, told in BTF, and those made of data sections.
+
+An integer attribute is written in C as ``int (*max_entries)[256]``: a pointer to an array whose length is the value. A type
+attribute is a pointer to the type. The macros of libbpf's ``bpf_helpers.h`` hide this (libbpf ``parse_btf_map_def``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pybpfload.btf import types as t
+from pybpfload.elf import reader as elf_reader
+from pybpfload.errors import FormatError
+from pybpfload.object.spec import MapKind, MapSpec
+from pybpfload.uapi import MapFlag, MapType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pybpfload.btf import Btf
+    from pybpfload.object.opener import Layout
+    from pybpfload.object.spec import ObjectSpec
+
+__all__ = ["PAGE_SIZE", "apply_declared_values", "collect", "ring_buffer_size"]
+
+PAGE_SIZE = 4096
+"""Page size assumed offline; loading corrects ring buffer sizes for the machine's own."""
+
+_MAP_IN_MAP = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
+_NAME_LENGTH = 15
+_MAX_SLOTS = 1 << 20  # of declared values; the slot number comes from the file
+
+
+def collect(layout: Layout, spec: ObjectSpec, relaxed: bool) -> Iterator[tuple[str, MapSpec]]:
+    """Yield all maps by name in libbpf's order: ``.maps``, data sections, ``.kconfig``.
+
+    Raises:
+        FormatError: A definition breaks a rule; it names the map and the attribute.
+    """
+    found = []
+    if layout.maps is not None:
+        found += _user_maps(layout, spec, relaxed)
+    if layout.arena is not None and layout.maps is not None:
+        _place_arena_data(layout, found)
+    for section, kind in layout.data:
+        contents = bytearray(section.size) if kind == MapKind.BSS else bytearray(section.data)
+        found.append(_data_map(spec, section.name, kind, contents))
+    kconfig = [e for e in spec.externs.values() if e.kind == "kconfig"]
+    if kconfig:
+        size = kconfig[-1].offset + kconfig[-1].size
+        found.append(_data_map(spec, ".kconfig", MapKind.KCONFIG, bytearray(size)))
+    names: set[str] = set()
+    for map_spec in found:
+        # Two sections may give one name, because only 15 characters are kept; the section then tells them apart.
+        key = map_spec.name if map_spec.name not in names else f"{map_spec.name}@{map_spec.section}"
+        names.add(key)
+        yield key, map_spec
+
+
+# Maps defined in .maps
+
+
+def _user_maps(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]:
+    btf = spec.require_btf(".maps")
+    section = next(
+        (s for s in map(btf.__getitem__, btf.find_all(".maps")) if isinstance(s, t.Datasec)), None
+    )
+    if section is None:
+        raise FormatError("BTF does not describe this section", section=".maps")
+    assert layout.maps is not None
+    maps = []
+    for entry in section.entries:
+        variable = btf[entry.type]
+        name = variable.name
+        if not isinstance(variable, t.Var):
+            raise FormatError(f"holds {btf.describe(entry.type)}, expected a VAR", section=".maps")
+        if not name:
+            raise FormatError("holds a map without a name", section=".maps", offset=entry.offset)
+        if entry.offset + entry.size > layout.maps.size:
+            raise FormatError("the map lies beyond its section", section=".maps", symbol=name)
+        if variable.linkage != 1:
+            raise FormatError("maps cannot be static; remove static", section=".maps", symbol=name)
+        definition = btf[btf.strip(variable.type)]
+        if not isinstance(definition, t.Struct):
+            raise FormatError(
+                f"the map is {btf.describe(definition.id)}, expected a struct",
+                section=".maps",
+                symbol=name,
+            )
+        if definition.size > entry.size:
+            raise FormatError("the map is cut short", section=".maps", symbol=name)
+        map_spec = MapSpec(name, offset=entry.offset)
+        _Definition(btf, map_spec, name, relaxed).parse(definition)
+        maps.append(map_spec)
+    if sum(m.type == MapType.ARENA for m in maps) > 1:
+        raise FormatError("holds two arenas; an object can have one", section=".maps")
+    return maps
+
+
+class _Definition:
+    """Parser of one definition; ``where`` is the name in messages."""
+
+    def __init__(
+        self, btf: Btf, map_spec: MapSpec, where: str, relaxed: bool, inner: bool = False
+    ) -> None:
+        self.btf, self.map, self.where, self.relaxed, self.inner = (
+            btf,
+            map_spec,
+            where,
+            relaxed,
+            inner,
+        )
+
+    def fail(self, attribute: str, message: str) -> FormatError:
+        return FormatError(
+            f"attribute {attribute!r}: {message}", section=".maps", symbol=self.where
+        )
+
+    def parse(self, definition: t.Struct) -> None:
+        spec = self.map
+        for index, member in enumerate(definition.members):
+            name = member.name
+            if name == "type":
+                spec.type = MapType(self.uint(member))
+            elif name == "max_entries":
+                spec.max_entries = self.uint(member)
+            elif name == "map_flags":
+                spec.flags = self.uint(member)
+            elif name == "numa_node":
+                spec.numa_node = self.uint(member)
+            elif name == "key_size":
+                spec.key_size = self.agree(name, spec.key_size, self.uint(member))
+            elif name == "value_size":
+                spec.value_size = self.agree(name, spec.value_size, self.uint(member))
+            elif name == "key":
+                type_id, size = self.type(member)
+                spec.key_size, spec.key_type_id = self.agree(name, spec.key_size, size), type_id
+            elif name == "value":
+                type_id, size = self.type(member)
+                spec.value_size, spec.value_type_id = (
+                    self.agree(name, spec.value_size, size),
+                    type_id,
+                )
+            elif name == "values":
+                self.values(member, is_last=index == len(definition.members) - 1)
+            elif name == "pinning":
+                spec.pinning = self.uint(member)
+                if self.inner:
+                    raise self.fail(name, "an inner map cannot be pinned")
+                if spec.pinning not in (0, 1):
+                    raise self.fail(name, f"is {spec.pinning}, expected 0 (none) or 1 (by name)")
+            elif name == "map_extra":
+                spec.map_extra = self.long(member)
+            elif not self.relaxed:
+                raise self.fail(
+                    name or "<anonymous>", "is not known; open with relaxed_maps=True to ignore it"
+                )
+        if spec.type == MapType.UNSPEC:
+            raise self.fail("type", "is missing")
+        spec.max_entries = ring_buffer_size(spec.type, spec.max_entries, PAGE_SIZE)
+
+    def uint(self, member: t.Member) -> int:
+        pointer = self.btf[self.btf.strip(member.type)]
+        array = self.btf[pointer.type] if isinstance(pointer, t.Ptr) else None
+        if not isinstance(array, t.Array):
+            raise self.fail(member.name, "is not a pointer to an array, as __uint() makes it")
+        return array.nelems
+
+    def long(self, member: t.Member) -> int:
+        enum = self.btf[self.btf.strip(member.type)]
+        if not isinstance(enum, (t.Enum, t.Enum64)):
+            return self.uint(member)
+        if len(enum.values) != 1:
+            raise self.fail(member.name, f"is an enum of {len(enum.values)} values, expected one")
+        value = enum.values[0].value
+        if isinstance(enum, t.Enum):  # always read as signed, whatever its flag says
+            value = (value & 0xFFFFFFFF) - (1 << 32 if value >> 31 & 1 else 0)
+        return value & 0xFFFFFFFFFFFFFFFF
+
+    def type(self, member: t.Member) -> tuple[int, int]:
+        pointer = self.btf[member.type]
+        if not isinstance(pointer, t.Ptr):
+            raise self.fail(member.name, "is not a pointer to a type, as __type() makes it")
+        try:
+            return pointer.type, self.btf.size(pointer.type)
+        except FormatError as error:
+            raise self.fail(member.name, error.message) from None
+
+    def agree(self, attribute: str, known: int, size: int) -> int:
+        if known and known != size:
+            raise self.fail(attribute, f"says {size} bytes, an earlier attribute says {known}")
+        return size
+
+    def values(self, member: t.Member, is_last: bool) -> None:
+        spec, btf = self.map, self.btf
+        if self.inner:
+            raise self.fail("values", "an inner map cannot have inner maps")
+        if not is_last:
+            raise self.fail("values", "must be the last attribute")
+        is_programs = spec.type == MapType.PROG_ARRAY
+        if not is_programs and spec.type not in _MAP_IN_MAP:
+            raise self.fail("values", "needs a map of maps or of programs, and 'type' before it")
+        if spec.value_size not in (0, 4):
+            raise self.fail("values", f"needs a value size of 4 bytes, not {spec.value_size}")
+        spec.value_size = 4
+        array = btf[member.type]
+        if not isinstance(array, t.Array) or array.nelems:
+            raise self.fail("values", "is not an array of unknown length, as __array() makes it")
+        pointer = btf[btf.strip(array.type)]
+        pointee = btf[btf.strip(pointer.type)] if isinstance(pointer, t.Ptr) else None
+        if is_programs:
+            if not isinstance(pointee, t.FuncProto):
+                raise self.fail("values", "does not hold pointers to functions")
+            return
+        if not isinstance(pointee, t.Struct):
+            raise self.fail("values", "does not hold pointers to map definitions")
+        spec.inner = MapSpec(f"{spec.name}.inner")
+        _Definition(btf, spec.inner, f"{self.where}.inner", self.relaxed, inner=True).parse(pointee)
+
+
+def ring_buffer_size(map_type: int, size: int, page_size: int) -> int:
+    """Round the size of a ring buffer up to what the kernel accepts (libbpf ``adjust_ringbuf_sz``).
+
+    Args:
+        map_type: Only RINGBUF and USER_RINGBUF are changed.
+        size: In bytes.
+        page_size: Of the machine it will be loaded on.
+
+    Returns:
+        ``size`` if it is 0 or a power of two times the page size, else the next larger such size that fits 32 bits.
+    """
+    if map_type not in (MapType.RINGBUF, MapType.USER_RINGBUF) or not size:
+        return size
+    pages, rest = divmod(size, page_size)
+    if not rest and pages & (pages - 1) == 0:
+        return size
+    rounded = page_size
+    while rounded <= size:
+        rounded *= 2
+    return rounded if rounded <= 0xFFFFFFFF else size
+
+
+# Maps made of data sections
+
+
+def data_map_name(object_name: str, section: str) -> str:
+    """Name of the map of a data section (libbpf ``internal_map_name``): ``my_objec.rodata``."""
+    suffix = min(max(7, len(section)), _NAME_LENGTH)
+    prefix = 0 if "." in section[1:] else min(_NAME_LENGTH - suffix, len(object_name))
+    name = object_name[:prefix] + section[:suffix]
+    return re.sub(r"[^A-Za-z0-9_.]", "_", name[:_NAME_LENGTH])
+
+
+def _data_map(spec: ObjectSpec, section: str, kind: str, contents: bytearray) -> MapSpec:
+    internal_name = data_map_name(spec.name, section)
+    custom = (kind == MapKind.DATA and section != ".data") or (
+        kind == MapKind.RODATA and section != ".rodata"
+    )
+    made = MapSpec(
+        section if custom else internal_name,
+        type=MapType.ARRAY,
+        key_size=4,
+        value_size=len(contents),
+        max_entries=1,
+        flags=int(MapFlag.RDONLY_PROG) if kind in (MapKind.RODATA, MapKind.KCONFIG) else 0,
+        kind=kind,
+        section=section,
+        contents=contents,
+    )
+    btf = spec.btf
+    if btf is not None and (type_id := btf.find(section)):
+        made.value_type_id = type_id
+        described = btf[type_id]
+        if isinstance(described, t.Datasec) and any(
+            isinstance(v := btf[entry.type], t.Var) and v.linkage != 0
+            for entry in described.entries
+        ):
+            made.flags |= MapFlag.MMAPABLE
+    return made
+
+
+def _place_arena_data(layout: Layout, maps: list[MapSpec]) -> None:
+    arena = next((m for m in maps if m.type == MapType.ARENA), None)
+    assert layout.arena is not None
+    if arena is None:
+        raise FormatError(
+            "holds arena variables but the object has no arena map", section=layout.arena.name
+        )
+    pages = -(-layout.arena.size // PAGE_SIZE)
+    if pages > arena.max_entries:
+        raise FormatError(
+            f"needs {pages} pages, the arena has {arena.max_entries}",
+            section=layout.arena.name,
+            symbol=arena.name,
+        )
+    arena.contents = bytearray(layout.arena.data)
+
+
+# Declared values
+
+
+def apply_declared_values(layout: Layout, spec: ObjectSpec) -> None:
+    """Read ``.rel.maps``: the inner maps and programs that definitions name (libbpf ``bpf_object__collect_map_relos``).
+
+    Raises:
+        FormatError: A relocation hits no slot, or names something of the wrong kind.
+    """
+    btf = spec.btf
+    if layout.maps is None or btf is None:
+        return
+    user_maps = [m for m in spec.maps.values() if m.kind == MapKind.USER]
+    extents = _definition_extents(btf)
+    for section, target in layout.relocations:
+        if target.index != layout.maps.index:
+            continue
+        for entry in layout.elf.relocations(section):
+            place = {"section": section.name, "offset": entry.offset}
+            if entry.symbol >= len(layout.elf.symbols):
+                raise FormatError(f"names symbol {entry.symbol}, which does not exist", **place)  # type: ignore[arg-type]
+            symbol = layout.elf.symbols[entry.symbol]
+            owner = next(
+                (
+                    m
+                    for m in user_maps
+                    if m.offset <= entry.offset
+                    and entry.offset + 8 <= m.offset + extents.get(m.name, (0, 0))[0]
+                ),
+                None,
+            )
+            if owner is None:
+                raise FormatError("lies in no map definition", symbol=symbol.name, **place)  # type: ignore[arg-type]
+            _check_declared(layout, spec, owner, symbol, place)
+            slot, rest = divmod(entry.offset - owner.offset - extents[owner.name][1], 8)
+            if slot < 0 or rest or slot > _MAX_SLOTS:
+                raise FormatError("is not at a slot of 'values'", symbol=owner.name, **place)  # type: ignore[arg-type]
+            owner.values.extend([None] * (slot + 1 - len(owner.values)))
+            owner.values[slot] = symbol.name
+
+
+def _definition_extents(btf: Btf) -> dict[str, tuple[int, int]]:
+    """Map name -> (size of its variable, offset of its ``values`` member), in bytes; -1 without that member."""
+    extents = {}
+    for section_id in btf.find_all(".maps", t.Kind.DATASEC)[:1]:
+        section = btf[section_id]
+        assert isinstance(section, t.Datasec)
+        for entry in section.entries:
+            variable = btf[entry.type]
+            definition = btf[btf.strip(variable.type)] if isinstance(variable, t.Var) else None
+            if not isinstance(definition, t.Struct):
+                continue
+            last = definition.members[-1] if definition.members else None
+            at = last.bit_offset // 8 if last is not None and last.name == "values" else -1
+            extents[variable.name] = (entry.size, at)
+    return extents
+
+
+def _check_declared(
+    layout: Layout,
+    spec: ObjectSpec,
+    owner: MapSpec,
+    symbol: elf_reader.Symbol,
+    place: dict[str, object],
+) -> None:
+    assert layout.maps is not None
+    if owner.type in _MAP_IN_MAP:
+        if symbol.shndx != layout.maps.index:
+            raise FormatError(f"{owner.name} wants maps, {symbol.name!r} is none", **place)  # type: ignore[arg-type]
+        if owner.type == MapType.HASH_OF_MAPS and owner.key_size != 4:
+            raise FormatError(
+                f"declared values need a key of 4 bytes, {owner.name} has {owner.key_size}",
+                **place,  # type: ignore[arg-type]
+            )
+        if symbol.name not in spec.maps:
+            raise FormatError(f"there is no map {symbol.name!r}", **place)  # type: ignore[arg-type]
+    elif owner.type == MapType.PROG_ARRAY:
+        program = spec.programs.get(symbol.name)
+        if program is None:
+            raise FormatError(f"there is no program {symbol.name!r}", **place)  # type: ignore[arg-type]
+        if program.section_index != symbol.shndx or program.start * 8 != symbol.value:
+            raise FormatError(f"{symbol.name!r} is not at the start of that program", **place)  # type: ignore[arg-type]
+    else:
+        raise FormatError(
+            f"{owner.name} is a {owner.type.name}, which cannot have declared values",
+            **place,  # type: ignore[arg-type]
+        )

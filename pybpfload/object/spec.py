@@ -1,0 +1,453 @@
+"""What an object file says, as plain values that can be inspected, edited and copied before loading.
+
+Nothing here knows of a kernel. ``ObjectSpec.load()`` is the bridge: it imports the runtime when it is called.
+"""
+
+from __future__ import annotations
+
+import copy as _copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pybpfload.errors import BpfError, FormatError
+from pybpfload.uapi import AttachType, MapFlag, MapType, ProgType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pybpfload.btf import Btf, BtfExt
+    from pybpfload.btf.ext import CoreRelo
+    from pybpfload.isa.insn import Insn
+    from pybpfload.object.sections import SecDef
+
+__all__ = [
+    "ExternKind",
+    "ExternSpec",
+    "MapKind",
+    "MapSpec",
+    "Named",
+    "ObjectSpec",
+    "ProgramSpec",
+    "Reloc",
+    "RelocKind",
+    "SectionVariables",
+    "VariableSpec",
+]
+
+
+class RelocKind:
+    """What an instruction refers to (libbpf's ``enum reloc_type``, whose order these numbers keep)."""
+
+    MAP = 0
+    CALL = 1
+    MAP_VALUE = 2
+    EXTERN = 3
+    EXTERN_CALL = 4
+    FUNCTION = 5
+    JUMP_TABLE = 7
+
+
+class Reloc(NamedTuple):
+    """A reference of one instruction.
+
+    Attributes:
+        insn: Index of the instruction in its function.
+        kind: One of :class:`RelocKind`.
+        index: Index of the map in :attr:`ObjectSpec.maps`, or of the extern in :attr:`ObjectSpec.externs`; -1 if neither.
+        sym_off: Value of the ELF symbol: byte offset in its section.
+        size: Size of the ELF symbol in bytes.
+    """
+
+    insn: int
+    kind: int
+    index: int = -1
+    sym_off: int = 0
+    size: int = 0
+
+
+class Named(dict[str, Any]):
+    """Things by name, in their order in the object; a missing name says what there is instead."""
+
+    def __init__(self, what: str, items: Any = ()) -> None:
+        super().__init__(items)
+        self.what = what
+
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(f"no {self.what} {name!r}; there are: {', '.join(self) or 'none'}")
+
+    def __reduce__(self) -> Any:
+        return (Named, (self.what, list(self.items())))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Named:
+        return Named(self.what, [(k, _copy.deepcopy(v, memo)) for k, v in self.items()])
+
+
+@dataclass(slots=True, eq=False)
+class ProgramSpec:
+    """One function of an object: an entry program, or a subprogram of ``.text``.
+
+    Attributes:
+        name: Name of the function. The kernel keeps its first 15 characters.
+        section: ELF section without a leading ``?``.
+        insns: Instructions as they are in the file.
+        prog_type: Program type; by the section name, ``UNSPEC`` when that says nothing.
+        expected_attach_type: As ``prog_type``.
+        flags: ``BPF_F_*`` program flags, those of the section name included.
+        autoload: Whether :meth:`ObjectSpec.load` loads it. False for ``?`` sections.
+        autoattach: Whether :meth:`Object.attach` attaches it.
+        attach_program: Loaded program (anything with ``fileno()``, or its id or pin path) whose function this one
+            is attached to, instead of a kernel function; see :meth:`set_attach_target`.
+        attach_function: Name of the function to attach to, instead of what the section says.
+        sec: The row of the SEC() table, ``None`` when the section is not in it.
+        is_subprogram: Lives in ``.text``: never loaded by itself, appended to the programs that call it.
+        log_level: ``log_level`` of ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics.
+        relocs: References of its instructions, in order.
+        core_relos: CO-RE relocations as ``(serial, instruction index, record)``.
+    """
+
+    name: str
+    section: str
+    insns: list[Insn]
+    prog_type: ProgType = ProgType.UNSPEC
+    expected_attach_type: AttachType = AttachType(0)
+    flags: int = 0
+    autoload: bool = True
+    autoattach: bool = True
+    attach_program: Any = None
+    attach_function: str | None = None
+    sec: SecDef | None = None
+    is_subprogram: bool = False
+    is_global: bool = True
+    is_hidden: bool = False
+    log_level: int = 0
+    ifindex: int = 0
+    section_index: int = 0
+    section_name: str = ""
+    start: int = 0
+    relocs: list[Reloc] = field(default_factory=list)
+    core_relos: list[tuple[int, int, CoreRelo]] = field(default_factory=list)
+
+    @property
+    def attach_to(self) -> str | None:
+        """What the section name says after its first ``/``: ``"vfs_unlink"`` of ``fentry/vfs_unlink``; else ``None``."""
+        if self.attach_function is not None:
+            return self.attach_function
+        _, slash, rest = self.section.partition("/")
+        return rest if slash and self.sec is not None and self.sec.extended else None
+
+    def set_attach_target(self, program: Any = None, function: str | None = None) -> None:
+        """Choose what a fentry, fexit, fmod_ret or freplace program is attached to.
+
+        Args:
+            program: A loaded BPF program: :class:`pybpfload.Program`, anything with ``fileno()``, an id (``int``), or
+                the path of its pin. ``None`` for a kernel function.
+            function: Name of the function; ``None`` keeps the one in the section name.
+
+        Raises:
+            BpfError: Neither was given.
+        """
+        if program is None and function is None:
+            raise BpfError(f"program {self.name}: give a program, a function, or both")
+        self.attach_program = program
+        if function is not None:
+            self.attach_function = function
+
+    def __repr__(self) -> str:
+        return f"<ProgramSpec {self.name} SEC({self.section!r}) {len(self.insns)} insns>"
+
+
+class MapKind:
+    """Where a map comes from."""
+
+    USER = "map"
+    DATA = "data"
+    RODATA = "rodata"
+    BSS = "bss"
+    KCONFIG = "kconfig"
+    STRUCT_OPS = "struct_ops"
+
+
+@dataclass(slots=True, eq=False)
+class MapSpec:
+    """Definition of a map.
+
+    Attributes:
+        name: Name for people and for the kernel, which keeps its first 15 characters.
+        type: Map type.
+        key_size, value_size: In bytes; 0 where the type wants none.
+        max_entries: Entries; for ring buffers the size in bytes.
+        flags: ``BPF_F_*`` map flags (:class:`pybpfload.uapi.MapFlag`).
+        numa_node, map_extra, ifindex: As in ``bpf_attr``.
+        pinning: 0 none, 1 by name (``LIBBPF_PIN_BY_NAME``).
+        pin_path: Where it is pinned and reused from; set by ``pinning`` at load when ``None``.
+        key_type_id, value_type_id: In the object's BTF, 0 when unknown.
+        inner: Definition of the inner maps of an array or hash of maps.
+        values: Declared initial content: names of maps or programs by slot, ``None`` for an empty slot.
+        kind: One of :class:`MapKind`; all but ``USER`` are made from a section of the object.
+        section: ELF section it comes from.
+        contents: Initial bytes of a map made from a data section; editable until loading.
+        autocreate: Whether loading creates it.
+        autoattach: For struct_ops: whether :meth:`Object.attach` registers it.
+        reuse: An existing map to use instead: anything with ``fileno()``, an id, or the path of a pin.
+    """
+
+    name: str
+    type: MapType = MapType.UNSPEC
+    key_size: int = 0
+    value_size: int = 0
+    max_entries: int = 0
+    flags: int = 0
+    numa_node: int = 0
+    map_extra: int = 0
+    ifindex: int = 0
+    pinning: int = 0
+    pin_path: str | None = None
+    key_type_id: int = 0
+    value_type_id: int = 0
+    inner: MapSpec | None = None
+    values: list[str | None] = field(default_factory=list)
+    kind: str = MapKind.USER
+    section: str = ".maps"
+    offset: int = 0
+    contents: bytearray | None = None
+    autocreate: bool = True
+    autoattach: bool = True
+    reuse: Any = None
+
+    @property
+    def is_internal(self) -> bool:
+        """Made from a data section rather than defined in ``.maps``."""
+        return self.kind in (MapKind.DATA, MapKind.RODATA, MapKind.BSS, MapKind.KCONFIG)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Frozen at load: ``.rodata*`` and ``.kconfig``."""
+        return self.kind in (MapKind.RODATA, MapKind.KCONFIG)
+
+    def __repr__(self) -> str:
+        flags = f" {MapFlag(self.flags)!r}" if self.flags else ""
+        return (
+            f"<MapSpec {self.name} {MapType(self.type).name} key {self.key_size} value {self.value_size} "
+            f"entries {self.max_entries}{flags}>"
+        )
+
+
+@dataclass(slots=True, eq=False)
+class VariableSpec:
+    """A global variable, kept in the map that is made from its section.
+
+    Attributes:
+        name: Name in C.
+        section: ELF section, for example ``.rodata``.
+        map: The map that holds it.
+        offset, size: In bytes in the section.
+        type_id: Its type in the object's BTF.
+        linkage: 0 static, 1 global.
+    """
+
+    name: str
+    section: str
+    map: MapSpec
+    offset: int
+    size: int
+    type_id: int
+    linkage: int
+    btf: Btf = field(repr=False)
+
+    @property
+    def value(self) -> Any:
+        """Initial value by its BTF type. Assigning changes what the program starts with, constants too."""
+        return self._codec().decode(self._contents(), self.offset)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        encoded = self._codec().encode(value)
+        self._contents()[self.offset : self.offset + len(encoded)] = encoded
+
+    @property
+    def is_const(self) -> bool:
+        """Whether the program may only read it."""
+        return self.map.is_read_only
+
+    def _codec(self) -> Any:
+        from pybpfload.btf.values import codec
+
+        return codec(self.btf, self.type_id)
+
+    def _contents(self) -> bytearray:
+        if self.map.contents is None:
+            raise BpfError(
+                f"variable {self.name}: its section {self.section} has no initial content"
+            )
+        return self.map.contents
+
+
+class ExternKind:
+    """Where an extern is found."""
+
+    KCONFIG = "kconfig"
+    KSYM = "ksym"
+    KFUNC = "kfunc"
+
+
+@dataclass(slots=True, eq=False)
+class ExternSpec:
+    """Something that only a running kernel can provide.
+
+    Attributes:
+        name: As declared, flavor included.
+        kind: ``kconfig``, ``ksym`` (a kernel variable) or ``kfunc`` (a kernel function).
+        weak: May be missing.
+        btf_id: Its VAR or FUNC in the object's BTF.
+        type_id: Its type without modifiers and typedefs; 0 for a typeless ksym.
+        size, align: In bytes, of a kconfig value.
+        kconfig_type: ``bool``, ``char``, ``int``, ``tristate`` or ``string``.
+        signed: Of a kconfig integer.
+        offset: Of a kconfig value in the ``.kconfig`` map, in bytes.
+    """
+
+    name: str
+    kind: str
+    weak: bool
+    btf_id: int
+    type_id: int = 0
+    size: int = 0
+    align: int = 0
+    kconfig_type: str = ""
+    signed: bool = False
+    offset: int = 0
+    symbol: int = 0
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether it has a type to be checked against the kernel's."""
+        return self.type_id != 0
+
+
+class SectionVariables:
+    """Variables of one section as attributes: ``spec.rodata.target_pid = 1234``."""
+
+    __slots__ = ("_section", "_variables")
+
+    def __init__(self, section: str, variables: dict[str, Any]) -> None:
+        object.__setattr__(self, "_section", section)
+        object.__setattr__(self, "_variables", variables)
+
+    def _find(self, name: str) -> Any:
+        variable = self._variables.get(name)
+        if variable is None:
+            known = ", ".join(self._variables) or "none"
+            raise AttributeError(f"no variable {name!r} in {self._section}; there are: {known}")
+        return variable
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._find(name).value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._find(name).value = value
+
+    def __dir__(self) -> list[str]:
+        return list(self._variables)
+
+    def __repr__(self) -> str:
+        return f"<variables of {self._section}: {', '.join(self._variables)}>"
+
+
+@dataclass(slots=True, eq=False)
+class ObjectSpec:
+    """An object file, parsed: what :func:`pybpfload.open` returns.
+
+    Attributes:
+        name: Object name: at most 15 characters of the file's name up to its first dot.
+        path: Where it came from, for messages.
+        byteorder: ``"<"`` or ``">"``.
+        license: Text of the ``license`` section, ``""`` when there is none.
+        kernel_version: Content of the ``version`` section, or ``None``.
+        functions: All functions in the order of the file, subprograms included.
+        programs: Entry programs by name.
+        maps: Maps by name: those of ``.maps``, then data sections, ``.kconfig``, struct_ops.
+        variables: Global variables by name.
+        externs: Externs by name; kconfig first, then ksyms and kfuncs.
+        btf: BTF of the object, or ``None``.
+        btf_ext: Function info, line info and CO-RE relocations, or ``None``.
+        jump_tables: Content of ``.jumptables``.
+        notes: Things that were ignored, in words.
+    """
+
+    name: str
+    path: str
+    byteorder: str
+    license: str = ""
+    kernel_version: int | None = None
+    functions: list[ProgramSpec] = field(default_factory=list)
+    programs: Named = field(default_factory=lambda: Named("program"))
+    maps: Named = field(default_factory=lambda: Named("map"))
+    variables: Named = field(default_factory=lambda: Named("variable"))
+    externs: Named = field(default_factory=lambda: Named("extern"))
+    btf: Btf | None = None
+    btf_ext: BtfExt | None = None
+    jump_tables: bytes = b""
+    struct_ops: list[Any] = field(default_factory=list)
+    sections: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<ObjectSpec {self.name}: {len(self.programs)} programs, {len(self.maps)} maps>"
+
+    def __iter__(self) -> Iterator[ProgramSpec]:
+        return iter(self.programs.values())
+
+    @property
+    def subprograms(self) -> list[ProgramSpec]:
+        """Functions of ``.text``."""
+        return [function for function in self.functions if function.is_subprogram]
+
+    @property
+    def rodata(self) -> SectionVariables:
+        """Variables of ``.rodata`` as attributes."""
+        return self.section_variables(".rodata")
+
+    @property
+    def data(self) -> SectionVariables:
+        """Variables of ``.data`` as attributes."""
+        return self.section_variables(".data")
+
+    @property
+    def bss(self) -> SectionVariables:
+        """Variables of ``.bss`` as attributes."""
+        return self.section_variables(".bss")
+
+    def section_variables(self, section: str) -> SectionVariables:
+        """Return the variables of any data section as attributes."""
+        return SectionVariables(
+            section, {n: v for n, v in self.variables.items() if v.section == section}
+        )
+
+    def copy(self) -> ObjectSpec:
+        """Return an independent copy; the immutable BTF is shared."""
+        return _copy.deepcopy(self)
+
+    def load(self, **options: Any) -> Any:
+        """Load into the running kernel; see :func:`pybpfload.load` for the options.
+
+        Returns:
+            The loaded :class:`pybpfload.Object`, which no longer depends on this spec.
+        """
+        from importlib import import_module
+
+        # The runtime is above this room; importing it by name keeps the pure half free of it.
+        return import_module("pybpfload.runtime").load_object(self, **options)
+
+    def require_btf(self, why: str) -> Btf:
+        """Return the BTF or say what needs it.
+
+        Raises:
+            FormatError: The object has none.
+        """
+        if self.btf is None:
+            raise FormatError(
+                f"the object has no BTF, which {why} needs; compile with -g", file=self.path
+            )
+        return self.btf

@@ -1,0 +1,28 @@
+"""Relocation: a pure function from an object and the target's BTF to the instructions of each program.
+
+References that only a running kernel can fill in stay symbolic, see :class:`Reference`.
+"""
+
+from __future__ import annotations
+
+from pybpfload.relocate.core import CoreDecision, CoreKind, Outcome
+from pybpfload.relocate.core.candidates import Target
+from pybpfload.relocate.program import (
+    Reference,
+    ReferenceKind,
+    Relocation,
+    RelocatedProgram,
+    relocate,
+)
+
+__all__ = [
+    "CoreDecision",
+    "CoreKind",
+    "Outcome",
+    "Reference",
+    "ReferenceKind",
+    "RelocatedProgram",
+    "Relocation",
+    "Target",
+    "relocate",
+]

@@ -1,0 +1,186 @@
+"""What CO-RE decides, as data: kinds, accesses on both sides, values, outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from pybpfload.btf import types as t
+
+if TYPE_CHECKING:
+    from pybpfload.btf import Btf
+    from pybpfload.isa.insn import Insn
+
+__all__ = [
+    "ENUMVAL_KINDS",
+    "FIELD_KINDS",
+    "TYPE_KINDS",
+    "Accessor",
+    "Budget",
+    "CoreDecision",
+    "CoreKind",
+    "Failure",
+    "Outcome",
+    "Spec",
+]
+
+MAX_SPEC = 64  # BPF_CORE_SPEC_MAX_LEN
+_MAX_STEPS = 1 << 20
+
+
+class CoreKind(IntEnum):
+    """Kind of a CO-RE relocation (``enum bpf_core_relo_kind``); names are those of libbpf's log."""
+
+    BYTE_OFF = 0
+    BYTE_SZ = 1
+    FIELD_EXISTS = 2
+    SIGNED = 3
+    LSHIFT_U64 = 4
+    RSHIFT_U64 = 5
+    LOCAL_TYPE_ID = 6
+    TARGET_TYPE_ID = 7
+    TYPE_EXISTS = 8
+    TYPE_SIZE = 9
+    ENUMVAL_EXISTS = 10
+    ENUMVAL_VALUE = 11
+    TYPE_MATCHES = 12
+
+
+FIELD_KINDS = frozenset(CoreKind(k) for k in range(6))
+TYPE_KINDS = frozenset(CoreKind(k) for k in (6, 7, 8, 9, 12))
+ENUMVAL_KINDS = frozenset({CoreKind.ENUMVAL_EXISTS, CoreKind.ENUMVAL_VALUE})
+
+
+class Outcome:
+    """What became of the instruction."""
+
+    PATCHED = "patched"
+    POISONED = "poisoned"
+    UNCHANGED = "unchanged"
+
+
+class Failure(Exception):  # noqa: N818 - internal signal, always turned into a RelocationError
+    """A rule says that relocation of the whole object fails here."""
+
+
+class Budget:
+    """Bound on the steps of one relocation: type graphs in hostile BTF can make honest rules exponential."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _MAX_STEPS
+
+    def spend(self) -> None:
+        """Count one step.
+
+        Raises:
+            Failure: There were too many.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise Failure(f"the types are so entangled that {_MAX_STEPS} steps did not suffice")
+
+
+class Accessor(NamedTuple):
+    """One step of an access: member ``index`` called ``name`` of struct ``type_id``, or element ``index``."""
+
+    type_id: int
+    index: int
+    name: str | None
+
+
+@dataclass(slots=True)
+class Spec:
+    """An access in terms of the types of one BTF.
+
+    Attributes:
+        btf: The BTF.
+        root: Type id as the record or the candidate gives it, not stripped.
+        kind: Kind of the relocation.
+        accessors: Named members and array elements; unnamed members leave none.
+        raw: All indices, those through unnamed members too.
+        bit_offset: From the start of the root, in bits.
+    """
+
+    btf: Btf
+    root: int
+    kind: CoreKind
+    accessors: list[Accessor] = field(default_factory=list)
+    raw: list[int] = field(default_factory=list)
+    bit_offset: int = 0
+
+    @property
+    def last(self) -> Accessor:
+        """The step that names what is accessed."""
+        return self.accessors[-1]
+
+    def __str__(self) -> str:
+        btf = self.btf
+        kind = btf.kind(self.root)
+        label = t.Kind(kind).name.lower() if kind in t.Kind._value2member_map_ else str(kind)
+        text = f"[{self.root}] {label} {(btf.type_name(self.root) if self.root else 'void') or '<anon>'}"
+        if self.kind in TYPE_KINDS:
+            return text
+        if self.kind in ENUMVAL_KINDS:
+            enum = btf[self.accessors[0].type_id]
+            assert isinstance(enum, (t.Enum, t.Enum64))
+            suffix = "" if isinstance(enum, t.Enum) else ("LL" if enum.signed else "ULL")
+            return f"{text}::{self.last.name} = {enum.values[self.last.index].value}{suffix}"
+        for position, accessor in enumerate(self.accessors):
+            if accessor.name is not None:
+                text += f".{accessor.name}"
+            elif position or accessor.index:
+                text += f"[{accessor.index}]"
+        byte, bit = divmod(self.bit_offset, 8)
+        where = f"{byte}.{bit}" if bit else f"{byte}"
+        return f"{text} ({':'.join(map(str, self.raw))} @ offset {where})"
+
+
+@dataclass(slots=True)
+class CoreDecision:
+    """One CO-RE relocation and what was decided.
+
+    Attributes:
+        serial: Its place among the records of the object.
+        function: Function that holds the instruction.
+        insn: Index of the instruction there.
+        kind: What was asked.
+        access: Access string of the record.
+        local: The access in the object's own types, ``None`` when it was not even readable.
+        candidates: What the target had to offer, as ``(name of the BTF, type id)``.
+        target: The access in the target's types, ``None`` when nothing matched.
+        original: Value in the object's own types.
+        value: Value for the target; ``None`` when the instruction was poisoned.
+        outcome: One of :class:`Outcome`.
+        before, after: The instruction, and its second half when it is LDIMM64.
+        reason: Why it was poisoned or failed, in words.
+    """
+
+    serial: int
+    function: str
+    insn: int
+    kind: CoreKind
+    access: str
+    local: Spec | None = None
+    candidates: list[tuple[str, int]] = field(default_factory=list)
+    target: Spec | None = None
+    original: int | None = None
+    value: int | None = None
+    outcome: str = Outcome.UNCHANGED
+    before: tuple[Insn, ...] = ()
+    after: tuple[Insn, ...] = ()
+    reason: str = ""
+
+    @property
+    def kind_name(self) -> str:
+        """Kind as libbpf's log spells it, for example ``byte_off``."""
+        return self.kind.name.lower()
+
+    def __str__(self) -> str:
+        return (
+            f"<{self.kind_name}> {self.local}"
+            if self.local
+            else f"<{self.kind_name}> {self.access}"
+        )

@@ -1,0 +1,186 @@
+"""The loop over the CO-RE records of an object (libbpf ``bpf_object__relocate_core``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pybpfload.errors import FormatError, RelocationError
+from pybpfload.isa.insn import LDIMM64
+from pybpfload.relocate.core import access, compute, match, patch
+from pybpfload.relocate.core.candidates import Candidate, Candidates, Target
+from pybpfload.relocate.core.decision import Budget, CoreDecision, CoreKind, Failure, Outcome, Spec
+
+if TYPE_CHECKING:
+    from pybpfload.btf import Btf
+    from pybpfload.btf.ext import CoreRelo
+    from pybpfload.isa.insn import Insn
+    from pybpfload.object.spec import ObjectSpec, ProgramSpec
+
+__all__ = ["relocate_core"]
+
+
+def relocate_core(
+    spec: ObjectSpec, code: dict[int, list[Insn]], target: Target, *, everything: bool
+) -> list[CoreDecision]:
+    """Apply all CO-RE relocations of an object, in the order of its records.
+
+    Args:
+        spec: The object; not changed.
+        code: Instructions of each function by ``id()`` of its spec; edited.
+        target: What to relocate against.
+        everything: Also relocate programs with ``autoload`` off.
+
+    Returns:
+        A decision for every record that was processed.
+
+    Raises:
+        RelocationError: A record cannot be honoured; its decision is attached.
+    """
+    records = _records(spec, everything)
+    if not records:
+        return []
+    btf = spec.require_btf("CO-RE")
+    candidates = Candidates(btf, target)
+    decisions = []
+    for serial, index, record, function in records:
+        decision = _decide(
+            spec, btf, candidates, target, code[id(function)], serial, index, record, function
+        )
+        decisions.append(decision)
+    return decisions
+
+
+def _records(spec: ObjectSpec, everything: bool) -> list[tuple[int, int, CoreRelo, ProgramSpec]]:
+    found = [
+        (serial, index, record, function)
+        for function in spec.functions
+        if everything or function.autoload or function.is_subprogram
+        for serial, index, record in function.core_relos
+    ]
+    found.sort(key=lambda item: item[0])
+    return found
+
+
+def _decide(
+    spec: ObjectSpec,
+    btf: Btf,
+    candidates: Candidates,
+    target: Target,
+    insns: list[Insn],
+    serial: int,
+    index: int,
+    record: CoreRelo,
+    function: ProgramSpec,
+) -> CoreDecision:
+    width = 2 if insns[index].code == LDIMM64 else 1
+    try:
+        kind = CoreKind(record.kind)
+    except ValueError:
+        raise RelocationError(
+            f"CO-RE relocation of unknown kind {record.kind}",
+            program=function.name,
+            insn=index,
+            file=spec.path,
+        ) from None
+    decision = CoreDecision(serial, function.name, index, kind, record.access_str)
+    decision.before = tuple(insns[index : index + width])
+    try:
+        _resolve(decision, btf, candidates, target, insns, record, spec.byteorder)
+    except (Failure, FormatError) as error:
+        decision.reason = str(error)
+        raise RelocationError(
+            f"CO-RE relocation {decision}: {decision.reason}",
+            program=function.name,
+            insn=index,
+            decision=decision,
+            file=spec.path,
+        ) from error
+    decision.after = tuple(insns[index : index + width])
+    return decision
+
+
+def _resolve(
+    decision: CoreDecision,
+    btf: Btf,
+    candidates: Candidates,
+    target: Target,
+    insns: list[Insn],
+    record: CoreRelo,
+    byteorder: str,
+) -> None:
+    kind, type_id = decision.kind, record.type_id
+    name = btf.type_name(type_id) if type_id else ""
+    if kind == CoreKind.LOCAL_TYPE_ID:
+        local = decision.local = access.parse_spec(btf, type_id, record.access_str, kind)
+        original = value = compute.compute(local, byteorder)
+        decision.target = local
+        _apply(decision, insns, original, value, None)
+        return
+    if not name:
+        raise Failure(f"{btf.describe(type_id)} has no name to look for")
+    budget = Budget()
+    offered = candidates[type_id]
+    decision.candidates = [(c.btf.name, c.type_id) for c in offered]
+    local = decision.local = access.parse_spec(btf, type_id, record.access_str, kind)
+    if target.btf is None:
+        raise Failure("there is no BTF to relocate against")
+    matched: list[tuple[Candidate, Spec]] = []
+    for candidate in offered:
+        found = match.match_spec(local, candidate.btf, candidate.type_id, budget)
+        if found is not None:
+            matched.append((candidate, found))
+    original = (
+        compute.compute(local, byteorder)
+        if kind != CoreKind.FIELD_EXISTS
+        else compute.Value(1, True)
+    )
+    if not matched:
+        missing = compute.missing_value(kind)
+        if missing is None:
+            decision.original = original.value
+            decision.outcome = Outcome.POISONED
+            decision.reason = (
+                f"the target has no {name!r}"
+                if not offered
+                else f"no {name!r} of the target has this field"
+            )
+            patch.poison(insns, decision.insn)
+            return
+        _apply(decision, insns, original, missing, None)
+        return
+    first = matched[0][1]
+    value = compute.compute(first, byteorder)
+    for _, other in matched[1:]:
+        if other.bit_offset != first.bit_offset:
+            raise Failure(
+                f"ambiguous: the field is at bit {first.bit_offset} in {first} and at {other.bit_offset} in {other}"
+            )
+        other_value = compute.compute(other, byteorder)
+        if other_value.value != value.value:
+            raise Failure(
+                f"ambiguous: {value.value} for {first} and {other_value.value} for {other}"
+            )
+    candidates.keep(type_id, [candidate for candidate, _ in matched])
+    decision.target = first
+    resize = (
+        compute.size_change(local, original, first, value) if kind == CoreKind.BYTE_OFF else None
+    )
+    _apply(decision, insns, original, value, resize)
+
+
+def _apply(
+    decision: CoreDecision,
+    insns: list[Insn],
+    original: compute.Value,
+    value: compute.Value,
+    resize: bool | None,
+) -> None:
+    decision.original = original.value
+    reason = patch.patch(insns, decision.insn, original, value, resize)
+    if reason is not None:
+        decision.outcome = Outcome.POISONED
+        decision.reason = reason
+        return
+    decision.value = value.value
+    now = tuple(insns[decision.insn : decision.insn + len(decision.before)])
+    decision.outcome = Outcome.UNCHANGED if now == decision.before else Outcome.PATCHED

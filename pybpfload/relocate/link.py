@@ -1,0 +1,231 @@
+"""Appending the subprograms that a program needs, and their function and line info.
+
+A program becomes itself, then its subprograms in the order of their first use, depth first (libbpf
+``bpf_object__reloc_code``). Calls are rewritten to where their targets ended up.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pybpfload.btf import types as t
+from pybpfload.errors import RelocationError
+from pybpfload.isa import insn as isa
+from pybpfload.isa.insn import Insn
+from pybpfload.object.functions import Finder
+from pybpfload.object.spec import ObjectSpec, ProgramSpec, Reloc, RelocKind
+
+if TYPE_CHECKING:
+    from pybpfload.btf.ext import InfoBlock, InfoPart
+
+__all__ = ["Linked", "Linker"]
+
+_EXCEPTION_TAG = "exception_callback:"
+
+
+@dataclass(slots=True)
+class Linked:
+    """A program with its subprograms; see :class:`pybpfload.relocate.RelocatedProgram` for the fields."""
+
+    insns: list[Insn]
+    functions: list[tuple[ProgramSpec, int]]
+    relocs: list[Reloc] = field(default_factory=list)
+    func_info: array[int] | None = None
+    line_info: array[int] | None = None
+    func_info_rec_size: int = 0
+    line_info_rec_size: int = 0
+
+
+class Linker:
+    """Links the programs of one object.
+
+    Args:
+        spec: The object.
+        code: Instructions of each function, CO-RE applied, by ``id()`` of its spec. They are not changed.
+    """
+
+    def __init__(self, spec: ObjectSpec, code: dict[int, list[Insn]]) -> None:
+        self._spec = spec
+        self._code = code
+        self._finder = Finder(f for f in spec.functions if f.is_subprogram)
+        self._text = next((f.section_index for f in spec.functions if f.is_subprogram), -1)
+
+    def link(self, main: ProgramSpec) -> Linked:
+        """Link one program.
+
+        Raises:
+            RelocationError: It calls something that is not a function of ``.text``, or a subprogram lacks the function
+                or line info that the program has.
+        """
+        linked = Linked(list(self._code[id(main)]), [(main, 0)])
+        self._append_info(linked, main, 0)
+        linked.relocs.extend(main.relocs)
+        positions: dict[int, int] = {}
+        self._walk(linked, main, 0, positions)
+        callback = self._exception_callback(main)
+        if callback is not None and id(callback) not in positions:
+            self._append(linked, callback, positions)
+            self._walk(linked, callback, positions[id(callback)], positions)
+        linked.relocs.sort(key=lambda reloc: (reloc.insn, reloc.kind))
+        return linked
+
+    def _walk(
+        self, linked: Linked, first: ProgramSpec, start: int, positions: dict[int, int]
+    ) -> None:
+        # An explicit stack instead of recursion: call chains in a file can be as deep as it has functions.
+        stack = [(first, start, 0)]
+        while stack:
+            function, position, at = stack.pop()
+            relocs = {}
+            for reloc in function.relocs:
+                relocs.setdefault(reloc.insn, reloc)
+            for index in range(at, len(function.insns)):
+                insn = linked.insns[position + index]
+                is_call = insn.code == isa.CALL
+                if is_call:
+                    if insn.src != isa.PSEUDO_CALL or insn.dst or insn.off:
+                        continue
+                elif insn.code != isa.LDIMM64 or insn.src != isa.PSEUDO_FUNC:
+                    continue
+                found = relocs.get(index)
+                if found is not None and found.kind == RelocKind.EXTERN_CALL:
+                    continue
+                target = self._target(function, index, insn, found, is_call)
+                if id(target) not in positions:
+                    self._append(linked, target, positions)
+                    # Come back to this instruction once the callee and all that it calls are in place.
+                    stack.append((function, position, index))
+                    stack.append((target, positions[id(target)], 0))
+                    break
+                offset = positions[id(target)] - (position + index) - 1
+                linked.insns[position + index] = insn._replace(imm=offset)
+
+    def _target(
+        self, function: ProgramSpec, index: int, insn: Insn, reloc: Reloc | None, is_call: bool
+    ) -> ProgramSpec:
+        if reloc is not None and reloc.kind not in (RelocKind.CALL, RelocKind.FUNCTION):
+            raise self._error(
+                function, index, "call with a reference to something that is not a function"
+            )
+        if reloc is None and not is_call:
+            raise self._error(function, index, "address of a function without a relocation")
+        if reloc is None:
+            # Within one section, clang resolves calls itself: they are relative to the next instruction.
+            wanted = function.start + index + insn.imm + 1
+        elif is_call:
+            wanted = reloc.sym_off // 8 + insn.imm + 1
+        else:
+            wanted = (reloc.sym_off + insn.imm) // 8
+        found = self._finder.by_index(self._text, wanted)
+        if found is None:
+            raise self._error(function, index, f"no function of .text holds instruction {wanted}")
+        return found[0]  # a call into the middle goes to the start, as libbpf has it
+
+    def _append(self, linked: Linked, function: ProgramSpec, positions: dict[int, int]) -> None:
+        position = positions[id(function)] = len(linked.insns)
+        linked.insns.extend(self._code[id(function)])
+        linked.functions.append((function, position))
+        linked.relocs.extend(
+            reloc._replace(insn=reloc.insn + position) for reloc in function.relocs
+        )
+        self._append_info(linked, function, position)
+
+    def _error(self, function: ProgramSpec, index: int, message: str) -> RelocationError:
+        return RelocationError(message, program=function.name, insn=index, file=self._spec.path)
+
+    # Function and line info
+
+    def _append_info(self, linked: Linked, function: ProgramSpec, position: int) -> None:
+        ext = self._spec.btf_ext
+        if ext is None:
+            return
+        for label, part in (("func_info", ext.func_info), ("line_info", ext.line_info)):
+            so_far: array[int] | None = getattr(linked, label)
+            if position and so_far is None:
+                continue  # the program itself has none
+            records = self._records(part, function, position)
+            if records is None:
+                if position:
+                    raise RelocationError(
+                        f"{label} is missing for subprogram {function.name}, but the program has it",
+                        program=linked.functions[0][0].name,
+                        file=self._spec.path,
+                    )
+                continue
+            if so_far is None:
+                setattr(linked, label, records)
+                setattr(linked, f"{label}_rec_size", part.rec_size)
+            else:
+                so_far.extend(records)
+
+    def _records(self, part: InfoPart, function: ProgramSpec, position: int) -> array[int] | None:
+        block = self._block(part, function)
+        if block is None:
+            return None
+        step = part.rec_size // 4
+        offsets = block.words[::step]
+        first, end = function.start * 8, (function.start + len(function.insns)) * 8
+        # Records are sorted; from the first inside the function up to the last before the first behind it.
+        start = (
+            next((i for i, o in enumerate(offsets) if first <= o < end), None)
+            if not _is_sorted(offsets)
+            else bisect_left(offsets, first)
+        )
+        if start is None or start >= len(offsets) or not first <= offsets[start] < end:
+            return None
+        stop = start
+        for i in range(start, len(offsets)):
+            if offsets[i] >= end:
+                break
+            if offsets[i] >= first:
+                stop = i + 1
+        records = block.words[start * step : stop * step]
+        for i in range(0, len(records), step):
+            records[i] = (records[i] // 8 + position - function.start) & 0xFFFFFFFF
+        return records
+
+    def _block(self, part: InfoPart, function: ProgramSpec) -> InfoBlock | None:
+        return next((b for b in part.blocks if b.section == function.section_name), None)
+
+    # Exception callbacks
+
+    def _exception_callback(self, main: ProgramSpec) -> ProgramSpec | None:
+        """Find the function that a ``exception_callback:`` declaration tag names for this program (Linux 6.7)."""
+        btf = self._spec.btf
+        if btf is None:
+            return None
+        found: ProgramSpec | None = None
+        for type_id in btf:
+            if btf.kind(type_id) != t.Kind.DECL_TAG:
+                continue
+            tag = btf[type_id]
+            assert isinstance(tag, t.DeclTag)
+            if tag.component != -1 or not tag.name.startswith(_EXCEPTION_TAG):
+                continue
+            function = btf[tag.type]
+            if not isinstance(function, t.Func) or function.linkage != 1:
+                raise RelocationError(
+                    "exception callback tag on something that is not a global function",
+                    program=main.name,
+                    file=self._spec.path,
+                )
+            if function.name != main.name:
+                continue
+            if found is not None:
+                return None  # two callbacks: the verifier complains
+            name = tag.name.removeprefix(_EXCEPTION_TAG)
+            found = next((f for f in self._spec.subprograms if f.name == name and name), None)
+            if found is None or not found.is_global or found.is_hidden:
+                raise RelocationError(
+                    f"exception callback {name!r} is not a global function of .text",
+                    program=main.name,
+                    file=self._spec.path,
+                )
+        return found
+
+
+def _is_sorted(offsets: array[int]) -> bool:
+    return all(offsets[i] <= offsets[i + 1] for i in range(len(offsets) - 1))
