@@ -1,0 +1,1 @@
+"""Everything that touches the running kernel, behind :mod:`pybpfload.kernel.door`."""

@@ -1,0 +1,102 @@
+"""Calling bpf(2): the few lines that all commands share."""
+
+from __future__ import annotations
+
+import errno
+
+from pybpfload.kernel import door
+from pybpfload.kernel.attrs import Attr, layout
+from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.fd import at_least_3
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Record", "call", "call_fd", "invoke", "retried", "run"]
+
+
+class Record:
+    """Base of the small result classes: slots, shown and compared by their fields."""
+
+    __slots__ = ()
+
+    def __init__(self, **fields: Any) -> None:
+        for name in self.fields():
+            setattr(self, name, fields.pop(name))
+        if fields:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(fields)}")
+
+    @classmethod
+    def fields(cls) -> list[str]:
+        """Names of the fields, in the order of the class's text."""
+        return list(cls.__annotations__)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {name: getattr(self, name) for name in self.fields()}
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        body = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())
+        return f"{type(self).__name__}({body})"
+
+
+def invoke(attr: Attr) -> int:
+    """Make the call; the result or the negative error number."""
+    return door.bpf(attr.command, attr.data, attr.size)
+
+
+def run(attr: Attr, target: str | None = None) -> int:
+    """Make the call; the result.
+
+    Raises:
+        KernelError: The kernel refused.
+    """
+    result = door.bpf(attr.command, attr.data, attr.size)
+    if result < 0:
+        raise kernel_error(result, f"BPF_{attr.command.name}", target)
+    return result
+
+
+def call(name: str, target: str | None = None, /, **fields: Any) -> int:
+    """Build the attribute of the command ``name`` and make the call.
+
+    Raises:
+        KernelError: The kernel refused.
+        ValueError: A number does not fit its field.
+    """
+    return run(layout(name).build(**fields), target)
+
+
+def call_fd(name: str, target: str | None = None, /, **fields: Any) -> int:
+    """As :func:`call` for commands that give a descriptor, which is 3 or higher.
+
+    The kernel makes all of them close-on-exec.
+    """
+    fd = at_least_3(call(name, target, **fields))
+    if fd < 0:
+        raise kernel_error(fd, "fcntl(F_DUPFD_CLOEXEC)", target)
+    return fd
+
+
+def retried(attr: Attr, number: int, attempts: int) -> int:
+    """Make the call again while it fails with ``number``, at most ``attempts`` times in all.
+
+    Python's signal handlers run between the attempts.
+    """
+    result = invoke(attr)
+    while result == -number and attempts > 1:
+        attempts -= 1
+        result = invoke(attr)
+    return result
+
+
+EAGAIN = errno.EAGAIN
+EINTR = errno.EINTR

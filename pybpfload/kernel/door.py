@@ -1,0 +1,461 @@
+"""The single door to the kernel.
+
+Every system call, every file under ``/proc`` and ``/sys`` and every descriptor of this package goes
+through the functions here, so a test can put a scripted kernel behind them::
+
+    with door.replaced(FakeKernel()):
+        ...
+
+System calls return the result, or the negative error number as the kernel itself does: a missing
+key is an everyday answer and must not cost an exception. File functions raise ``OSError``.
+
+Calls are logged to ``logging.getLogger("pybpfload.syscalls")`` at level DEBUG if that logger is
+enabled when the door is first used, or after :func:`log_calls`. Otherwise ``logging`` is not even
+imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+
+from pybpfload.errors import NotSupportedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap as _mmap
+    import select
+    from collections.abc import Callable, Iterator
+    from typing import Any, Protocol
+
+    class Kernel(Protocol):
+        """What stands behind the door: the real one or a test's stand-in."""
+
+        cache: dict[Any, Any]
+
+        def bpf(self, cmd: int, attr: bytearray, size: int) -> int: ...
+        def perf_event_open(
+            self, attr: bytearray, pid: int, cpu: int, group_fd: int, flags: int
+        ) -> int: ...
+        def ioctl(self, fd: int, request: int, argument: int | bytearray) -> int: ...
+        def close(self, fd: int) -> int: ...
+        def dup(self, fd: int, minimum: int) -> int: ...
+        def mmap(self, fd: int, length: int, offset: int, write: bool) -> _mmap.mmap: ...
+        def epoll(self) -> select.epoll: ...
+        def open(self, path: str, flags: int) -> int: ...
+        def read(self, fd: int, size: int) -> bytes: ...
+        def read_file(self, path: str, limit: int) -> bytes: ...
+        def write_file(self, path: str, data: bytes, append: bool) -> None: ...
+        def map_file(self, path: str) -> _mmap.mmap | bytes: ...
+        def list_dir(self, path: str) -> list[str]: ...
+        def exists(self, path: str) -> bool: ...
+        def filesystem_type(self, path: str) -> int: ...
+        def make_dir(self, path: str, mode: int) -> None: ...
+        def unlink(self, path: str) -> None: ...
+        def uname(self) -> os.uname_result: ...
+        def pid(self) -> int: ...
+
+
+__all__ = [
+    "bpf",
+    "cache",
+    "close",
+    "current",
+    "dup",
+    "epoll",
+    "exists",
+    "filesystem_type",
+    "ioctl",
+    "list_dir",
+    "log_calls",
+    "make_dir",
+    "map_file",
+    "mmap",
+    "open_fd",
+    "perf_event_open",
+    "pid",
+    "read",
+    "read_file",
+    "replaced",
+    "syscall_numbers",
+    "uname",
+    "unlink",
+    "write_file",
+]
+
+# (bpf, perf_event_open) by the kernel's name of the machine; 64-bit processes only.
+_SYSCALLS = {
+    "x86_64": (321, 298),
+    "aarch64": (280, 241),
+    "riscv64": (280, 241),
+    "loongarch64": (280, 241),
+    "s390x": (351, 331),
+    "ppc64le": (361, 319),
+    "ppc64": (361, 319),
+}
+
+
+def syscall_numbers(machine: str) -> tuple[int, int]:
+    """Numbers of bpf(2) and perf_event_open(2).
+
+    Args:
+        machine: As ``uname -m`` prints it.
+
+    Raises:
+        NotSupportedError: No numbers are known for this machine, or this is a 32-bit process.
+    """
+    numbers = _SYSCALLS.get(machine)
+    if numbers is None or sys.maxsize < 2**32 or sys.platform != "linux":
+        what = f"{machine} {sys.platform}" if sys.maxsize > 2**32 else f"a 32-bit {machine} process"
+        raise NotSupportedError(
+            f"loading BPF is not supported on {what}: the number of the bpf system call is unknown "
+            f"(known: 64-bit Linux on {', '.join(_SYSCALLS)})",
+            feature="bpf(2)",
+        )
+    return numbers
+
+
+class _RealKernel:
+    """The kernel this process runs on."""
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self.cache: dict[Any, Any] = {}
+        nr_bpf, nr_perf = syscall_numbers(os.uname().machine)
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        long = ctypes.c_long
+        # Asking by index gives a function object of its own, so each call has its own prototype.
+        self._bpf = self._libc["syscall"]
+        self._bpf.restype = long
+        self._bpf.argtypes = [long, long, ctypes.c_void_p, long]
+        self._nr_bpf = nr_bpf
+        self._perf = self._libc["syscall"]
+        self._perf.restype = long
+        self._perf.argtypes = [long, ctypes.c_void_p, long, long, long, long]
+        self._nr_perf = nr_perf
+        self._errno = ctypes.get_errno
+        self._address = ctypes.c_char.from_buffer
+        self._byref = ctypes.byref
+
+    def bpf(self, cmd: int, attr: bytearray, size: int) -> int:
+        result: int = self._bpf(self._nr_bpf, cmd, self._byref(self._address(attr)), size)
+        return result if result >= 0 else -self._errno()
+
+    def perf_event_open(
+        self, attr: bytearray, pid: int, cpu: int, group_fd: int, flags: int
+    ) -> int:
+        result: int = self._perf(
+            self._nr_perf, self._byref(self._address(attr)), pid, cpu, group_fd, flags
+        )
+        return result if result >= 0 else -self._errno()
+
+    def ioctl(self, fd: int, request: int, argument: int | bytearray) -> int:
+        import fcntl
+
+        try:
+            return fcntl.ioctl(fd, request, argument)
+        except OSError as error:
+            return -(error.errno or 5)
+
+    def close(self, fd: int) -> int:
+        try:
+            os.close(fd)
+        except OSError as error:
+            return -(error.errno or 5)
+        return 0
+
+    def dup(self, fd: int, minimum: int) -> int:
+        import fcntl
+
+        try:
+            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, minimum)
+        except OSError as error:
+            return -(error.errno or 5)
+
+    def mmap(self, fd: int, length: int, offset: int, write: bool) -> _mmap.mmap:
+        import mmap
+
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+        return mmap.mmap(fd, length, mmap.MAP_SHARED, protection, offset=offset)
+
+    def epoll(self) -> select.epoll:
+        import select
+
+        return select.epoll(flags=select.EPOLL_CLOEXEC)
+
+    def open(self, path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_CLOEXEC)
+
+    def read(self, fd: int, size: int) -> bytes:
+        return os.read(fd, size)
+
+    def read_file(self, path: str, limit: int) -> bytes:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            if limit < 0:
+                return file.readall()
+            return file.read(limit) or b""
+
+    def write_file(self, path: str, data: bytes, append: bool) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_APPEND if append else 0))
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+
+    def map_file(self, path: str) -> _mmap.mmap | bytes:
+        import mmap
+
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            size = os.fstat(file.fileno()).st_size
+            if size:
+                try:
+                    return mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+                except (OSError, ValueError):
+                    pass  # sysfs files can be mapped since Linux 6.16
+            return file.readall()
+
+    def list_dir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))  # noqa: PTH208
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)  # noqa: PTH110
+
+    def filesystem_type(self, path: str) -> int:
+        import ctypes
+
+        # struct statfs begins with the magic number, a long on all machines but s390x (int).
+        buffer = ctypes.create_string_buffer(512)
+        if self._libc.statfs(os.fsencode(path), buffer) != 0:
+            number = self._errno()
+            raise OSError(number, os.strerror(number), path)
+        width = 4 if os.uname().machine == "s390x" else 8
+        return int.from_bytes(buffer.raw[:width], sys.byteorder) & 0xFFFFFFFF
+
+    def make_dir(self, path: str, mode: int) -> None:
+        os.mkdir(path, mode)  # noqa: PTH102
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)  # noqa: PTH108
+
+    def uname(self) -> os.uname_result:
+        return os.uname()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+_kernel: Kernel | None = None
+_log: Callable[..., None] | None = None
+
+
+def current() -> Kernel:
+    """The kernel behind the door; the real one is made at first use.
+
+    Raises:
+        NotSupportedError: This is not 64-bit Linux on a known machine.
+    """
+    global _kernel
+    if _kernel is None:
+        _kernel = _RealKernel()
+        if "logging" in sys.modules:
+            log_calls(None)
+    return _kernel
+
+
+@contextmanager
+def replaced(kernel: Kernel) -> Iterator[Kernel]:
+    """Put another kernel behind the door for a while. Not for use by several threads at once."""
+    global _kernel
+    before, _kernel = _kernel, kernel
+    try:
+        yield kernel
+    finally:
+        _kernel = before
+
+
+def cache() -> dict[Any, Any]:
+    """What is remembered about the present kernel: features, BTF, version. Clear it to forget."""
+    return current().cache
+
+
+def log_calls(on: bool | None = True) -> None:
+    """Log every call to the logger ``pybpfload.syscalls`` at level DEBUG, or stop doing so.
+
+    Args:
+        on: ``None`` follows the logger's present level.
+    """
+    global _log
+    if on is False:
+        _log = None
+        return
+    import logging
+
+    logger = logging.getLogger("pybpfload.syscalls")
+    _log = logger.debug if on or logger.isEnabledFor(logging.DEBUG) else None
+
+
+def _logged(text: str, result: int) -> None:
+    import errno
+
+    if _log is not None:
+        _log(
+            "%s = %s", text, result if result >= 0 else f"-{errno.errorcode.get(-result, -result)}"
+        )
+
+
+def bpf(cmd: int, attr: bytearray, size: int) -> int:
+    """The system call behind everything; the result or the negative error number.
+
+    Args:
+        cmd: Command number (:class:`pybpfload.uapi.Cmd`).
+        attr: The whole ``bpf_attr`` of the command: the kernel may write results beyond ``size``.
+        size: Bytes of ``attr`` that the kernel shall read.
+    """
+    result = (_kernel or current()).bpf(cmd, attr, size)
+    if _log is not None:
+        from pybpfload.uapi import Cmd
+
+        _logged(f"bpf({Cmd(cmd).name}, {attr[:size].hex(' ', 8)}, {size})", result)
+    return result
+
+
+def perf_event_open(attr: bytearray, pid: int, cpu: int, group_fd: int, flags: int) -> int:
+    """Open a perf event; the descriptor or the negative error number."""
+    result = (_kernel or current()).perf_event_open(attr, pid, cpu, group_fd, flags)
+    if _log is not None:
+        where = f"pid={pid}, cpu={cpu}, group_fd={group_fd}, flags={flags}"
+        _logged(f"perf_event_open({attr.hex(' ', 8)}, {where})", result)
+    return result
+
+
+def ioctl(fd: int, request: int, argument: int | bytearray = 0) -> int:
+    """Control a device or perf event; the result or the negative error number."""
+    result = (_kernel or current()).ioctl(fd, request, argument)
+    if _log is not None:
+        _logged(f"ioctl({fd}, {request:#x}, {argument!r})", result)
+    return result
+
+
+def close(fd: int) -> int:
+    """Close a descriptor; 0 or the negative error number."""
+    result = (_kernel or current()).close(fd)
+    if _log is not None:
+        _logged(f"close({fd})", result)
+    return result
+
+
+def dup(fd: int, minimum: int = 3) -> int:
+    """A close-on-exec duplicate numbered ``minimum`` or higher, or the negative error number."""
+    return (_kernel or current()).dup(fd, minimum)
+
+
+def mmap(fd: int, length: int, offset: int = 0, *, write: bool = False) -> _mmap.mmap:
+    """Map ``length`` bytes of a map or perf event, shared.
+
+    Raises:
+        OSError: As mmap(2).
+    """
+    return (_kernel or current()).mmap(fd, length, offset, write)
+
+
+def epoll() -> select.epoll:
+    """A new epoll object, close-on-exec."""
+    return (_kernel or current()).epoll()
+
+
+def open_fd(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a file, close-on-exec.
+
+    Raises:
+        OSError: As open(2).
+    """
+    return (_kernel or current()).open(path, flags)
+
+
+def read(fd: int, size: int) -> bytes:
+    """Read from a descriptor: at most ``size`` bytes; empty at the end.
+
+    Raises:
+        OSError: As read(2).
+    """
+    return (_kernel or current()).read(fd, size)
+
+
+def read_file(path: str, limit: int = -1) -> bytes:
+    """The whole file, or at most ``limit`` bytes in one read.
+
+    Raises:
+        OSError: As open(2) and read(2).
+    """
+    return (_kernel or current()).read_file(path, limit)
+
+
+def write_file(path: str, data: bytes, *, append: bool = False) -> None:
+    """Write ``data`` to an existing file with a single write(2), as tracefs wants it.
+
+    Raises:
+        OSError: As open(2) and write(2).
+    """
+    (_kernel or current()).write_file(path, data, append)
+
+
+def map_file(path: str) -> _mmap.mmap | bytes:
+    """The file's content, memory-mapped where that works (sysfs BTF: since Linux 6.16).
+
+    Raises:
+        OSError: As open(2) and read(2).
+    """
+    return (_kernel or current()).map_file(path)
+
+
+def list_dir(path: str) -> list[str]:
+    """Names in a directory, sorted.
+
+    Raises:
+        OSError: As open(2).
+    """
+    return (_kernel or current()).list_dir(path)
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file (and it may be looked at)."""
+    return (_kernel or current()).exists(path)
+
+
+def filesystem_type(path: str) -> int:
+    """Magic number of the filesystem that holds ``path`` (``f_type`` of statfs(2)).
+
+    Raises:
+        OSError: As statfs(2).
+    """
+    return (_kernel or current()).filesystem_type(path)
+
+
+def make_dir(path: str, mode: int) -> None:
+    """Make a directory.
+
+    Raises:
+        OSError: As mkdir(2).
+    """
+    (_kernel or current()).make_dir(path, mode)
+
+
+def unlink(path: str) -> None:
+    """Remove a file or a pin.
+
+    Raises:
+        OSError: As unlink(2).
+    """
+    (_kernel or current()).unlink(path)
+
+
+def uname() -> os.uname_result:
+    """Name and version of the kernel and of the machine."""
+    return (_kernel or current()).uname()
+
+
+def pid() -> int:
+    """Number of this process."""
+    return (_kernel or current()).pid()

@@ -1,0 +1,184 @@
+"""Failed system calls as errors that say why and what to do."""
+
+from __future__ import annotations
+
+import errno as _errno
+
+from pybpfload.errors import KernelError, NotPermittedError
+from pybpfload.kernel import door
+
+__all__ = [
+    "CAPABILITIES",
+    "BatchError",
+    "kernel_error",
+    "missing_capabilities",
+    "why_not_permitted",
+]
+
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+"""Bit numbers of the capabilities that BPF asks for; CAP_PERFMON and CAP_BPF since Linux 5.8."""
+
+_CHARGED = ("BPF_MAP_CREATE", "BPF_PROG_LOAD", "BPF_BTF_LOAD")
+"""Commands whose memory old kernels charge to RLIMIT_MEMLOCK."""
+
+
+class BatchError(KernelError):
+    """A batch stopped before its end.
+
+    Attributes:
+        count: Number of elements that were done before.
+    """
+
+    def __init__(self, errno: int, operation: str, target: str | None, *, count: int) -> None:
+        super().__init__(errno, operation, f"{target} after {count} elements")
+        self.count = count
+
+
+def kernel_error(
+    errno: int, operation: str, target: str | None = None, *, hint: str | None = None
+) -> KernelError:
+    """Make the right error for a failed system call.
+
+    Args:
+        errno: Error number, positive or as the door returns it (negative).
+        operation: ``"BPF_MAP_CREATE"``, ``"perf_event_open"`` and so on.
+        target: On what, for example ``"map events"``.
+        hint: A better hint than the general one.
+
+    Returns:
+        A :class:`NotPermittedError` for EPERM and EACCES, otherwise a :class:`KernelError`.
+    """
+    number = abs(errno)
+    if number in (_errno.EPERM, _errno.EACCES):
+        reason = hint or why_not_permitted(number, operation)
+        return NotPermittedError(number, operation, target, hint=reason)
+    return KernelError(number, operation, target, hint=hint or _general_hint(number, operation))
+
+
+def _general_hint(number: int, operation: str) -> str | None:
+    if number == _errno.ENOSYS:
+        if operation.startswith("BPF_"):
+            return "this kernel was built without CONFIG_BPF_SYSCALL"
+        return "this kernel does not have this system call"
+    if number == _errno.E2BIG and operation.startswith("BPF_"):
+        if operation == "BPF_MAP_UPDATE_ELEM":
+            return "the map is full, or the array index is beyond its end"
+        return (
+            "something was asked for that this kernel is too old to know, or the input is too big"
+        )
+    if number in (_errno.EMFILE, _errno.ENFILE):
+        return "too many open files; raise the limit (ulimit -n)"
+    if number == _errno.ENOMEM and operation in _CHARGED:
+        return "no kernel memory, or the limit of the control group or of RLIMIT_MEMLOCK is reached"
+    if number == 524:
+        return "this kind of object does not have this operation"
+    return None
+
+
+def why_not_permitted(number: int, operation: str) -> str:
+    """The likely reason of EPERM or EACCES, and the remedy, in one sentence.
+
+    Looked at in this order: capabilities, user namespace, a seccomp filter, the memory lock limit,
+    lockdown and other policy. Nothing is tried out; only ``/proc`` and ``/sys`` are read.
+
+    Args:
+        number: EPERM or EACCES.
+        operation: As for :func:`kernel_error`.
+    """
+    if number == _errno.EACCES and operation in ("BPF_OBJ_GET", "BPF_OBJ_PIN", "open", "mkdir"):
+        return "the file's or a directory's permissions do not allow it"
+    if operation == "perf_event_open":
+        lacking = missing_capabilities("CAP_PERFMON")
+        if lacking:
+            return f"this process lacks {_or(lacking)}{_setting('kernel.perf_event_paranoid')}"
+    missing = missing_capabilities("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN")
+    if "CAP_BPF" in missing:
+        return (
+            f"this process lacks {_or(missing)}; run it as root or give it these capabilities"
+            f"{_setting('kernel.unprivileged_bpf_disabled')}"
+        )
+    if _in_user_namespace():
+        return (
+            "this process is in a user namespace (a rootless container), whose capabilities do not "
+            "count here; run it outside, or give it a BPF token (Linux 6.9)"
+        )
+    if missing:
+        return (
+            f"this process lacks {' and '.join(missing)}: tracing programs need CAP_PERFMON, "
+            "networking programs CAP_NET_ADMIN, some commands CAP_SYS_ADMIN"
+        )
+    if _status().get("Seccomp", "0") == "2":
+        return "a seccomp filter, as container runtimes install them, probably forbids it"
+    if number == _errno.EPERM and operation in _CHARGED and (limit := _memlock_limit()) is not None:
+        return (
+            f"the memory lock limit of {limit // 1024} KiB is probably reached; raise it "
+            "(ulimit -l unlimited)"
+        )
+    return _policy()
+
+
+def missing_capabilities(*names: str) -> list[str]:
+    """Which of these capabilities this process lacks; CAP_SYS_ADMIN stands in for all of them."""
+    try:
+        effective = int(_status()["CapEff"], 16)
+    except (KeyError, ValueError):
+        return []
+    if effective >> CAPABILITIES["CAP_SYS_ADMIN"] & 1:
+        return []
+    return [name for name in names if not effective >> CAPABILITIES[name] & 1]
+
+
+def _or(names: list[str]) -> str:
+    return f"{' and '.join(names)} (or CAP_SYS_ADMIN)"
+
+
+def _read(path: str) -> str | None:
+    try:
+        return door.read_file(path).decode(errors="replace")
+    except OSError:
+        return None
+
+
+def _setting(name: str) -> str:
+    value = _read("/proc/sys/" + name.replace(".", "/"))
+    return f" ({name} is {value.strip()})" if value else ""
+
+
+def _status() -> dict[str, str]:
+    text = _read("/proc/self/status") or ""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key: value.strip() for key, _, value in pairs}
+
+
+def _in_user_namespace() -> bool:
+    text = _read("/proc/self/uid_map")
+    return text is not None and text.split()[:3] != ["0", "0", "4294967295"]
+
+
+def _memlock_limit() -> int | None:
+    """RLIMIT_MEMLOCK in bytes where the kernel charges BPF memory to it (before Linux 5.11)."""
+    from pybpfload.kernel import memlock
+
+    return memlock.charged_limit()
+
+
+def _policy() -> str:
+    lockdown = _read("/sys/kernel/security/lockdown")
+    if lockdown is not None:
+        mode = lockdown.partition("[")[2].partition("]")[0]
+        if mode not in ("", "none"):
+            return (
+                f"kernel lockdown is in {mode} mode (/sys/kernel/security/lockdown), which forbids "
+                "some or all tracing programs; it is switched off at boot only"
+            )
+    modules = _read("/sys/kernel/security/lsm")
+    return (
+        "the process has the capabilities, so it is the kernel's policy: "
+        + (
+            "lockdown (securityfs is not mounted, so its mode is unknown), "
+            if lockdown is None
+            else ""
+        )
+        + (f"a security module ({modules.strip()})" if modules else "a security module")
+        + " or a vendor's patch"
+    )

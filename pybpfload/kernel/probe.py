@@ -1,0 +1,1 @@
+"""Which features the kernel has, found out by trying."""
