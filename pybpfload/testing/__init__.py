@@ -1,0 +1,1 @@
+"""For testing BPF programs: kernels in virtual machines, generators, a pytest plugin."""
