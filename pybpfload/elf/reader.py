@@ -1,7 +1,8 @@
 """ELF64 relocatable files as plain values: sections, symbols, relocations.
 
-pyelftools reads the headers. It was written for files from compilers and may raise almost anything on a damaged one, so
-this module is the only one that touches it, and whatever it raises leaves here as a :class:`FormatError`.
+pyelftools reads the headers. It was written for files from compilers and may raise almost anything
+on a damaged one, so this module is the only one that touches it, and whatever it raises leaves here
+as a :class:`FormatError`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _REL_SIZE = 16
 
 
 class Symbol(NamedTuple):
-    """One entry of the symbol table; ``index`` is its place there. ``value`` and ``size`` are in bytes."""
+    """One symbol; ``index`` is its place in the table, ``value`` and ``size`` are in bytes."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # not the method of tuple
     name: str
     value: int
     size: int
@@ -45,7 +46,7 @@ class Symbol(NamedTuple):
 
     @property
     def is_extern(self) -> bool:
-        """Undefined here and to be found elsewhere: UNDEF, GLOBAL or WEAK, NOTYPE (libbpf ``sym_is_extern``)."""
+        """Undefined here and to be found elsewhere (libbpf ``sym_is_extern``)."""
         return (
             self.shndx == SHN_UNDEF
             and self.binding in (STB_GLOBAL, STB_WEAK)
@@ -59,7 +60,7 @@ class Symbol(NamedTuple):
 
 
 class Relocation(NamedTuple):
-    """One entry of a relocation section: ``offset`` in bytes in the target section, ``symbol`` an index."""
+    """One relocation: ``offset`` in bytes in the target section, ``symbol`` an index."""
 
     offset: int
     symbol: int
@@ -68,7 +69,7 @@ class Relocation(NamedTuple):
 
 @dataclass(slots=True)
 class Section:
-    """One section. ``data`` is empty for NOBITS sections such as ``.bss``, whose ``size`` still counts."""
+    """One section. NOBITS sections such as ``.bss`` have a ``size`` but empty ``data``."""
 
     index: int
     name: str
@@ -113,7 +114,8 @@ class ElfFile:
         """
         if section.entsize != _REL_SIZE or section.size % _REL_SIZE:
             raise FormatError(
-                f"relocation entries of {section.entsize} bytes in {section.size}, expected {_REL_SIZE}",
+                f"relocation entries of {section.entsize} bytes in {section.size}, "
+                f"expected {_REL_SIZE}",
                 file=self.name,
                 section=section.name,
             )
@@ -239,7 +241,7 @@ def _section(index: int, raw: Any, names: bytes, view: memoryview) -> Section:
         data = view[:0]
     elif offset + size > len(view):
         raise FormatError(
-            f"cut short: its {size} bytes at {offset:#x} go beyond the end of the file of {len(view)}",
+            f"cut short: its {size} bytes at {offset:#x} go beyond the file of {len(view)}",
             section=name,
         )
     else:

@@ -1,7 +1,7 @@
-"""The two ELF tables that are read in bulk (System V ABI, chapters "Symbol Table" and "Relocation").
+"""The two ELF tables that are read in bulk (System V ABI, "Symbol Table" and "Relocation").
 
-pyelftools reads headers and sections; symbols and relocations can number in the tens of thousands and are decoded by
-:mod:`struct` from these descriptions.
+pyelftools reads headers and sections; symbols and relocations can number in the tens of thousands
+and are decoded by :mod:`struct` from these descriptions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["layouts"]
 
 @lru_cache(maxsize=2)
 def layouts(byteorder: str) -> Any:
-    """Return a namespace with the descriptions ``symbol`` (``Elf64_Sym``) and ``rel`` (``Elf64_Rel``)."""
+    """Return a namespace with ``symbol`` (``Elf64_Sym``) and ``rel`` (``Elf64_Rel``)."""
     little = byteorder == "<"
     u16, u32, u64 = (Int16ul, Int32ul, Int64ul) if little else (Int16ub, Int32ub, Int64ub)
     return SimpleNamespace(

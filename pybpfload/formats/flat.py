@@ -1,4 +1,4 @@
-"""From a flat construct description to a :class:`struct.Struct`, so that a layout is stated once."""
+"""From a flat construct description to a :class:`struct.Struct`: a layout is stated once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ __all__ = ["field_names", "flat"]
 
 
 def flat(description: Any) -> struct.Struct:
-    """Return the ``struct`` equivalent of a construct ``Struct`` whose fields are integers, bytes or arrays of them.
+    """Return the :mod:`struct` equivalent of a flat construct ``Struct``.
 
     Args:
-        description: A ``construct.Struct`` without nesting, conditions or computed fields.
+        description: A ``construct.Struct`` of integers, bytes and arrays of them, without nesting,
+            conditions or computed fields.
 
     Raises:
-        TypeError: The description is not flat; that is a mistake in the description's user, not in any input.
+        TypeError: The description is not flat; that is a mistake in the description's user, not in
+            any input.
     """
     order = ""
     codes = []

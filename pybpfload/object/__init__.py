@@ -1,4 +1,4 @@
-"""Objects as files say they are: programs, maps, variables and externs, before any kernel is involved."""
+"""Objects as files say they are: programs, maps, variables, externs; no kernel is involved."""
 
 from __future__ import annotations
 

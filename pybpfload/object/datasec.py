@@ -1,7 +1,8 @@
 """Filling in what compilers leave open in the BTF of data sections.
 
-clang writes DATASEC types with size 0 and global variables at offset 0; the ELF symbol table knows better (libbpf
-``btf_fixup_datasec``). Objects that went through a static linker have them filled in.
+clang writes DATASEC types with size 0 and global variables at offset 0; the ELF symbol table knows
+better (libbpf ``btf_fixup_datasec``). Objects that went through a static linker have them filled
+in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _VIRTUAL = (".kconfig", ".ksyms")  # exist in BTF only
 
 
 def fix_up(elf: ElfFile, spec: ObjectSpec) -> None:
-    """Give every DATASEC its size and its variables their offsets, sorted; make hidden variables static.
+    """Give DATASECs their size and their variables offsets, sorted; make hidden ones static.
 
     Raises:
         FormatError: A DATASEC names a section, or a variable a symbol, that does not exist.
@@ -84,7 +85,8 @@ def _fix_section(
                     "the variable has BTF but no symbol", section=section.name, symbol=variable.name
                 )
             if fixing:
-                # The offset word is 32 bits; a symbol beyond that is caught as outside of its section later.
+                # The offset word is 32 bits; a symbol beyond that is caught as outside of its
+                # section later.
                 offset = symbol.value & 0xFFFFFFFF
             if symbol.is_hidden:
                 editor.set_var(entry.type, linkage=0)

@@ -1,4 +1,4 @@
-"""Externs: undefined symbols of ``.kconfig`` and ``.ksyms`` (libbpf ``bpf_object__collect_externs``)."""
+"""Externs: symbols of ``.kconfig`` and ``.ksyms`` (libbpf ``bpf_object__collect_externs``)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _DUMMY = "dummy_ksym"  # the name libbpf gives, kept because it shows up in load
 def collect(elf: ElfFile, spec: ObjectSpec) -> list[ExternSpec]:
     """Return the externs, kconfig first, in the order that gives them their index.
 
-    The BTF of the object is edited to what the kernel accepts: externs become ordinary variables, the virtual sections
-    get offsets and sizes.
+    The BTF of the object is edited to what the kernel accepts: externs become ordinary variables,
+    the virtual sections get offsets and sizes.
 
     Raises:
-        FormatError: An extern has no BTF, is in an unknown section, or is of a type that kconfig cannot give.
+        FormatError: An extern has no BTF, is in an unknown section, or is of a type that kconfig
+            cannot give.
     """
     symbols = [s for s in elf.symbols[1:] if s.is_extern and s.name]
     if not symbols:
@@ -105,8 +106,8 @@ def _extern(
     kind_name, signed = kconfig_type(btf, described.type)
     if not kind_name:
         raise FormatError(
-            f"{btf.describe(btf.strip(described.type))} is not a type of kconfig values (bool, char, integers, "
-            "char arrays, enum libbpf_tristate)",
+            f"{btf.describe(btf.strip(described.type))} is not a type of kconfig values "
+            "(bool, char, integers, char arrays, enum libbpf_tristate)",
             section=section,
             symbol=name,
         )
@@ -125,7 +126,7 @@ def _extern(
 
 
 def kconfig_type(btf: Btf, type_id: int) -> tuple[str, bool]:
-    """Return ``(class of kconfig value, signed)``; the class is ``""`` for a type that cannot hold one."""
+    """Return ``(class of kconfig value, signed)``; the class is ``""`` for an unfit type."""
     stripped = btf[btf.strip(type_id)]
     if isinstance(stripped, t.Int):
         if stripped.is_bool:
@@ -144,7 +145,7 @@ def kconfig_type(btf: Btf, type_id: int) -> tuple[str, bool]:
 
 
 def alignment(btf: Btf, type_id: int) -> int:
-    """Alignment in bytes of a type that can hold a kconfig value (libbpf ``btf__align_of``); 0 when it has none."""
+    """Alignment in bytes of the type of a kconfig value (libbpf ``btf__align_of``), or 0."""
     for _ in range(32):
         type_id = btf.strip(type_id)
         described = btf[type_id]
@@ -155,7 +156,8 @@ def alignment(btf: Btf, type_id: int) -> int:
         elif isinstance(described, t.Ptr):
             return btf.pointer_size
         else:
-            # Structs cannot hold kconfig values; what is returned only has to be non-zero for those with a size.
+            # Structs cannot hold kconfig values; what is returned only has to be non-zero for those
+            # with a size.
             return 1
     return 0
 

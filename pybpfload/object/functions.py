@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pybpfload.elf import reader as elf_reader
 from pybpfload.errors import FormatError
@@ -21,13 +21,13 @@ __all__ = ["Finder", "cut", "find_types"]
 
 
 def cut(elf: ElfFile, code: list[Section], spec: ObjectSpec) -> list[ProgramSpec]:
-    """Make a :class:`ProgramSpec` of every function symbol, in file order (libbpf ``bpf_object__add_programs``).
+    """Make a :class:`ProgramSpec` of every function symbol (libbpf ``bpf_object__add_programs``).
 
     Bytes that no function symbol covers belong to no program.
 
     Raises:
-        FormatError: A function lies outside its section, is not made of whole instructions, or is static outside
-            ``.text``.
+        FormatError: A function lies outside its section, is not made of whole instructions, or is
+            static outside ``.text``.
     """
     by_section: dict[int, list[Symbol]] = {section.index: [] for section in code}
     for symbol in elf.symbols:
@@ -39,7 +39,8 @@ def cut(elf: ElfFile, code: list[Section], spec: ObjectSpec) -> list[ProgramSpec
         data = section.data
         for symbol in by_section[section.index]:
             _check(symbol, section)
-            # Functions may overlap in a hostile file: bound what they decode to by a multiple of the code.
+            # Functions may overlap in a hostile file: bound what they decode to by a multiple of
+            # the code.
             budget -= symbol.size // 16
             if budget < 0:
                 raise FormatError("functions overlap", section=section.name, symbol=symbol.name)
@@ -63,21 +64,25 @@ def cut(elf: ElfFile, code: list[Section], spec: ObjectSpec) -> list[ProgramSpec
 
 
 def _check(symbol: Symbol, section: Section) -> None:
-    place = {"section": section.name, "offset": symbol.value, "symbol": symbol.name}
+    place: dict[str, Any] = {
+        "section": section.name,
+        "offset": symbol.value,
+        "symbol": symbol.name,
+    }
     if symbol.value + symbol.size > section.size:
         raise FormatError(
             f"function of {symbol.size} bytes goes beyond its section of {section.size}",
-            **place,  # type: ignore[arg-type]
+            **place,
         )
     if section.name != ".text" and symbol.binding == elf_reader.STB_LOCAL:
         raise FormatError(
             "static functions are only allowed in .text; remove SEC() from it, or static",
-            **place,  # type: ignore[arg-type]
+            **place,
         )
     if not symbol.size or symbol.size % INSN_SIZE or symbol.value % INSN_SIZE:
         raise FormatError(
             f"function at {symbol.value} of {symbol.size} bytes is not made of 8-byte instructions",
-            **place,  # type: ignore[arg-type]
+            **place,
         )
 
 
@@ -95,7 +100,8 @@ def find_types(spec: ObjectSpec) -> None:
                 function.flags |= ProgFlag.SLEEPABLE
             if function.sec.frags:
                 function.flags |= ProgFlag.XDP_HAS_FRAGS
-        # libbpf accepts equal names and finds the first; here the others stay reachable by their section too.
+        # libbpf accepts equal names and finds the first; here the others stay reachable by their
+        # section too.
         key = (
             function.name
             if function.name not in programs
@@ -118,7 +124,7 @@ class Finder:
             self._first_named.setdefault(function.section_name, function.section_index)
 
     def by_index(self, section: int, insn: int) -> tuple[ProgramSpec, int] | None:
-        """Return ``(function, local instruction index)`` for an instruction of an ELF section, or ``None``."""
+        """Return ``(function, index in it)`` for an instruction of an ELF section, or ``None``."""
         if section not in self._by_index:
             return None
         starts, members = self._by_index[section]

@@ -1,16 +1,16 @@
 """Map definitions: those of ``.maps``, told in BTF, and those made of data sections.
 
-An integer attribute is written in C as ``int (*max_entries)[256]``: a pointer to an array whose length is the value. A type
-attribute is a pointer to the type. The macros of libbpf's ``bpf_helpers.h`` hide this (libbpf ``parse_btf_map_def``).
+An integer attribute is written in C as ``int (*max_entries)[256]``: a pointer to an array whose
+length is the value. A type attribute is a pointer to the type. The macros of libbpf's
+``bpf_helpers.h`` hide this (libbpf ``parse_btf_map_def``).
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.elf import reader as elf_reader
 from pybpfload.errors import FormatError
 from pybpfload.object.spec import MapKind, MapSpec
 from pybpfload.uapi import MapFlag, MapType
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pybpfload.btf import Btf
+    from pybpfload.elf import reader as elf_reader
     from pybpfload.object.opener import Layout
     from pybpfload.object.spec import ObjectSpec
 
@@ -52,7 +53,8 @@ def collect(layout: Layout, spec: ObjectSpec, relaxed: bool) -> Iterator[tuple[s
         found.append(_data_map(spec, ".kconfig", MapKind.KCONFIG, bytearray(size)))
     names: set[str] = set()
     for map_spec in found:
-        # Two sections may give one name, because only 15 characters are kept; the section then tells them apart.
+        # Two sections may give one name, because only 15 characters are kept; the section then
+        # tells them apart.
         key = map_spec.name if map_spec.name not in names else f"{map_spec.name}@{map_spec.section}"
         names.add(key)
         yield key, map_spec
@@ -228,7 +230,8 @@ def ring_buffer_size(map_type: int, size: int, page_size: int) -> int:
         page_size: Of the machine it will be loaded on.
 
     Returns:
-        ``size`` if it is 0 or a power of two times the page size, else the next larger such size that fits 32 bits.
+        ``size`` if it is 0 or a power of two times the page size, else the next larger such size
+        that fits 32 bits.
     """
     if map_type not in (MapType.RINGBUF, MapType.USER_RINGBUF) or not size:
         return size
@@ -301,7 +304,7 @@ def _place_arena_data(layout: Layout, maps: list[MapSpec]) -> None:
 
 
 def apply_declared_values(layout: Layout, spec: ObjectSpec) -> None:
-    """Read ``.rel.maps``: the inner maps and programs that definitions name (libbpf ``bpf_object__collect_map_relos``).
+    """Read the inner maps and programs that definitions name (``bpf_object__collect_map_relos``).
 
     Raises:
         FormatError: A relocation hits no slot, or names something of the wrong kind.
@@ -315,9 +318,9 @@ def apply_declared_values(layout: Layout, spec: ObjectSpec) -> None:
         if target.index != layout.maps.index:
             continue
         for entry in layout.elf.relocations(section):
-            place = {"section": section.name, "offset": entry.offset}
+            place: dict[str, Any] = {"section": section.name, "offset": entry.offset}
             if entry.symbol >= len(layout.elf.symbols):
-                raise FormatError(f"names symbol {entry.symbol}, which does not exist", **place)  # type: ignore[arg-type]
+                raise FormatError(f"names symbol {entry.symbol}, which does not exist", **place)
             symbol = layout.elf.symbols[entry.symbol]
             owner = next(
                 (
@@ -329,17 +332,17 @@ def apply_declared_values(layout: Layout, spec: ObjectSpec) -> None:
                 None,
             )
             if owner is None:
-                raise FormatError("lies in no map definition", symbol=symbol.name, **place)  # type: ignore[arg-type]
+                raise FormatError("lies in no map definition", symbol=symbol.name, **place)
             _check_declared(layout, spec, owner, symbol, place)
             slot, rest = divmod(entry.offset - owner.offset - extents[owner.name][1], 8)
             if slot < 0 or rest or slot > _MAX_SLOTS:
-                raise FormatError("is not at a slot of 'values'", symbol=owner.name, **place)  # type: ignore[arg-type]
+                raise FormatError("is not at a slot of 'values'", symbol=owner.name, **place)
             owner.values.extend([None] * (slot + 1 - len(owner.values)))
             owner.values[slot] = symbol.name
 
 
 def _definition_extents(btf: Btf) -> dict[str, tuple[int, int]]:
-    """Map name -> (size of its variable, offset of its ``values`` member), in bytes; -1 without that member."""
+    """Map name -> (size of its variable, offset of its ``values`` or -1), in bytes."""
     extents = {}
     for section_id in btf.find_all(".maps", t.Kind.DATASEC)[:1]:
         section = btf[section_id]
@@ -360,27 +363,27 @@ def _check_declared(
     spec: ObjectSpec,
     owner: MapSpec,
     symbol: elf_reader.Symbol,
-    place: dict[str, object],
+    place: dict[str, Any],
 ) -> None:
     assert layout.maps is not None
     if owner.type in _MAP_IN_MAP:
         if symbol.shndx != layout.maps.index:
-            raise FormatError(f"{owner.name} wants maps, {symbol.name!r} is none", **place)  # type: ignore[arg-type]
+            raise FormatError(f"{owner.name} wants maps, {symbol.name!r} is none", **place)
         if owner.type == MapType.HASH_OF_MAPS and owner.key_size != 4:
             raise FormatError(
                 f"declared values need a key of 4 bytes, {owner.name} has {owner.key_size}",
-                **place,  # type: ignore[arg-type]
+                **place,
             )
         if symbol.name not in spec.maps:
-            raise FormatError(f"there is no map {symbol.name!r}", **place)  # type: ignore[arg-type]
+            raise FormatError(f"there is no map {symbol.name!r}", **place)
     elif owner.type == MapType.PROG_ARRAY:
         program = spec.programs.get(symbol.name)
         if program is None:
-            raise FormatError(f"there is no program {symbol.name!r}", **place)  # type: ignore[arg-type]
+            raise FormatError(f"there is no program {symbol.name!r}", **place)
         if program.section_index != symbol.shndx or program.start * 8 != symbol.value:
-            raise FormatError(f"{symbol.name!r} is not at the start of that program", **place)  # type: ignore[arg-type]
+            raise FormatError(f"{symbol.name!r} is not at the start of that program", **place)
     else:
         raise FormatError(
             f"{owner.name} is a {owner.type.name}, which cannot have declared values",
-            **place,  # type: ignore[arg-type]
+            **place,
         )

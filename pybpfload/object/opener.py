@@ -1,7 +1,8 @@
 """From the bytes of an object file to an :class:`ObjectSpec`: the steps in libbpf's order.
 
-Header checks, walk over the sections, functions, BTF, externs, data sections in BTF, maps, references of instructions.
-``docs/architecture.md`` has the picture; each step has a module of its own in this package.
+Header checks, walk over the sections, functions, BTF, externs, data sections in BTF, maps,
+references of instructions. ``docs/architecture.md`` has the picture; each step has a module of its
+own in this package.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _STRUCT_OPS = (".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.
 
 
 class Layout:
-    """Which ELF section plays which part (libbpf ``bpf_object__elf_collect``; the first matching rule wins).
+    """Which ELF section plays which part (libbpf ``bpf_object__elf_collect``): the first rule wins.
 
     Attributes:
         code: Executable sections.
@@ -69,7 +70,7 @@ class Layout:
             spec.kernel_version = int.from_bytes(section.data, _endian(spec))
         elif name == "maps":
             raise FormatError(
-                'map definitions of the old kind are not supported; define maps in SEC(".maps") with BTF',
+                'map definitions of the old kind are not supported; define maps in SEC(".maps")',
                 section=name,
             )
         elif name == ".maps":
@@ -168,8 +169,10 @@ def open_object(
 
     Args:
         source: Path, content, or a file opened in binary mode.
-        name: Object name instead of the file's; it becomes part of the names of data maps. 15 characters are kept.
-        relaxed_maps: Ignore attributes of map definitions that are not known instead of refusing them.
+        name: Object name instead of the file's; it becomes part of the names of data maps. 15
+            characters are kept.
+        relaxed_maps: Ignore attributes of map definitions that are not known instead of refusing
+            them.
 
     Returns:
         The spec: plain values that can be edited before loading.
@@ -210,7 +213,8 @@ def _open(data: bytes, path: str, name: str, relaxed_maps: bool) -> ObjectSpec:
     elf = read_elf(data, path)
     if elf.type != elf_reader.ET_REL:
         raise FormatError(
-            f"not an object file but an ELF file of type {elf.type}; clang -target bpf -c makes objects",
+            f"not an object file but an ELF file of type {elf.type}; "
+            "clang -target bpf -c makes objects",
             offset=16,
         )
     if elf.machine not in (elf_reader.EM_NONE, elf_reader.EM_BPF):

@@ -1,6 +1,7 @@
-"""What each instruction refers to, from the ELF relocations (libbpf ``bpf_object__collect_prog_relos``).
+"""What each instruction refers to, from the ELF relocations.
 
-The relocation *type* is never looked at: the opcode and the symbol decide.
+The relocation *type* is never looked at: the opcode and the symbol decide (libbpf
+``bpf_object__collect_prog_relos``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def collect(layout: Layout, spec: ObjectSpec) -> None:
     """Give every function its references, and maps their declared values.
 
     Raises:
-        FormatError: A relocation refers to something that a BPF program cannot refer to; it says what and where.
+        FormatError: A relocation refers to something that a BPF program cannot refer to; it says
+            what and where.
     """
     maps.apply_declared_values(layout, spec)
     special = {section.index for section in layout.struct_ops}

@@ -1,11 +1,13 @@
-"""The table of SEC() names: which section name means which program type, attach type and way of attaching.
+"""The table of SEC() names: what a section name says of type, attach type and attaching.
 
-This is the table of libbpf 1.8, in its order; Documentation/bpf/libbpf/program_types.rst in the kernel tree explains each
-row. Columns: name (``+``: may be followed by ``/`` and more), program type, expected attach type (``-``: 0), flags, and
-the family of attachments that :meth:`Object.attach` uses (``-``: none, the user says where).
+This is the table of libbpf 1.8, in its order; Documentation/bpf/libbpf/program_types.rst in the
+kernel tree explains each row. Columns: name (``+``: may be followed by ``/`` and more), program
+type, expected attach type (``-``: 0), flags, and the family of attachments that
+:meth:`Object.attach` uses (``-``: none, the user says where).
 
-Flags: ``S`` sleepable; ``B`` needs the BTF id of what it attaches to, at load; ``O`` expected attach type is left out on
-kernels that do not have the field; ``A`` known to ``libbpf_attach_type_by_name``; ``F`` XDP with fragments; ``U`` USDT.
+Flags: ``S`` sleepable; ``B`` needs the BTF id of what it attaches to, at load; ``O`` expected
+attach type is left out on kernels that do not have the field; ``A`` known to
+``libbpf_attach_type_by_name``; ``F`` XDP with fragments; ``U`` USDT.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class SecDef(NamedTuple):
         prog_type: :class:`pybpfload.uapi.ProgType`.
         attach_type: :class:`pybpfload.uapi.AttachType`, 0 when the row has none.
         flags: Letters as explained at the top of this module.
-        auto: Family of attachments, ``""`` when the program cannot be attached by its section name alone.
+        auto: Family of attachments, ``""`` when the program cannot be attached by its section name
+            alone.
     """
 
     name: str
@@ -82,7 +85,7 @@ def section_table() -> tuple[SecDef, ...]:
 
 
 def find_section(section: str) -> SecDef | None:
-    """Return the row for a section name (without a leading ``?``), or ``None`` when it names no program type."""
+    """Return the row for a section name without a leading ``?``, ``None`` when there is none."""
     return next((row for row in section_table() if row.matches(section)), None)
 
 

@@ -1,6 +1,7 @@
-"""What an object file says, as plain values that can be inspected, edited and copied before loading.
+"""What an object file says, as plain values to inspect, edit and copy before loading.
 
-Nothing here knows of a kernel. ``ObjectSpec.load()`` is the bridge: it imports the runtime when it is called.
+Nothing here knows of a kernel. ``ObjectSpec.load()`` is the bridge: it imports the runtime when it
+is called.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ __all__ = [
     "VariableSpec",
 ]
 
+_NO_ATTACH_TYPE = AttachType(0)  # the kernel has no "none"; 0 is what it wants to see
+
 
 class RelocKind:
-    """What an instruction refers to (libbpf's ``enum reloc_type``, whose order these numbers keep)."""
+    """What an instruction refers to, numbered in the order of libbpf's ``enum reloc_type``."""
 
     MAP = 0
     CALL = 1
@@ -53,14 +56,15 @@ class Reloc(NamedTuple):
     Attributes:
         insn: Index of the instruction in its function.
         kind: One of :class:`RelocKind`.
-        index: Index of the map in :attr:`ObjectSpec.maps`, or of the extern in :attr:`ObjectSpec.externs`; -1 if neither.
+        index: Index of the map in :attr:`ObjectSpec.maps`, or of the extern in
+            :attr:`ObjectSpec.externs`; -1 if neither.
         sym_off: Value of the ELF symbol: byte offset in its section.
         size: Size of the ELF symbol in bytes.
     """
 
     insn: int
     kind: int
-    index: int = -1
+    index: int = -1  # type: ignore[assignment]  # not the method of tuple
     sym_off: int = 0
     size: int = 0
 
@@ -95,11 +99,13 @@ class ProgramSpec:
         flags: ``BPF_F_*`` program flags, those of the section name included.
         autoload: Whether :meth:`ObjectSpec.load` loads it. False for ``?`` sections.
         autoattach: Whether :meth:`Object.attach` attaches it.
-        attach_program: Loaded program (anything with ``fileno()``, or its id or pin path) whose function this one
-            is attached to, instead of a kernel function; see :meth:`set_attach_target`.
+        attach_program: Loaded program (anything with ``fileno()``, or its id or pin path) whose
+            function this one is attached to, instead of a kernel function; see
+            :meth:`set_attach_target`.
         attach_function: Name of the function to attach to, instead of what the section says.
         sec: The row of the SEC() table, ``None`` when the section is not in it.
-        is_subprogram: Lives in ``.text``: never loaded by itself, appended to the programs that call it.
+        is_subprogram: Lives in ``.text``: never loaded by itself, appended to the programs that
+            call it.
         log_level: ``log_level`` of ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics.
         relocs: References of its instructions, in order.
         core_relos: CO-RE relocations as ``(serial, instruction index, record)``.
@@ -109,7 +115,7 @@ class ProgramSpec:
     section: str
     insns: list[Insn]
     prog_type: ProgType = ProgType.UNSPEC
-    expected_attach_type: AttachType = AttachType(0)
+    expected_attach_type: AttachType = _NO_ATTACH_TYPE
     flags: int = 0
     autoload: bool = True
     autoattach: bool = True
@@ -129,7 +135,7 @@ class ProgramSpec:
 
     @property
     def attach_to(self) -> str | None:
-        """What the section name says after its first ``/``: ``"vfs_unlink"`` of ``fentry/vfs_unlink``; else ``None``."""
+        """Target by the section name: ``vfs_unlink`` of ``fentry/vfs_unlink``."""
         if self.attach_function is not None:
             return self.attach_function
         _, slash, rest = self.section.partition("/")
@@ -139,8 +145,8 @@ class ProgramSpec:
         """Choose what a fentry, fexit, fmod_ret or freplace program is attached to.
 
         Args:
-            program: A loaded BPF program: :class:`pybpfload.Program`, anything with ``fileno()``, an id (``int``), or
-                the path of its pin. ``None`` for a kernel function.
+            program: A loaded BPF program: :class:`pybpfload.Program`, anything with ``fileno()``,
+                an id (``int``), or the path of its pin. ``None`` for a kernel function.
             function: Name of the function; ``None`` keeps the one in the section name.
 
         Raises:
@@ -182,13 +188,15 @@ class MapSpec:
         pin_path: Where it is pinned and reused from; set by ``pinning`` at load when ``None``.
         key_type_id, value_type_id: In the object's BTF, 0 when unknown.
         inner: Definition of the inner maps of an array or hash of maps.
-        values: Declared initial content: names of maps or programs by slot, ``None`` for an empty slot.
+        values: Declared initial content: names of maps or programs by slot, ``None`` for an empty
+            slot.
         kind: One of :class:`MapKind`; all but ``USER`` are made from a section of the object.
         section: ELF section it comes from.
         contents: Initial bytes of a map made from a data section; editable until loading.
         autocreate: Whether loading creates it.
         autoattach: For struct_ops: whether :meth:`Object.attach` registers it.
-        reuse: An existing map to use instead: anything with ``fileno()``, an id, or the path of a pin.
+        reuse: An existing map to use instead: anything with ``fileno()``, an id, or the path of a
+            pin.
     """
 
     name: str
@@ -227,8 +235,8 @@ class MapSpec:
     def __repr__(self) -> str:
         flags = f" {MapFlag(self.flags)!r}" if self.flags else ""
         return (
-            f"<MapSpec {self.name} {MapType(self.type).name} key {self.key_size} value {self.value_size} "
-            f"entries {self.max_entries}{flags}>"
+            f"<MapSpec {self.name} {MapType(self.type).name} key {self.key_size} "
+            f"value {self.value_size} entries {self.max_entries}{flags}>"
         )
 
 
@@ -256,7 +264,7 @@ class VariableSpec:
 
     @property
     def value(self) -> Any:
-        """Initial value by its BTF type. Assigning changes what the program starts with, constants too."""
+        """Initial value by its BTF type; assign to change it, also that of a constant."""
         return self._codec().decode(self._contents(), self.offset)
 
     @value.setter

@@ -1,6 +1,7 @@
-"""struct_ops: tables of functions that a program supplies to the kernel, as variables in ``.struct_ops*`` sections.
+"""struct_ops: tables of functions for the kernel, as variables in ``.struct_ops*`` sections.
 
-Only what the file says is read here. Matching the struct against the running kernel's happens at load.
+Only what the file says is read here. Matching the struct against the running kernel's happens at
+load.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def collect(layout: Layout, spec: ObjectSpec) -> None:
     """Add a map for each struct_ops variable and tie its function pointers to programs.
 
     Raises:
-        FormatError: BTF does not describe the section or the variable, or a pointer is not to a struct_ops program.
+        FormatError: BTF does not describe the section or the variable, or a pointer is not to a
+            struct_ops program.
     """
     for section in layout.struct_ops:
         _collect_section(section, spec)
@@ -86,7 +88,8 @@ def _collect_section(section: Section, spec: ObjectSpec) -> None:
         )
         spec.maps[name if name not in spec.maps else f"{name}@{section.name}"] = made
         spec.struct_ops.append(StructOpsSpec(made, struct.id))
-        # libbpf drops the "?" from its working name after the first variable, so only that one is off by default.
+        # libbpf drops the "?" from its working name after the first variable, so only that one is
+        # off by default.
         autocreate = True
 
 

@@ -1,4 +1,4 @@
-"""Relocation: a pure function from an object and the target's BTF to the instructions of each program.
+"""Relocation: a pure function from an object and the target's BTF to final instructions.
 
 References that only a running kernel can fill in stay symbolic, see :class:`Reference`.
 """
@@ -10,8 +10,8 @@ from pybpfload.relocate.core.candidates import Target
 from pybpfload.relocate.program import (
     Reference,
     ReferenceKind,
-    Relocation,
     RelocatedProgram,
+    Relocation,
     relocate,
 )
 

@@ -6,7 +6,6 @@ A program becomes itself, then its subprograms in the order of their first use, 
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING
 from pybpfload.btf import types as t
 from pybpfload.errors import RelocationError
 from pybpfload.isa import insn as isa
-from pybpfload.isa.insn import Insn
 from pybpfload.object.functions import Finder
 from pybpfload.object.spec import ObjectSpec, ProgramSpec, Reloc, RelocKind
 
 if TYPE_CHECKING:
+    from array import array
+
     from pybpfload.btf.ext import InfoBlock, InfoPart
+    from pybpfload.isa.insn import Insn
 
 __all__ = ["Linked", "Linker"]
 
@@ -28,7 +29,7 @@ _EXCEPTION_TAG = "exception_callback:"
 
 @dataclass(slots=True)
 class Linked:
-    """A program with its subprograms; see :class:`pybpfload.relocate.RelocatedProgram` for the fields."""
+    """A program with its subprograms; :class:`RelocatedProgram` explains the fields."""
 
     insns: list[Insn]
     functions: list[tuple[ProgramSpec, int]]
@@ -44,7 +45,8 @@ class Linker:
 
     Args:
         spec: The object.
-        code: Instructions of each function, CO-RE applied, by ``id()`` of its spec. They are not changed.
+        code: Instructions of each function, CO-RE applied, by ``id()`` of its spec. They are not
+            changed.
     """
 
     def __init__(self, spec: ObjectSpec, code: dict[int, list[Insn]]) -> None:
@@ -57,8 +59,8 @@ class Linker:
         """Link one program.
 
         Raises:
-            RelocationError: It calls something that is not a function of ``.text``, or a subprogram lacks the function
-                or line info that the program has.
+            RelocationError: It calls something that is not a function of ``.text``, or a subprogram
+                lacks the function or line info that the program has.
         """
         linked = Linked(list(self._code[id(main)]), [(main, 0)])
         self._append_info(linked, main, 0)
@@ -75,11 +77,12 @@ class Linker:
     def _walk(
         self, linked: Linked, first: ProgramSpec, start: int, positions: dict[int, int]
     ) -> None:
-        # An explicit stack instead of recursion: call chains in a file can be as deep as it has functions.
+        # An explicit stack instead of recursion: call chains in a file can be as deep as it has
+        # functions.
         stack = [(first, start, 0)]
         while stack:
             function, position, at = stack.pop()
-            relocs = {}
+            relocs: dict[int, Reloc] = {}
             for reloc in function.relocs:
                 relocs.setdefault(reloc.insn, reloc)
             for index in range(at, len(function.insns)):
@@ -96,7 +99,8 @@ class Linker:
                 target = self._target(function, index, insn, found, is_call)
                 if id(target) not in positions:
                     self._append(linked, target, positions)
-                    # Come back to this instruction once the callee and all that it calls are in place.
+                    # Come back to this instruction once the callee and all that it calls are in
+                    # place.
                     stack.append((function, position, index))
                     stack.append((target, positions[id(target)], 0))
                     break
@@ -113,7 +117,8 @@ class Linker:
         if reloc is None and not is_call:
             raise self._error(function, index, "address of a function without a relocation")
         if reloc is None:
-            # Within one section, clang resolves calls itself: they are relative to the next instruction.
+            # Within one section, clang resolves calls itself: they are relative to the next
+            # instruction.
             wanted = function.start + index + insn.imm + 1
         elif is_call:
             wanted = reloc.sym_off // 8 + insn.imm + 1
@@ -150,7 +155,7 @@ class Linker:
             if records is None:
                 if position:
                     raise RelocationError(
-                        f"{label} is missing for subprogram {function.name}, but the program has it",
+                        f"{label} is missing for subprogram {function.name}; the program has it",
                         program=linked.functions[0][0].name,
                         file=self._spec.path,
                     )
@@ -168,7 +173,8 @@ class Linker:
         step = part.rec_size // 4
         offsets = block.words[::step]
         first, end = function.start * 8, (function.start + len(function.insns)) * 8
-        # Records are sorted; from the first inside the function up to the last before the first behind it.
+        # Records are sorted; from the first inside the function up to the last before the first
+        # behind it.
         start = (
             next((i for i, o in enumerate(offsets) if first <= o < end), None)
             if not _is_sorted(offsets)
@@ -193,7 +199,7 @@ class Linker:
     # Exception callbacks
 
     def _exception_callback(self, main: ProgramSpec) -> ProgramSpec | None:
-        """Find the function that a ``exception_callback:`` declaration tag names for this program (Linux 6.7)."""
+        """Find the function that an ``exception_callback:`` tag names for this program (6.7)."""
         btf = self._spec.btf
         if btf is None:
             return None

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pybpfload.errors import RelocationError
 from pybpfload.isa import insn as isa
-from pybpfload.isa.insn import Insn
 from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec, Reloc, RelocKind
 from pybpfload.relocate.core.candidates import Target
 from pybpfload.relocate.core.driver import relocate_core
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pybpfload.btf import Btf
+    from pybpfload.isa.insn import Insn
     from pybpfload.relocate.core.decision import CoreDecision
 
 __all__ = [
@@ -51,7 +51,7 @@ class ReferenceKind:
 
 
 class Reference(NamedTuple):
-    """Something that only a running kernel can fill in. Until then the immediates concerned are zero.
+    """Something that only a running kernel can fill in; until then the immediates are zero.
 
     Attributes:
         insn: Index of the instruction in the final program.
@@ -74,10 +74,11 @@ class RelocatedProgram:
         spec: What it was made of.
         insns: All instructions.
         references: What is still to be filled in, in the order of the instructions.
-        functions: Its functions as ``(spec, index of the first instruction)``, the program itself first.
+        functions: Its functions as ``(spec, index of the first instruction)``, the program itself
+            first.
         core: CO-RE decisions as ``(instruction index in the final program, decision)``.
-        func_info, line_info: Records for the kernel as flat arrays of native 32-bit words, ``None`` when the object
-            has none for the program.
+        func_info, line_info: Records for the kernel as flat arrays of native 32-bit words, ``None``
+            when the object has none for the program.
         func_info_rec_size, line_info_rec_size: Size of one record in bytes.
         poisons: Instruction index -> why it was replaced by a call that cannot work.
     """
@@ -127,7 +128,8 @@ def relocate(
 
     Args:
         spec: The object. It is not changed; the same arguments always give the same result.
-        target: BTF of the kernel, or a :class:`Target`. Objects without CO-RE relocations need none.
+        target: BTF of the kernel, or a :class:`Target`. Objects without CO-RE relocations need
+            none.
         modules: BTFs of modules, searched for types that ``target`` does not have.
         everything: Also do the programs with ``autoload`` off.
 

@@ -18,7 +18,8 @@ from pybpfload.relocate.core.decision import (
 
 __all__ = ["is_flexible", "parse_access", "parse_spec"]
 
-# As C's "%d" reads it: blanks and a sign may precede a number, and such a number needs no colon before it.
+# As C's "%d" reads it: blanks and a sign may precede a number, and such a number needs no colon
+# before it.
 _NUMBER = re.compile(r"\s*[+-]?\d+")
 _MASK = 0xFFFFFFFF
 
@@ -103,7 +104,7 @@ def parse_spec(btf: Btf, type_id: int, access: str, kind: CoreKind) -> Spec:
 
 
 def is_flexible(btf: Btf, last: Accessor, array: t.Array) -> bool:
-    """Whether an array may be indexed freely: no elements, and the last member of what directly contains it."""
+    """Whether an array may be indexed freely: no elements, and last member of its direct parent."""
     if array.nelems or last.name is None:
         return False
     parent = btf[last.type_id]

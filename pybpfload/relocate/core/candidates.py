@@ -1,4 +1,4 @@
-"""Step 2: types of the target that may correspond to a local one (libbpf ``bpf_core_add_cands``)."""
+"""Step 2: types of the target that may correspond to a local one (``bpf_core_add_cands``)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Target:
 
     Args:
         btf: The kernel's, or any other; ``None`` for an object that needs none.
-        modules: BTFs of modules, split over ``btf``; or a function that returns them, called only when ``btf`` has no
-            candidate for some type.
+        modules: BTFs of modules, split over ``btf``; or a function that returns them, called only
+            when ``btf`` has no candidate for some type.
     """
 
     def __init__(
@@ -49,8 +49,9 @@ class Target:
 class Candidates:
     """Candidates by local type, for the time of relocating one object.
 
-    A list is cut down to the candidates that matched each time a relocation finds some, so later relocations on the same
-    local type see fewer: results depend on the order of the records, as in libbpf.
+    A list is cut down to the candidates that matched each time a relocation finds some, so later
+    relocations on the same local type see fewer: results depend on the order of the records, as in
+    libbpf.
     """
 
     def __init__(self, local: Btf, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""Step 4: from an access to the number that the instruction wants (libbpf ``bpf_core_calc_relo``)."""
+"""Step 4: from an access to the number for the instruction (libbpf ``bpf_core_calc_relo``)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Value(NamedTuple):
 
 
 def missing_value(kind: CoreKind) -> Value | None:
-    """Value when the target has nothing that matches; ``None`` means that the instruction is poisoned."""
+    """Value when the target has nothing that matches; ``None``: the instruction is poisoned."""
     if kind in (
         CoreKind.FIELD_EXISTS,
         CoreKind.TARGET_TYPE_ID,
@@ -56,7 +56,8 @@ def compute(spec: Spec, byteorder: str) -> Value:
 
     Args:
         spec: The access.
-        byteorder: ``"<"`` or ``">"``: of the machine that the program will run on. It decides the left shift of bit fields.
+        byteorder: ``"<"`` or ``">"``: of the machine that the program will run on. It decides the
+            left shift of bit fields.
 
     Raises:
         Failure: The rule has no value for it, which fails the relocation of the object.
@@ -159,7 +160,8 @@ def size_change(local: Spec, mine: Value, target: Spec, theirs: Value) -> bool |
     """Whether a load or store may change its access size to the target's.
 
     Returns:
-        ``None`` when sizes are equal, ``True`` when it may, ``False`` when the instruction has to be poisoned.
+        ``None`` when sizes are equal, ``True`` when it may, ``False`` when the instruction has to
+        be poisoned.
     """
     if mine.mem_size == theirs.mem_size:
         return None

@@ -65,7 +65,7 @@ class Failure(Exception):  # noqa: N818 - internal signal, always turned into a 
 
 
 class Budget:
-    """Bound on the steps of one relocation: type graphs in hostile BTF can make honest rules exponential."""
+    """Bound on the steps of one relocation: hostile type graphs make honest rules exponential."""
 
     __slots__ = ("left",)
 
@@ -84,10 +84,10 @@ class Budget:
 
 
 class Accessor(NamedTuple):
-    """One step of an access: member ``index`` called ``name`` of struct ``type_id``, or element ``index``."""
+    """One step of an access: member ``index``, ``name`` of struct ``type_id``; or an element."""
 
     type_id: int
-    index: int
+    index: int  # type: ignore[assignment]  # not the method of tuple
     name: str | None
 
 
@@ -120,7 +120,7 @@ class Spec:
         btf = self.btf
         kind = btf.kind(self.root)
         label = t.Kind(kind).name.lower() if kind in t.Kind._value2member_map_ else str(kind)
-        text = f"[{self.root}] {label} {(btf.type_name(self.root) if self.root else 'void') or '<anon>'}"
+        text = f"[{self.root}] {label} {btf.type_name(self.root) or '<anon>'}"
         if self.kind in TYPE_KINDS:
             return text
         if self.kind in ENUMVAL_KINDS:

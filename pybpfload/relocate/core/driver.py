@@ -153,7 +153,8 @@ def _resolve(
     for _, other in matched[1:]:
         if other.bit_offset != first.bit_offset:
             raise Failure(
-                f"ambiguous: the field is at bit {first.bit_offset} in {first} and at {other.bit_offset} in {other}"
+                f"ambiguous: the field is at bit {first.bit_offset} in {first} "
+                f"and at {other.bit_offset} in {other}"
             )
         other_value = compute.compute(other, byteorder)
         if other_value.value != value.value:

@@ -1,4 +1,4 @@
-"""Step 3: following an access in the types of the target (libbpf ``bpf_core_spec_match`` and what it calls)."""
+"""Step 3: following an access in the types of the target (libbpf ``bpf_core_spec_match``)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _find_member(
     raw, bit_offset = len(spec.raw), spec.bit_offset
 
     # Depth is bounded by MAX_SPEC, because every level takes an index.
-    def search(current: int) -> int | None | bool:
+    def search(current: int) -> int | bool | None:
         current = target.strip(current)
         composite = target[current]
         if not isinstance(composite, t.Composite):
@@ -139,7 +139,7 @@ def _same_kind(one: int, other: int) -> bool:
 def fields_compatible(
     local: Btf, local_id: int, target: Btf, target_id: int, budget: Budget
 ) -> bool:
-    """Whether a member of one type may stand for one of the other (libbpf ``bpf_core_fields_are_compat``)."""
+    """Whether a member may stand for one of the other type (``bpf_core_fields_are_compat``)."""
     while True:
         budget.spend()
         local_id, target_id = local.strip(local_id), target.strip(target_id)
@@ -165,9 +165,9 @@ def fields_compatible(
 def types_compatible(
     local: Btf, local_id: int, target: Btf, target_id: int, budget: Budget, level: int = _LEVELS
 ) -> bool:
-    """Whether two types correspond in outline (libbpf ``__bpf_core_types_are_compat``): names do not count.
+    """Whether two types correspond in outline (libbpf ``__bpf_core_types_are_compat``).
 
-    Also used for typed ksyms and kfuncs.
+    Names do not count. Also used for typed ksyms and kfuncs.
 
     Raises:
         Failure: The types nest too deeply.
@@ -217,7 +217,7 @@ def types_match(
     behind_ptr: bool = False,
     level: int = _LEVELS,
 ) -> bool:
-    """Whether the target's type has all that the local one has (libbpf ``__bpf_core_types_match``): names count.
+    """Whether the target's type has all of the local one, by name (``__bpf_core_types_match``).
 
     Raises:
         Failure: The types nest too deeply.

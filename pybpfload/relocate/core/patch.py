@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["CORE_POISON", "patch", "poison"]
 
 CORE_POISON = 0xBAD2310
-"""Helper number that no kernel has: a poisoned instruction calls it, which only matters if it can be reached."""
+"""Helper number that no kernel has: a poisoned instruction calls it, to fail if reached."""
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -107,7 +107,8 @@ def _patch_wide(insns: list[Insn], index: int, original: Value, value: Value) ->
 def _expect(original: Value, found: int, what: str) -> None:
     if original.checked and found != original.value:
         raise Failure(
-            f"the instruction's {what} is {found:#x}, by its own types it should be {original.value:#x}"
+            f"the instruction's {what} is {found:#x}, "
+            f"by its own types it should be {original.value:#x}"
         )
 
 
