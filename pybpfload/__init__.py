@@ -1,0 +1,207 @@
+"""libbpf in pure Python: open, inspect, relocate, load and attach BPF objects.
+
+    spec = pybpfload.open("tracer.bpf.o")      # pure: parse and edit, on any system
+    spec.rodata.target_pid = 1234
+    with spec.load() as obj:                   # into the running Linux kernel
+        obj.attach()
+        for event in obj.maps["events"]:       # typed by the object's BTF
+            print(event.pid, event.comm)
+
+Names are imported when they are first used, so ``import pybpfload`` is cheap.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from os import PathLike
+    from typing import Any, BinaryIO
+
+    from pybpfload.btf import Btf
+    from pybpfload.errors import (
+        AttachError,
+        BpfError,
+        FormatError,
+        KernelError,
+        NotPermittedError,
+        NotSupportedError,
+        RelocationError,
+        VerifierError,
+    )
+    from pybpfload.object.spec import (
+        ExternSpec,
+        MapSpec,
+        ObjectSpec,
+        ProgramSpec,
+        VariableSpec,
+    )
+    from pybpfload.relocate import Relocation, Target, relocate
+    from pybpfload.runtime.link import Link
+    from pybpfload.runtime.map import Map
+    from pybpfload.runtime.object import Object
+    from pybpfload.runtime.perfbuf import PerfBuffer
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.ringbuf import RingBuffer
+    from pybpfload.runtime.trace import trace_pipe
+    from pybpfload.runtime.variable import Variable
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - by topic
+    "open",
+    "load",
+    "relocate",
+    "read_btf",
+    "ObjectSpec",
+    "ProgramSpec",
+    "MapSpec",
+    "VariableSpec",
+    "ExternSpec",
+    "Btf",
+    "Target",
+    "Relocation",
+    "Object",
+    "Program",
+    "Map",
+    "Variable",
+    "Link",
+    "RingBuffer",
+    "PerfBuffer",
+    "trace_pipe",
+    "BpfError",
+    "FormatError",
+    "RelocationError",
+    "KernelError",
+    "NotPermittedError",
+    "NotSupportedError",
+    "VerifierError",
+    "AttachError",
+]
+
+_HOMES = {
+    "Btf": "btf",
+    "ExternSpec": "object.spec",
+    "MapSpec": "object.spec",
+    "ObjectSpec": "object.spec",
+    "ProgramSpec": "object.spec",
+    "VariableSpec": "object.spec",
+    "Relocation": "relocate",
+    "Target": "relocate",
+    "relocate": "relocate.program",
+    "Link": "runtime.link",
+    "Map": "runtime.map",
+    "Object": "runtime.object",
+    "PerfBuffer": "runtime.perfbuf",
+    "Program": "runtime.program",
+    "RingBuffer": "runtime.ringbuf",
+    "Variable": "runtime.variable",
+    "trace_pipe": "runtime.trace",
+    "AttachError": "errors",
+    "BpfError": "errors",
+    "FormatError": "errors",
+    "KernelError": "errors",
+    "NotPermittedError": "errors",
+    "NotSupportedError": "errors",
+    "RelocationError": "errors",
+    "VerifierError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def open(  # noqa: A001 - pybpfload.open is the name that reads best
+    source: str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
+    *,
+    name: str | None = None,
+    relaxed_maps: bool = False,
+) -> ObjectSpec:
+    """Parse a BPF object without asking any kernel; works on any system and for either byte order.
+
+    Args:
+        source: Path, content, or a file opened in binary mode.
+        name: Object name instead of the file's; 15 characters are kept.
+        relaxed_maps: Ignore attributes of map definitions that are not known.
+
+    Returns:
+        A spec of plain values that can be edited before loading.
+
+    Raises:
+        FormatError: It is not a BPF object, or damaged; says where.
+        OSError: The file cannot be read.
+    """
+    from pybpfload.object.opener import open_object
+
+    return open_object(source, name=name, relaxed_maps=relaxed_maps)
+
+
+def load(
+    source: ObjectSpec | str | PathLike[str] | bytes | BinaryIO,
+    *,
+    btf: Btf | str | PathLike[str] | None = None,
+    kconfig: str | None = None,
+    pin_root: str = "/sys/fs/bpf",
+    log_level: int = 0,
+) -> Object:
+    """Load an object into the running kernel (Linux only).
+
+    All or nothing: when it fails, nothing stays open, pinned or loaded.
+
+    Args:
+        source: A spec, or what :func:`open` takes.
+        btf: BTF to relocate against instead of the running kernel's: a :class:`Btf`, or the path of a BTF file, an ELF
+            file or a kernel image.
+        kconfig: Kernel configuration text (``CONFIG_HZ=250`` lines) that wins over the kernel's own.
+        pin_root: Folder on a bpffs for maps that are pinned by name.
+        log_level: ``log_level`` of every ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics.
+
+    Returns:
+        The loaded object, a context manager that detaches and unloads.
+
+    Raises:
+        FormatError: The object is damaged.
+        RelocationError: Something it refers to is not in this kernel.
+        VerifierError: The kernel refuses a program; carries the log.
+        NotPermittedError: This process may not load BPF; says why.
+        NotSupportedError: This kernel lacks what the object needs.
+        KernelError: Any other refusal.
+    """
+    from pybpfload.object.spec import ObjectSpec
+    from pybpfload.runtime.object import load_object
+
+    spec = source if isinstance(source, ObjectSpec) else open(source)
+    return load_object(spec, btf=btf, kconfig=kconfig, pin_root=pin_root, log_level=log_level)
+
+
+def read_btf(source: str | PathLike[str] | bytes, *, base: Btf | None = None) -> Btf:
+    """Read BTF from a raw file, an ELF file, a kernel image (``vmlinuz``) or a kernel module.
+
+    Args:
+        source: Path or content.
+        base: BTF that it extends: vmlinux for that of a module.
+
+    Raises:
+        FormatError: There is no BTF in it.
+        OSError: The file cannot be read.
+    """
+    from pathlib import Path
+
+    from pybpfload.btf import Btf
+    from pybpfload.elf.image import btf_from_image
+
+    if isinstance(source, bytes):
+        return Btf.from_bytes(btf_from_image(source, "BTF"), base=base)
+    path = Path(source)
+    return Btf.from_bytes(btf_from_image(path.read_bytes(), str(path)), base=base, name=str(path))

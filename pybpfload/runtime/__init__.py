@@ -1,0 +1,35 @@
+"""Loaded things: objects, programs, maps, variables, links, events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "Link",
+    "Map",
+    "Object",
+    "PerfBuffer",
+    "Program",
+    "RingBuffer",
+    "Variable",
+    "load_object",
+]
+
+_HOMES = {
+    "Link": "link",
+    "Map": "map",
+    "Object": "object",
+    "PerfBuffer": "perfbuf",
+    "Program": "program",
+    "RingBuffer": "ringbuf",
+    "Variable": "variable",
+    "load_object": "object",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

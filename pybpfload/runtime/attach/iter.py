@@ -1,0 +1,205 @@
+"""Iterator programs: called by the kernel for each of its objects of a kind, their output read as a file (Linux 5.8)."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.formats.bpf_iter import link_info
+from pybpfload.kernel import bpf, door
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.link import Link
+from pybpfload.uapi import AttachType, CgroupIterOrder
+
+if TYPE_CHECKING:
+    from pybpfload.object.spec import ProgramSpec
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.target import AttachTarget
+
+__all__ = ["attach", "iter_info", "needs_parameters", "open_stream"]
+
+_MAP_ITERATORS = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
+
+
+def needs_parameters(spec: ProgramSpec) -> bool:
+    """Whether the iterator cannot run without being told over what: elements of a map, or a cgroup."""
+    target = (spec.attach_to or "").rpartition(":")[2]
+    return target in _MAP_ITERATORS or target == "cgroup"
+
+
+def iter_info(
+    *,
+    map: Any = None,  # noqa: A002 - the name users expect
+    pid: int = 0,
+    tid: int = 0,
+    pidfd: Any = None,
+    cgroup: Any = None,
+    cgroup_id: int = 0,
+    order: CgroupIterOrder | str | None = None,
+) -> tuple[bytes, list[FileDescriptor]]:
+    """Build ``union bpf_iter_link_info``.
+
+    Returns:
+        Its bytes (empty without parameters) and descriptors that must stay open until the link exists.
+
+    Raises:
+        AttachError: The arguments do not go together.
+    """
+    given = [
+        name
+        for name, value in (("map", map), ("pid", pid), ("tid", tid), ("pidfd", pidfd))
+        if value is not None and value != 0
+    ]
+    if cgroup is not None or cgroup_id or order is not None:
+        given.append("cgroup")
+    if len(given) > 1:
+        raise AttachError(f"{' and '.join(given)} exclude each other")
+    if not given:
+        return b"", []
+    owned: list[FileDescriptor] = []
+    kind = given[0]
+    if kind == "map":
+        return link_info("map", map_fd=_fd(map)), owned
+    if kind != "cgroup":
+        return link_info(
+            "task", tid=tid, pid=pid, pid_fd=_fd(pidfd) if pidfd is not None else 0
+        ), owned
+    if cgroup is not None and cgroup_id:
+        raise AttachError("cgroup and cgroup_id exclude each other")
+    fd = 0
+    if isinstance(cgroup, (str, os.PathLike)):
+        owner = FileDescriptor(
+            door.open_fd(os.fspath(cgroup), os.O_RDONLY | os.O_DIRECTORY), str(cgroup)
+        )
+        owned.append(owner)
+        fd = owner.fileno()
+    elif cgroup is not None:
+        fd = _fd(cgroup)
+    if order is None:
+        order = CgroupIterOrder.SELF_ONLY
+    elif isinstance(order, str):
+        try:
+            order = CgroupIterOrder[order.upper()]
+        except KeyError:
+            known = ", ".join(o.name.lower() for o in CgroupIterOrder)
+            raise AttachError(f"order {order!r} is none of {known}") from None
+    return link_info("cgroup", order=int(order), cgroup_fd=fd, cgroup_id=cgroup_id), owned
+
+
+def _fd(source: Any) -> int:
+    return source if isinstance(source, int) else int(source.fileno())
+
+
+def attach(
+    program: Program, loaded_for: AttachTarget, target: str | None, **parameters: Any
+) -> Link:
+    """Make an iterator link, which can be read any number of times or pinned as a file.
+
+    Args:
+        program: The program.
+        loaded_for: The iterator it was loaded for.
+        target: Must be ``None``.
+        **parameters: ``map`` (a map or descriptor) for ``bpf_map_elem``, ``bpf_sk_storage_map`` and ``sockmap``; ``pid``
+            (a process), ``tid`` (a thread) or ``pidfd`` for ``task``, ``task_file`` and ``task_vma`` (6.1); ``cgroup`` (path
+            or descriptor), ``cgroup_id`` and ``order`` (``self_only``, ``descendants_pre``, ``descendants_post``,
+            ``ancestors_up``) for ``cgroup`` (6.1).
+
+    Raises:
+        AttachError: The parameters do not fit the iterator.
+        KernelError: The kernel refuses.
+    """
+    spec = program.spec
+    if target is not None:
+        raise AttachError(
+            f"it was verified against {loaded_for.name}; iterators are chosen before loading",
+            program=program.name,
+        )
+    if spec.expected_attach_type != AttachType.TRACE_ITER:
+        raise AttachError(f"SEC({spec.section!r}) is not an iterator", program=program.name)
+    unknown = set(parameters) - set(iter_info.__kwdefaults__)
+    if unknown:
+        raise AttachError(
+            f"iterators do not take {', '.join(sorted(unknown))}; they take "
+            f"{', '.join(iter_info.__kwdefaults__)}",
+            program=program.name,
+        )
+    if needs_parameters(spec) and not parameters:
+        wanted = "cgroup=" if loaded_for.name.endswith("cgroup") else "map="
+        raise AttachError(f"iterator {loaded_for.name} needs {wanted}", program=program.name)
+    try:
+        info, owned = iter_info(**parameters)
+    except AttachError as error:
+        error.program = program.name
+        raise
+    try:
+        fd = bpf.link_create(program.fileno(), 0, AttachType.TRACE_ITER, iter_info=info)
+    except KernelError as error:
+        error.target = f"iterator {program.name}"
+        if error.errno == errno.EINVAL and info:
+            error.hint = (
+                f"iterator {loaded_for.name} does not take {', '.join(parameters)}, or this kernel is too old for it "
+                "(task and cgroup parameters: 6.1)"
+            )
+        if error.errno == errno.EINVAL and not info:
+            raise NotSupportedError(
+                f"program {program.name}: this kernel cannot attach iterators", since="5.8"
+            ) from error
+        raise
+    finally:
+        for owner in owned:
+            owner.close()
+    return Link(
+        FileDescriptor(fd, f"link of {program.name}"),
+        kind="iter",
+        target=loaded_for.name,
+        program=program.name,
+    )
+
+
+class _Stream(io.RawIOBase):
+    """Output of one run of an iterator."""
+
+    def __init__(self, fd: FileDescriptor) -> None:
+        super().__init__()
+        self._owner = fd
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._owner.fileno()
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            try:
+                data = door.read(self._owner.fileno(), len(buffer))
+            except BlockingIOError:
+                continue  # the kernel stops a read that takes too long; reading again goes on from there
+            buffer[: len(data)] = data
+            return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._owner.close()
+        super().close()
+
+
+def read_link(link: Link) -> io.BufferedReader:
+    """Run the iterator of a link once and return its output as a binary file object.
+
+    Raises:
+        KernelError: It is not an iterator link.
+    """
+    fd = FileDescriptor(bpf.iter_create(link.fileno()), f"iterator {link.program}")
+    return io.BufferedReader(_Stream(fd), buffer_size=64 * 1024)
+
+
+def open_stream(
+    program: Program, loaded_for: AttachTarget, parameters: dict[str, Any]
+) -> io.BufferedReader:
+    """Attach, run once, and give the output; the link is closed at once, the run holds what it needs."""
+    with attach(program, loaded_for, None, **parameters) as link:
+        return read_link(link)

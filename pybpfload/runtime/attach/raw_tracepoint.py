@@ -1,0 +1,63 @@
+"""raw_tp programs, writable ones too: attached to a tracepoint by name (``BPF_RAW_TRACEPOINT_OPEN``, Linux 4.17)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.kernel import bpf
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.link import Link
+
+if TYPE_CHECKING:
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.target import AttachTarget
+
+__all__ = ["attach"]
+
+
+def attach(
+    program: Program, loaded_for: AttachTarget, target: str | None, *, cookie: int = 0
+) -> Link:
+    """Attach to a raw tracepoint.
+
+    Args:
+        program: The program.
+        loaded_for: Unused: raw tracepoints are chosen at attach.
+        target: Name of the tracepoint without its category; what the section says when ``None``.
+        cookie: What ``bpf_get_attach_cookie()`` gives (Linux 6.10).
+
+    Raises:
+        AttachError: No name, or no tracepoint of that name.
+        NotSupportedError: No cookies here.
+    """
+    name = target or program.spec.attach_to
+    if not name:
+        raise AttachError(
+            f"SEC({program.spec.section!r}) names no tracepoint; give attach() one",
+            program=program.name,
+        )
+    try:
+        fd = bpf.raw_tracepoint_open(name, program.fileno(), cookie=cookie)
+    except KernelError as error:
+        if cookie and error.errno in (errno.EINVAL, errno.E2BIG):
+            raise NotSupportedError(
+                f"program {program.name}: this kernel has no attach cookies for raw tracepoints",
+                feature="raw_tp cookies",
+                since="6.10",
+            ) from error
+        if error.errno == errno.ENOENT:
+            raise AttachError(
+                f"there is no raw tracepoint {name!r} (names are those of tracepoints without category)",
+                program=program.name,
+                target=name,
+            ) from error
+        error.target = f"program {program.name} to raw tracepoint {name}"
+        raise
+    return Link(
+        FileDescriptor(fd, f"link of {program.name}"),
+        kind="raw_tp",
+        target=name,
+        program=program.name,
+    )

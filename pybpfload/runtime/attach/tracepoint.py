@@ -1,0 +1,95 @@
+"""Tracepoint programs: a perf event on the tracepoint, and the program on the perf event (Linux 4.7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.kernel import bpf, perf, probe, tracefs
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.kernel.probe import Feature
+from pybpfload.runtime.link import Link
+from pybpfload.uapi import AttachType
+
+if TYPE_CHECKING:
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.target import AttachTarget
+
+__all__ = ["attach", "attach_perf_event"]
+
+
+def attach(
+    program: Program, loaded_for: AttachTarget, target: str | None, *, cookie: int = 0
+) -> Link:
+    """Attach to a tracepoint.
+
+    Args:
+        program: The program.
+        loaded_for: Unused: tracepoints are chosen at attach.
+        target: ``"category/name"``; what the section says when ``None``.
+        cookie: What ``bpf_get_attach_cookie()`` gives (Linux 5.15).
+
+    Raises:
+        AttachError: No name, or no tracepoint of that name.
+        NotSupportedError: No cookies here, or tracefs is not mounted.
+    """
+    name = target or program.spec.attach_to or ""
+    category, slash, event = name.partition("/")
+    if not slash or not category or not event:
+        raise AttachError(
+            f"a tracepoint is named as category/name, not {name!r}",
+            program=program.name,
+            target=name,
+        )
+    event_id = tracefs.tracepoint_id(category, event)
+    fd = FileDescriptor(perf.open_tracepoint(event_id), f"perf event of {name}")
+    return attach_perf_event(program, fd, kind="tp", target=name, cookie=cookie)
+
+
+def attach_perf_event(
+    program: Program, event: FileDescriptor, *, kind: str, target: str, cookie: int
+) -> Link:
+    """Put a program on an open perf event and enable it; by a link since Linux 5.15, by ioctl before.
+
+    ``event`` belongs to the link afterwards and is closed on failure.
+
+    Raises:
+        NotSupportedError: A cookie needs a link.
+        KernelError: The kernel refuses.
+    """
+    try:
+        if probe.has(Feature.PERF_LINK):
+            fd = FileDescriptor(
+                bpf.link_create(
+                    program.fileno(), event.fileno(), AttachType.PERF_EVENT, cookie=cookie
+                ),
+                f"link of {program.name}",
+            )
+        elif cookie:
+            raise NotSupportedError(
+                f"program {program.name}: this kernel has no attach cookies for perf events",
+                feature="perf event links",
+                since="5.15",
+            )
+        else:
+            perf.set_bpf(event.fileno(), program.fileno())
+            fd = event
+    except BaseException as error:
+        event.close()
+        if isinstance(error, KernelError):
+            error.target = f"program {program.name} to {target}"
+        raise
+
+    def cleanup() -> None:
+        try:
+            perf.disable(event.fileno())
+        finally:
+            event.close()
+
+    link = Link(fd, kind=kind, target=target, program=program.name, cleanup=cleanup)
+    try:
+        perf.enable(event.fileno())
+    except BaseException:
+        link.close()
+        raise
+    return link

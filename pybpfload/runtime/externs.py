@@ -1,0 +1,142 @@
+"""Resolving externs against the running kernel: kconfig values, kernel variables, kernel functions.
+
+The rules are those of libbpf's ``bpf_object__resolve_externs``. Everything is resolved before anything is created, so a
+missing extern leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pybpfload.btf import Kind
+from pybpfload.btf import types as t
+from pybpfload.btf.table import essential_name
+from pybpfload.errors import NotSupportedError, RelocationError
+from pybpfload.object.spec import ExternKind, ExternSpec, ObjectSpec
+from pybpfload.relocate.core.decision import Budget, Failure
+from pybpfload.relocate.core.match import types_compatible
+
+if TYPE_CHECKING:
+    from pybpfload.btf import Btf
+    from pybpfload.relocate import Target
+
+__all__ = ["ResolvedExterns", "resolve"]
+
+
+@dataclass(slots=True)
+class Symbol:
+    """A kernel variable or function.
+
+    Attributes:
+        btf: The BTF that describes it, ``None`` for a typeless one.
+        type_id: Its VAR or FUNC there.
+        address: Address of a typeless symbol.
+    """
+
+    btf: Btf | None = None
+    type_id: int = 0
+    address: int = 0
+
+
+@dataclass(slots=True)
+class ResolvedExterns:
+    """What :func:`resolve` found.
+
+    Attributes:
+        kconfig: Content of the ``.kconfig`` map.
+        symbols: ksyms and kfuncs by name; a weak one that is missing is ``None``.
+        notes: Weak externs that are missing, in words.
+    """
+
+    kconfig: bytes = b""
+    symbols: dict[str, Symbol | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def resolve(spec: ObjectSpec, target: Target, *, kconfig: str | None = None) -> ResolvedExterns:
+    """Resolve all externs of an object.
+
+    Args:
+        spec: The object.
+        target: BTF of the running kernel and its modules.
+        kconfig: Text in the form of a kernel configuration; it wins over the kernel's own.
+
+    Raises:
+        BpfError: A strong extern is missing, or one has the wrong type.
+    """
+    found = ResolvedExterns()
+    values = [e for e in spec.externs.values() if e.kind == ExternKind.KCONFIG]
+    if values:
+        from pybpfload.kernel import kconfig as kernel_kconfig
+
+        found.kconfig = kernel_kconfig.resolve(values, kconfig)
+    typeless = [e for e in spec.externs.values() if e.kind != ExternKind.KCONFIG and not e.is_typed]
+    if typeless:
+        _resolve_typeless(spec, typeless, found)
+    for extern in spec.externs.values():
+        if extern.kind != ExternKind.KCONFIG and extern.is_typed:
+            symbol = _resolve_typed(spec, extern, target)
+            found.symbols[extern.name] = symbol
+            if symbol is None:
+                found.notes.append(f"weak {extern.kind} {extern.name} is not in this kernel")
+    return found
+
+
+def _resolve_typeless(spec: ObjectSpec, externs: list[ExternSpec], found: ResolvedExterns) -> None:
+    from pybpfload.kernel import kallsyms
+
+    addresses = kallsyms.lookup([extern.name for extern in externs])
+    for extern in externs:
+        address = addresses.get(extern.name)
+        if address is None and not extern.weak:
+            raise RelocationError(
+                f"kernel symbol {extern.name!r} does not exist in this kernel (/proc/kallsyms); "
+                "declare it __weak if the program can do without",
+                file=spec.path,
+            )
+        found.symbols[extern.name] = None if address is None else Symbol(address=address)
+
+
+def _resolve_typed(spec: ObjectSpec, extern: ExternSpec, target: Target) -> Symbol | None:
+    is_function = extern.kind == ExternKind.KFUNC
+    kind = Kind.FUNC if is_function else Kind.VAR
+    # Functions may come in flavors, of which the one that fits this kernel is taken; variables may not.
+    name = essential_name(extern.name) if is_function else extern.name
+    if target.btf is None:
+        raise NotSupportedError(
+            f"{extern.kind} {name} needs BTF of the kernel, which this one lacks"
+        )
+    owner = target.btf
+    type_id = owner.find(name, kind)
+    if not type_id:
+        for module in target.modules:
+            type_id = module.find_own(name, kind)
+            if type_id:
+                owner = module
+                break
+    if not type_id:
+        if extern.weak:
+            return None
+        raise RelocationError(
+            f"{extern.kind} {name!r} is not in this kernel, nor in its modules' BTF; "
+            "declare it __weak if the program can do without",
+            file=spec.path,
+        )
+    described = owner[type_id]
+    assert isinstance(described, (t.Func, t.Var))
+    local = spec.require_btf("externs")
+    wanted = extern.type_id
+    theirs = described.type if is_function else owner.strip(described.type)
+    try:
+        fits = types_compatible(local, wanted, owner, theirs, Budget())
+    except Failure as error:
+        raise RelocationError(f"{extern.kind} {name!r}: {error}", file=spec.path) from None
+    if not fits:
+        if extern.weak and is_function:
+            return None
+        raise RelocationError(
+            f"{extern.kind} {name!r} is declared with a type that is not the kernel's",
+            file=spec.path,
+        )
+    return Symbol(owner, type_id)

@@ -1,0 +1,379 @@
+"""From a spec to file descriptors: what :meth:`ObjectSpec.load` does, in libbpf's order.
+
+Permission, BTF of the kernel, externs, relocation, BTF of the object, maps, references, programs. All or nothing: whatever
+fails, everything opened and every pin made on the way is undone.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.btf import Btf, Kind
+from pybpfload.errors import (
+    BpfError,
+    FormatError,
+    KernelError,
+    NotSupportedError,
+    RelocationError,
+)
+from pybpfload.isa import insn as isa
+from pybpfload.isa.insn import Insn
+from pybpfload.kernel import bpf, memlock, probe
+from pybpfload.kernel import btf as kernel_btf
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.kernel.probe import Feature
+from pybpfload.kernel.progload import load_btf, load_program
+from pybpfload.kernel.version import kernel_version
+from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec
+from pybpfload.relocate import ReferenceKind, RelocatedProgram, Target, relocate
+from pybpfload.relocate.program import KFUNC_POISON
+from pybpfload.runtime import externs, maps
+from pybpfload.runtime.program import Program
+from pybpfload.runtime.target import resolve_attach_target
+from pybpfload.uapi import AttachType, ProgType
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from pybpfload.runtime.map import Map
+
+__all__ = ["Loader"]
+
+_NATIVE = "<" if sys.byteorder == "little" else ">"
+
+# Helper -> what stands in for it on kernels before 5.5, which do not have it.
+_OLD_HELPERS = {113: 4, 112: 4, 115: 45, 114: 45}
+
+
+class Loader:
+    """Loads one spec once.
+
+    Args:
+        spec: The object. It is not changed.
+        btf: BTF to relocate against instead of the running kernel's: a :class:`Btf` or the path of a file.
+        kconfig: Kernel configuration text that wins over the kernel's own.
+        pin_root: Folder on a bpffs for maps that are pinned by name.
+        log_level: ``log_level`` of every ``BPF_PROG_LOAD``.
+
+    Attributes:
+        maps: The maps by name, after :meth:`run`.
+        programs: The programs by name, after :meth:`run`.
+        notes: Errors of optional steps, in the order in which they were swallowed.
+    """
+
+    def __init__(
+        self,
+        spec: ObjectSpec,
+        *,
+        btf: Btf | str | PathLike[str] | None = None,
+        kconfig: str | None = None,
+        pin_root: str = "/sys/fs/bpf",
+        log_level: int = 0,
+    ) -> None:
+        self.spec = spec
+        self.custom_btf = btf
+        self.kconfig = kconfig
+        self.pin_root = pin_root
+        self.log_level = log_level
+        self.maps: dict[str, Map] = {}
+        self.programs: dict[str, Program] = {}
+        self.notes: list[BaseException] = []
+        self.btf_fd = -1
+        self._module_fds: dict[int, int] = {}
+        self._fd_array: list[int] = []
+
+    def run(self) -> None:
+        """Load everything.
+
+        Raises:
+            NotSupportedError: The object is for another byte order, or the kernel lacks something it needs.
+            NotPermittedError: The kernel does not let this process load BPF.
+            RelocationError, VerifierError, KernelError: As they say.
+        """
+        if self.spec.byteorder != _NATIVE:
+            theirs = "big" if self.spec.byteorder == ">" else "little"
+            raise NotSupportedError(
+                f"{self.spec.path} is {theirs} endian, this machine is {sys.byteorder} endian; "
+                f"compile it with -target bpf{'el' if _NATIVE == '<' else 'eb'}"
+            )
+        with ExitStack() as undo, ExitStack() as temporary:
+            try:
+                self._run(undo, temporary)
+            except BpfError as error:
+                error.swallowed = (*error.swallowed, *self.notes)
+                raise
+            undo.pop_all()
+
+    def _run(self, undo: ExitStack, temporary: ExitStack) -> None:
+        memlock.ensure()
+        _check_permission()
+        self._temporary = temporary
+        self._target = self._make_target()
+        self.externs = externs.resolve(self.spec, self._kernel_target(), kconfig=self.kconfig)
+        relocation = relocate(self.spec, self._target)
+        self._upload_btf(temporary)
+        creator = maps.Creator(self.spec, self.btf_fd, self.pin_root, self.externs.kconfig, undo)
+        self.maps = creator.create_all()
+        self.notes += creator.notes
+        for key, program in self._in_order(relocation.programs):
+            self.programs[key] = self._load_program(program, undo)
+        maps.fill_program_arrays(self.spec, self.maps, self.programs)
+
+    # BTF of the kernel
+
+    def _make_target(self) -> Target:
+        custom = self.custom_btf
+        if custom is not None:
+            return Target(custom if isinstance(custom, Btf) else _read_btf(str(custom)))
+        if not any(function.core_relos for function in self.spec.functions):
+            return Target(None)
+        return self._kernel_target()
+
+    def _kernel_target(self) -> Target:
+        needed = any(
+            e.kind != ExternKind.KCONFIG and e.is_typed for e in self.spec.externs.values()
+        ) or (self.custom_btf is None and any(f.core_relos for f in self.spec.functions))
+        if not needed:
+            return Target(None)
+        return Target(kernel_btf.vmlinux(), self._modules)
+
+    def _modules(self) -> list[Btf]:
+        return [module.btf for module in kernel_btf.modules()]
+
+    def _module_fd(self, owner: Btf) -> int:
+        """File descriptor of a module's BTF, open until loading is over; 0 for vmlinux."""
+        if owner.base is None:
+            return 0
+        for module in kernel_btf.modules():
+            if module.btf is owner:
+                if module.id not in self._module_fds:
+                    fd = FileDescriptor(bpf.btf_get_fd_by_id(module.id), f"BTF of {module.name}")
+                    self._temporary.callback(fd.close)
+                    self._module_fds[module.id] = fd.fileno()
+                return self._module_fds[module.id]
+        raise RelocationError(
+            f"BTF {owner.name} is not that of a loaded module", file=self.spec.path
+        )
+
+    # BTF of the object
+
+    def _upload_btf(self, temporary: ExitStack) -> None:
+        btf = self.spec.btf
+        if btf is None or not probe.has(Feature.BTF):
+            return
+        from pybpfload.btf.sanitize import sanitize
+
+        lacks = {f.name for f in _BTF_FEATURES if not probe.has(f)}
+        try:
+            clean = sanitize(self._hide_functions(btf), lacks)
+            fd = FileDescriptor(load_btf(clean.to_bytes())[0], "BTF")
+        except (FormatError, KernelError) as error:
+            # Programs run without BTF too, only less well described; struct_ops and what needs it fails later.
+            self.notes.append(error)
+            return
+        temporary.callback(fd.close)
+        self.btf_fd = fd.fileno()
+
+    def _hide_functions(self, btf: Btf) -> Btf:
+        """Make hidden global subprograms static: the verifier then checks them in the context of each call."""
+        hidden = {f.name for f in self.spec.subprograms if f.is_hidden}
+        if not hidden:
+            return btf
+        from pybpfload.btf import types as t
+        from pybpfload.btf.edit import BtfEditor
+
+        editor = BtfEditor(btf)
+        for name in hidden:
+            for type_id in btf.find_all(name, Kind.FUNC):
+                described = btf[type_id]
+                if isinstance(described, t.Func) and described.linkage == 1:
+                    editor.set_func_linkage(type_id, 0)
+                    break
+        return editor.finish()
+
+    # Programs
+
+    def _in_order(
+        self, programs: dict[str, RelocatedProgram]
+    ) -> list[tuple[str, RelocatedProgram]]:
+        """Programs in the order of the file, but those attached to another one of the object behind it."""
+        waiting = list(programs.items())
+        done: set[int] = set()
+        ordered = []
+        while waiting:
+            ready = [
+                item
+                for item in waiting
+                if not isinstance(item[1].spec.attach_program, ProgramSpec)
+                or id(item[1].spec.attach_program) in done
+            ]
+            if not ready:
+                names = ", ".join(name for name, _ in waiting)
+                raise BpfError(
+                    f"programs {names} are to be attached to programs that are not loaded; "
+                    "set autoload of those"
+                )
+            ordered += ready
+            done.update(id(program.spec) for _, program in ready)
+            waiting = [item for item in waiting if item not in ready]
+        return ordered
+
+    def _load_program(self, program: RelocatedProgram, undo: ExitStack) -> Program:
+        spec = program.spec
+        if spec.prog_type == ProgType.UNSPEC:
+            raise BpfError(
+                f"program {spec.name}: section {spec.section!r} names no program type; "
+                "set its prog_type, or autoload = False"
+            )
+        insns = self._final_code(program)
+        target = resolve_attach_target(spec, self.programs, self._modules_with_ids, self._module_fd)
+        undo.callback(target.close)
+        attach_type = spec.expected_attach_type
+        if (
+            spec.sec is not None
+            and spec.sec.attach_type_optional
+            and not probe.has(Feature.EXP_ATTACH_TYPE)
+        ):
+            attach_type = AttachType(0)
+        info = self._debug_info(program)
+        fd, log = load_program(
+            spec.prog_type,
+            isa.encode(insns, self.spec.byteorder),  # type: ignore[arg-type]
+            self.spec.license,
+            name=spec.name,
+            expected_attach_type=attach_type,
+            prog_flags=spec.flags,
+            kern_version=self.spec.kernel_version or kernel_version(),
+            prog_ifindex=spec.ifindex,
+            attach_btf_id=target.btf_id,
+            attach_prog_fd=target.prog_fd,
+            attach_btf_obj_fd=target.btf_fd,
+            fd_array=self._fd_array,
+            log_level=spec.log_level or self.log_level,
+            explain=lambda kind, index, insn: program.poisons.get(insn),
+            **info,
+        )
+        owner = FileDescriptor(fd, f"program {spec.name}")
+        loaded = Program(owner, spec, target=target, log=log)
+        undo.callback(loaded.close)
+        self._bind_rodata(loaded)
+        return loaded
+
+    def _modules_with_ids(self) -> list[Any]:
+        return list(kernel_btf.modules())
+
+    def _debug_info(self, program: RelocatedProgram) -> dict[str, Any]:
+        if self.btf_fd < 0 or not probe.has(Feature.BTF_FUNC):
+            return {}
+        info: dict[str, Any] = {"prog_btf_fd": self.btf_fd}
+        if program.func_info is not None:
+            info["func_info"] = program.func_info.tobytes()
+            info["func_info_rec_size"] = program.func_info_rec_size
+        if program.line_info is not None:
+            info["line_info"] = program.line_info.tobytes()
+            info["line_info_rec_size"] = program.line_info_rec_size
+        return info
+
+    def _bind_rodata(self, program: Program) -> None:
+        """Tie read-only data to the program, so that bpftool and others find it even where no instruction does."""
+        for name, map_spec in self.spec.maps.items():
+            if map_spec.kind == "rodata" and name in self.maps and probe.has(Feature.PROG_BIND_MAP):
+                try:
+                    bpf.prog_bind_map(program.fileno(), self.maps[name].fileno())
+                except KernelError as error:
+                    self.notes.append(error)
+
+    # References
+
+    def _final_code(self, program: RelocatedProgram) -> list[Insn]:
+        insns = list(program.insns)
+        for reference in program.references:
+            at = reference.insn
+            if reference.kind in (ReferenceKind.MAP, ReferenceKind.MAP_VALUE):
+                insns[at] = insns[at]._replace(imm=self.maps[reference.name].fileno())
+            elif reference.kind == ReferenceKind.KCONFIG:
+                kconfig = next(n for n, m in self.spec.maps.items() if m.kind == "kconfig")
+                insns[at] = insns[at]._replace(imm=self.maps[kconfig].fileno())
+            elif reference.kind == ReferenceKind.JUMP_TABLE:
+                raise NotSupportedError(
+                    f"program {program.name} uses a jump table, which this version cannot load",
+                    feature="instruction arrays",
+                    since="6.19",
+                )
+            else:
+                self._fill_symbol(program, insns, reference)
+        if not probe.has(Feature.PROBE_READ_KERN):
+            for i, insn in enumerate(insns):
+                if (
+                    insn.code == isa.CALL
+                    and not insn.src
+                    and not insn.dst
+                    and insn.imm in _OLD_HELPERS
+                ):
+                    insns[i] = insn._replace(imm=_OLD_HELPERS[insn.imm])
+        return insns
+
+    def _fill_symbol(self, program: RelocatedProgram, insns: list[Insn], reference: Any) -> None:
+        at = reference.insn
+        symbol = self.externs.symbols.get(reference.name)
+        is_call = insns[at].code == isa.CALL
+        if is_call:
+            if symbol is None:
+                number = KFUNC_POISON + list(self.spec.externs).index(reference.name)
+                insns[at] = Insn(isa.CALL, imm=number)
+                program.poisons[at] = f"kfunc {reference.name} is not in this kernel"
+                return
+            assert symbol.btf is not None
+            insns[at] = insns[at]._replace(imm=symbol.type_id, off=self._fd_index(symbol.btf))
+            return
+        low, high, src = 0, 0, 0
+        if symbol is not None and symbol.btf is not None:
+            low, high, src = symbol.type_id, self._module_fd(symbol.btf), isa.PSEUDO_BTF_ID
+        elif symbol is not None:
+            low, high = isa.to_s32(symbol.address), isa.to_s32(symbol.address >> 32)
+        insns[at] = insns[at]._replace(src=src, imm=low)
+        insns[at + 1] = insns[at + 1]._replace(imm=high)
+
+    def _fd_index(self, owner: Btf) -> int:
+        """Place of a module's BTF in ``fd_array``; 0 stands for vmlinux and is never used for a module."""
+        fd = self._module_fd(owner)
+        if not fd:
+            return 0
+        if not self._fd_array:
+            self._fd_array.append(0)
+        if fd not in self._fd_array:
+            self._fd_array.append(fd)
+        return self._fd_array.index(fd)
+
+
+_BTF_FEATURES = (
+    Feature.BTF_FUNC,
+    Feature.BTF_GLOBAL_FUNC,
+    Feature.BTF_DATASEC,
+    Feature.BTF_QMARK_DATASEC,
+    Feature.BTF_FLOAT,
+    Feature.BTF_DECL_TAG,
+    Feature.BTF_TYPE_TAG,
+    Feature.BTF_ENUM64,
+)
+
+
+def _check_permission() -> None:
+    """Load a program that does nothing, so that a missing privilege is told as such and not as a later riddle."""
+    code = isa.encode([isa.mov64_imm(0, 0), isa.exit_()], _NATIVE)  # type: ignore[arg-type]
+    try:
+        fd = bpf.prog_load(ProgType.SOCKET_FILTER, code, "GPL")
+    except KernelError:
+        fd = bpf.prog_load(ProgType.TRACEPOINT, code, "GPL", kern_version=kernel_version())
+    FileDescriptor(fd, "probe").close()
+
+
+def _read_btf(path: str) -> Btf:
+    from pathlib import Path
+
+    from pybpfload.elf.image import btf_from_image
+
+    data = Path(path).read_bytes()
+    return Btf.from_bytes(btf_from_image(data, path), name=path)

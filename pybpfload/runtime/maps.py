@@ -1,0 +1,307 @@
+"""Creating the maps of an object (libbpf ``bpf_object__create_maps``), reusing pinned ones, filling in what is declared."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import BpfError, KernelError, NotSupportedError
+from pybpfload.kernel import bpf, bpffs, cpus, probe
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.kernel.probe import Feature
+from pybpfload.kernel.progload import kernel_name
+from pybpfload.object.maps import ring_buffer_size
+from pybpfload.object.spec import MapKind, MapSpec, ObjectSpec
+from pybpfload.runtime.events import EventTypes
+from pybpfload.runtime.map import Map
+from pybpfload.uapi import MapFlag, MapType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import ExitStack
+
+    from pybpfload.runtime.program import Program
+
+__all__ = ["Creator", "fill_program_arrays"]
+
+# Types that the kernel refuses BTF for (libbpf ``bpf_object__create_map``).
+_WITHOUT_BTF = frozenset(
+    {
+        MapType.PERF_EVENT_ARRAY,
+        MapType.CGROUP_ARRAY,
+        MapType.STACK_TRACE,
+        MapType.ARRAY_OF_MAPS,
+        MapType.HASH_OF_MAPS,
+        MapType.DEVMAP,
+        MapType.DEVMAP_HASH,
+        MapType.CPUMAP,
+        MapType.XSKMAP,
+        MapType.SOCKMAP,
+        MapType.SOCKHASH,
+        MapType.QUEUE,
+        MapType.STACK,
+        MapType.ARENA,
+    }
+)
+_MAP_IN_MAP = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
+
+
+class Creator:
+    """Creates the maps of one object, in its order.
+
+    Args:
+        spec: The object.
+        btf_fd: Its BTF in the kernel, -1 when that was not possible.
+        pin_root: Folder for maps that are pinned by name.
+        kconfig: Content of the ``.kconfig`` map.
+        undo: Gets a callback for everything that is opened or pinned.
+    """
+
+    def __init__(
+        self, spec: ObjectSpec, btf_fd: int, pin_root: str, kconfig: bytes, undo: ExitStack
+    ) -> None:
+        self.spec = spec
+        self.btf_fd = btf_fd
+        self.pin_root = pin_root
+        self.kconfig = kconfig
+        self.undo = undo
+        self.notes: list[BaseException] = []
+
+    def create_all(self) -> dict[str, Map]:
+        """Create, reuse or pin every map that is wanted.
+
+        Raises:
+            KernelError: The kernel refuses one.
+            BpfError: A pinned map is not what the definition says.
+        """
+        made: dict[str, Map] = {}
+        for key, map_spec in self.spec.maps.items():
+            if map_spec.kind == MapKind.STRUCT_OPS:
+                continue  # built at attach, from the kernel's own type
+            if map_spec.is_internal and not probe.has(Feature.GLOBAL_DATA):
+                self.notes.append(
+                    NotSupportedError(
+                        f"map {map_spec.name}: this kernel has no global variables", since="5.2"
+                    )
+                )
+                continue
+            if map_spec.autocreate:
+                made[key] = self._provide(map_spec, made)
+        return made
+
+    def _provide(self, spec: MapSpec, made: Mapping[str, Map]) -> Map:
+        pin_path = spec.pin_path
+        if pin_path is None and spec.pinning == 1:
+            pin_path = f"{self.pin_root}/{spec.name}"
+        if spec.reuse is not None:
+            return self._reuse(spec, _open_map(spec.reuse))
+        if pin_path is not None:
+            existing = self._open_pin(spec, pin_path)
+            if existing is not None:
+                return existing
+        created = self._create(spec, made)
+        if pin_path is not None and not self._pin(created, pin_path):
+            # Somebody pinned one in the meantime: theirs is the one to share.
+            existing = self._open_pin(spec, pin_path)
+            if existing is not None:
+                created.close()
+                return existing
+        return created
+
+    # Existing maps
+
+    def _open_pin(self, spec: MapSpec, path: str) -> Map | None:
+        try:
+            fd = bpf.obj_get(path)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        found = self._reuse(spec, FileDescriptor(fd, f"map {spec.name}"), check=path)
+        found.pin_path = path
+        return found
+
+    def _reuse(self, spec: MapSpec, owner: FileDescriptor, check: str | None = None) -> Map:
+        self.undo.callback(owner.close)
+        info = bpf.map_info(owner.fileno())
+        if check is not None:
+            differences = _differences(spec, info)
+            if differences:
+                raise BpfError(
+                    f"map {spec.name}: the map pinned at {check} is another one: {'; '.join(differences)}"
+                )
+        return self._wrap(spec, owner, info.type, info.key_size, info.value_size, info.max_entries)
+
+    # New maps
+
+    def _create(self, spec: MapSpec, made: Mapping[str, Map]) -> Map:
+        entries = ring_buffer_size(spec.type, spec.max_entries, mmap.PAGESIZE)
+        if spec.type == MapType.PERF_EVENT_ARRAY and not entries:
+            entries = cpus.possible_count()
+        flags = spec.flags
+        if spec.is_internal and flags & MapFlag.MMAPABLE and not probe.has(Feature.ARRAY_MMAP):
+            flags &= ~MapFlag.MMAPABLE
+        options: dict[str, Any] = {
+            "map_flags": flags,
+            "numa_node": spec.numa_node,
+            "map_ifindex": spec.ifindex,
+            "map_extra": spec.map_extra,
+        }
+        if probe.has(Feature.PROG_NAME):
+            options["map_name"] = kernel_name(spec.name)
+        if self.btf_fd >= 0 and spec.type not in _WITHOUT_BTF:
+            options["btf_fd"] = self.btf_fd
+            options["btf_key_type_id"] = spec.key_type_id
+            options["btf_value_type_id"] = spec.value_type_id
+        inner: Map | None = None
+        if spec.type in _MAP_IN_MAP and spec.inner is not None:
+            inner = self._create(spec.inner, made)
+            options["inner_map_fd"] = inner.fileno()
+        try:
+            owner = self._create_fd(spec, entries, options)
+        finally:
+            if inner is not None:
+                inner.close()
+        self.undo.callback(owner.close)
+        created = self._wrap(spec, owner, spec.type, spec.key_size, spec.value_size, entries, flags)
+        self._fill(spec, created, made)
+        return created
+
+    def _create_fd(self, spec: MapSpec, entries: int, options: dict[str, Any]) -> FileDescriptor:
+        arguments = (spec.type, spec.key_size, spec.value_size, entries)
+        target = f"map {spec.name}"
+        try:
+            return FileDescriptor(bpf.map_create(*arguments, **options), target)
+        except KernelError as error:
+            error.target = target
+            described = options.get("btf_key_type_id") or options.get("btf_value_type_id")
+            if not described:
+                raise
+            # Kernels differ in what BTF they accept for which map; without it a map works too.
+            self.notes.append(error)
+        for name in ("btf_fd", "btf_key_type_id", "btf_value_type_id"):
+            options.pop(name)
+        try:
+            return FileDescriptor(bpf.map_create(*arguments, **options), target)
+        except KernelError as error:
+            error.target = target
+            raise
+
+    def _fill(self, spec: MapSpec, created: Map, made: Mapping[str, Map]) -> None:
+        if spec.is_internal:
+            contents = self.kconfig if spec.kind == MapKind.KCONFIG else bytes(spec.contents or b"")
+            bpf.map_update_elem(created.fileno(), bytes(4), contents)
+            if spec.is_read_only:
+                try:
+                    bpf.map_freeze(created.fileno())
+                except KernelError as error:
+                    # Before 5.2 there is no freezing; the program cannot write it all the same.
+                    if error.errno not in (errno.EINVAL, errno.EPERM):
+                        raise
+                    self.notes.append(error)
+        elif spec.type in _MAP_IN_MAP:
+            for slot, name in enumerate(spec.values):
+                if name is None:
+                    continue
+                if name not in made:
+                    raise BpfError(
+                        f"map {spec.name}: its value {name} comes later in the object; define it before"
+                    )
+                bpf.map_update_elem(created.fileno(), _u32(slot), _u32(made[name].fileno()))
+
+    def _pin(self, created: Map, path: str) -> bool:
+        bpffs.prepare_pin(path)
+        try:
+            bpf.obj_pin(created.fileno(), path)
+        except KernelError as error:
+            if error.errno == errno.EEXIST:
+                return False
+            error.target = f"map {created.name} at {path}"
+            raise
+        created.pin_path = path
+        self.undo.callback(bpffs.unpin, path)
+        return True
+
+    def _wrap(
+        self,
+        spec: MapSpec,
+        owner: FileDescriptor,
+        map_type: int,
+        key_size: int,
+        value_size: int,
+        entries: int,
+        flags: int | None = None,
+    ) -> Map:
+        btf = self.spec.btf
+        return Map(
+            owner,
+            name=spec.name,
+            type=MapType(map_type),
+            key_size=key_size,
+            value_size=value_size,
+            max_entries=entries,
+            flags=spec.flags if flags is None else flags,
+            btf=btf,
+            key_type_id=spec.key_type_id,
+            value_type_id=spec.value_type_id,
+            event_types=EventTypes(btf, spec.name) if btf is not None else None,
+        )
+
+
+def _open_map(source: Any) -> FileDescriptor:
+    """Own descriptor of a map given as an object with ``fileno()``, a descriptor, an id or the path of a pin."""
+    import os
+
+    if hasattr(source, "fileno"):
+        return FileDescriptor(os.dup(source.fileno()), "reused map")
+    if isinstance(source, int):
+        return FileDescriptor(bpf.map_get_fd_by_id(source), f"map id {source}")
+    return FileDescriptor(bpf.obj_get(os.fspath(source)), f"map {source}")
+
+
+def _differences(spec: MapSpec, info: Any) -> list[str]:
+    flags = info.map_flags
+    if info.type in (MapType.DEVMAP, MapType.DEVMAP_HASH):
+        flags &= ~MapFlag.RDONLY_PROG  # the kernel sets it by itself since 5.18
+    entries = ring_buffer_size(spec.type, spec.max_entries, mmap.PAGESIZE)
+    if spec.type == MapType.PERF_EVENT_ARRAY and not entries:
+        entries = cpus.possible_count()
+    pairs = (
+        ("type", int(spec.type), int(info.type)),
+        ("key size", spec.key_size, info.key_size),
+        ("value size", spec.value_size, info.value_size),
+        ("max_entries", entries, info.max_entries),
+        ("flags", spec.flags, flags),
+        ("map_extra", spec.map_extra, info.map_extra),
+    )
+    return [
+        f"{what} is {theirs}, the object says {ours}"
+        for what, ours, theirs in pairs
+        if ours != theirs
+    ]
+
+
+def _u32(number: int) -> bytes:
+    import sys
+
+    return number.to_bytes(4, sys.byteorder)  # type: ignore[arg-type]
+
+
+def fill_program_arrays(
+    spec: ObjectSpec, maps: Mapping[str, Map], programs: Mapping[str, Program]
+) -> None:
+    """Write the declared programs into PROG_ARRAY maps, once all programs are loaded.
+
+    Raises:
+        BpfError: One of them was not loaded.
+    """
+    for key, map_spec in spec.maps.items():
+        if map_spec.type != MapType.PROG_ARRAY or key not in maps:
+            continue
+        for slot, name in enumerate(map_spec.values):
+            if name is None:
+                continue
+            if name not in programs:
+                raise BpfError(f"map {map_spec.name}: its program {name} was not loaded")
+            bpf.map_update_elem(maps[key].fileno(), _u32(slot), _u32(programs[name].fileno()))

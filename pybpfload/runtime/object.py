@@ -1,0 +1,156 @@
+"""Loaded objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import BpfError
+from pybpfload.object.spec import Named, ObjectSpec, SectionVariables
+from pybpfload.runtime.loader import Loader
+from pybpfload.runtime.variable import Variable
+from pybpfload.uapi import MapFlag
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pybpfload.runtime.link import Link
+
+__all__ = ["Object", "load_object"]
+
+
+class Object:
+    """Programs and maps in the kernel, made from one :class:`ObjectSpec`, of which it no longer depends.
+
+    A context manager: leaving it detaches and unloads everything that is not pinned.
+
+    Attributes:
+        name: Name of the object.
+        programs: Loaded programs by name.
+        maps: Maps by name.
+        variables: Global variables by name; their ``value`` is live.
+        btf: BTF of the object, or ``None``.
+        notes: Optional steps that failed while loading, oldest first.
+    """
+
+    def __init__(self, spec: ObjectSpec, loader: Loader) -> None:
+        self.name = spec.name
+        self.btf = spec.btf
+        self.programs = Named("program", loader.programs)
+        self.maps = Named("map", loader.maps)
+        self.notes = loader.notes
+        self.variables = Named("variable", self._variables(spec))
+        self._closed = False
+
+    def _variables(self, spec: ObjectSpec) -> list[tuple[str, Variable]]:
+        from pybpfload.btf.values import codec
+
+        keys = {id(map_spec): key for key, map_spec in spec.maps.items()}
+        found = []
+        for name, variable in spec.variables.items():
+            key = keys[id(variable.map)]
+            if key not in self.maps:
+                continue
+            owner = self.maps[key]
+            shared = owner.view() if owner.flags & MapFlag.MMAPABLE else None
+            found.append(
+                (
+                    name,
+                    Variable(
+                        name,
+                        owner,
+                        variable.offset,
+                        variable.size,
+                        codec(variable.btf, variable.type_id),
+                        shared,
+                        variable.is_const,
+                        section=variable.section,
+                    ),
+                )
+            )
+        return found
+
+    @property
+    def links(self) -> list[Link]:
+        """Open links of all programs."""
+        return [link for p in self.programs.values() for link in p.links if not link.closed]
+
+    @property
+    def rodata(self) -> SectionVariables:
+        """Constants of ``.rodata`` as attributes."""
+        return self._section(".rodata")
+
+    @property
+    def data(self) -> SectionVariables:
+        """Variables of ``.data`` as attributes."""
+        return self._section(".data")
+
+    @property
+    def bss(self) -> SectionVariables:
+        """Variables of ``.bss`` as attributes."""
+        return self._section(".bss")
+
+    def _section(self, section: str) -> SectionVariables:
+        return SectionVariables(
+            section, {n: v for n, v in self.variables.items() if v.section == section}
+        )
+
+    def attach(self) -> list[Link]:
+        """Attach every program whose section says where and whose ``autoattach`` is on.
+
+        Programs that need more than a section name (XDP, tc, cgroup, iterators that want parameters, ...) are left alone. If one
+        fails, those attached by this call are detached again.
+
+        Returns:
+            The links, in the order of the programs.
+
+        Raises:
+            AttachError, NotSupportedError, KernelError: As :meth:`Program.attach`.
+        """
+        from pybpfload.runtime.attach import is_automatic
+
+        made: list[Link] = []
+        try:
+            for program in self.programs.values():
+                if program.spec.autoattach and is_automatic(program.spec) and not program.links:
+                    made.append(program.attach())
+        except BaseException:
+            for link in reversed(made):
+                link.close()
+            raise
+        return made
+
+    def close(self) -> None:
+        """Detach and unload everything that is not pinned. Closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        errors = []
+        for thing in (*self.programs.values(), *self.maps.values()):
+            try:
+                thing.close()
+            except BpfError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def __enter__(self) -> Object:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed " if self._closed else ""
+        return f"<{state}Object {self.name}: {len(self.programs)} programs, {len(self.maps)} maps>"
+
+
+def load_object(spec: ObjectSpec, **options: Any) -> Object:
+    """Load a spec into the running kernel; see :func:`pybpfload.load` for the options."""
+    loader = Loader(spec, **options)
+    loader.run()
+    return Object(spec, loader)

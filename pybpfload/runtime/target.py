@@ -1,0 +1,183 @@
+"""Finding the function, tracepoint or hook that a program is loaded for, in BTF.
+
+Programs of type TRACING, LSM and EXT are verified against the very function that they will be attached to, so its BTF id is part
+of the load (libbpf ``libbpf_find_attach_btf_id``).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.btf import Btf, Kind
+from pybpfload.errors import AttachError, NotSupportedError
+from pybpfload.kernel import bpf
+from pybpfload.kernel import btf as kernel_btf
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.object.spec import ProgramSpec
+from pybpfload.uapi import AttachType, ProgType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["AttachTarget", "resolve_attach_target"]
+
+# Attach type -> (prefix of the name in BTF, kind); everything else is a FUNC of its own name.
+_NAMES = {
+    AttachType.TRACE_RAW_TP: ("btf_trace_", Kind.TYPEDEF, "raw tracepoint"),
+    AttachType.LSM_MAC: ("bpf_lsm_", Kind.FUNC, "LSM hook"),
+    AttachType.LSM_CGROUP: ("bpf_lsm_", Kind.FUNC, "LSM hook"),
+    AttachType.TRACE_ITER: ("bpf_iter_", Kind.FUNC, "iterator"),
+}
+
+
+class AttachTarget:
+    """What a program is loaded for.
+
+    Attributes:
+        name: For people: function, tracepoint or hook, with its module or program.
+        btf_id: ``attach_btf_id``, 0 when the program type needs none.
+        prog_fd: ``attach_prog_fd``: the BPF program whose function it is, or 0.
+        btf_fd: ``attach_btf_obj_fd``: BTF of the kernel module, or 0.
+    """
+
+    __slots__ = ("_owned", "btf_fd", "btf_id", "name", "prog_fd")
+
+    def __init__(self, name: str = "", btf_id: int = 0) -> None:
+        self.name = name
+        self.btf_id = btf_id
+        self.prog_fd = 0
+        self.btf_fd = 0
+        self._owned = ExitStack()
+
+    def own(self, fd: FileDescriptor) -> int:
+        """Keep a descriptor as long as this target, and return its number."""
+        self._owned.callback(fd.close)
+        return fd.fileno()
+
+    def close(self) -> None:
+        """Close what it owns."""
+        self._owned.close()
+
+
+def resolve_attach_target(
+    spec: ProgramSpec,
+    loaded: Mapping[str, Any],
+    modules: Callable[[], list[Any]],
+    module_fd: Callable[[Btf], int],
+) -> AttachTarget:
+    """Find what a program is to be attached to, as far as that must be known at load.
+
+    Args:
+        spec: The program.
+        loaded: Programs of the same object that are loaded already, by name.
+        modules: Returns the kernel's modules with BTF.
+        module_fd: Gives the descriptor of a module's BTF.
+
+    Raises:
+        AttachError: No target is named, or it does not exist.
+    """
+    sec = spec.sec
+    if spec.attach_program is not None:
+        return _in_program(spec, loaded)
+    if sec is None or not sec.needs_btf_id or spec.prog_type != sec.prog_type:
+        return AttachTarget()
+    if spec.prog_type == ProgType.EXT:
+        raise AttachError(
+            "freplace needs the program whose function it replaces; give it with set_attach_target()",
+            program=spec.name,
+        )
+    name = spec.attach_to
+    if not name:
+        raise AttachError(
+            f"SEC({spec.section!r}) names no target; write SEC({(spec.section.rstrip('/') + '/NAME')!r}) "
+            "or call set_attach_target() before loading",
+            program=spec.name,
+        )
+    return _in_kernel(spec, name, modules, module_fd)
+
+
+def _in_kernel(
+    spec: ProgramSpec,
+    name: str,
+    modules: Callable[[], list[Any]],
+    module_fd: Callable[[Btf], int],
+) -> AttachTarget:
+    prefix, kind, what = _NAMES.get(spec.expected_attach_type, ("", Kind.FUNC, "function"))
+    module_name, colon, function = name.partition(":")
+    if not colon:
+        module_name, function = "", name
+    # Module names are compared as prefixes, that of vmlinux too (libbpf).
+    if not colon or "vmlinux".startswith(module_name):
+        type_id = kernel_btf.vmlinux().find(prefix + function, kind)
+        if type_id:
+            return AttachTarget(name, type_id)
+    for module in modules():
+        if colon and not module.name.startswith(module_name):
+            continue
+        type_id = module.btf.find_own(prefix + function, kind)
+        if type_id:
+            target = AttachTarget(f"{module.name}:{function}", type_id)
+            target.btf_fd = module_fd(module.btf)
+            return target
+    where = f"module {module_name}" if colon else "this kernel or its modules"
+    hint = f"; load it with modprobe {module_name}" if colon else ""
+    raise AttachError(
+        f"{what} {function!r} is not in the BTF of {where} "
+        f"(not there, inlined, or under another name){hint}",
+        program=spec.name,
+        target=name,
+    )
+
+
+def _in_program(spec: ProgramSpec, loaded: Mapping[str, Any]) -> AttachTarget:
+    target = AttachTarget()
+    try:
+        target.prog_fd, description, default = _program_fd(spec, loaded, target)
+        function = spec.attach_to or default
+        info = bpf.prog_info(target.prog_fd)
+        if not info.btf_id:
+            raise NotSupportedError(
+                f"program {spec.name}: its target {description} was loaded without BTF, "
+                "so its functions cannot be attached to"
+            )
+        btf_fd = FileDescriptor(bpf.btf_get_fd_by_id(info.btf_id), f"BTF of {description}")
+        with btf_fd:
+            btf = Btf.from_bytes(bpf.btf_info(btf_fd.fileno()).data, name=description)
+        target.btf_id = btf.find(function or info.name, Kind.FUNC)
+        if not target.btf_id:
+            functions = [btf.type_name(i) for i in btf if btf.kind(i) == Kind.FUNC]
+            raise AttachError(
+                f"{description} has no function {function or info.name!r}; it has: {', '.join(functions)}",
+                program=spec.name,
+                target=function,
+            )
+        target.name = f"{function or info.name} of {description}"
+    except BaseException:
+        target.close()
+        raise
+    return target
+
+
+def _program_fd(
+    spec: ProgramSpec, loaded: Mapping[str, Any], target: AttachTarget
+) -> tuple[int, str, str | None]:
+    """Descriptor of the target program, what to call it, and the function meant when none is named."""
+    import os
+
+    source = spec.attach_program
+    if isinstance(source, ProgramSpec):
+        found = next((p for p in loaded.values() if p.spec is source), None)
+        if found is None:
+            raise AttachError(f"its target {source.name} is not loaded", program=spec.name)
+        source = found
+    if hasattr(source, "fileno"):
+        name = getattr(source, "name", None)
+        # A descriptor of its own, so that closing the target first does not pull it away.
+        fd = FileDescriptor(os.dup(source.fileno()), "target program")
+        return target.own(fd), f"program {name or source.fileno()}", name
+    if isinstance(source, int):
+        fd = FileDescriptor(bpf.prog_get_fd_by_id(source), "target program")
+        return target.own(fd), f"program id {source}", None
+    fd = FileDescriptor(bpf.obj_get(os.fspath(source)), "target program")
+    return target.own(fd), f"program {source}", None
