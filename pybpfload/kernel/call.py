@@ -22,19 +22,19 @@ class Record:
     __slots__ = ()
 
     def __init__(self, **fields: Any) -> None:
-        for name in self.fields():
+        for name in self.field_names():
             setattr(self, name, fields.pop(name))
         if fields:
             raise TypeError(f"{type(self).__name__} has no field {', '.join(fields)}")
 
     @classmethod
-    def fields(cls) -> list[str]:
+    def field_names(cls) -> list[str]:
         """Names of the fields, in the order of the class's text."""
         return list(cls.__annotations__)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name."""
-        return {name: getattr(self, name) for name in self.fields()}
+        return {name: getattr(self, name) for name in self.field_names()}
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

@@ -12,7 +12,7 @@ from pybpfload.kernel.call import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
     from typing import Any
 
 __all__ = [
@@ -94,9 +94,7 @@ _MEANING = {
 }
 
 
-def explain_poison(
-    log: str, explain: Callable[[str, int, int], Any]
-) -> tuple[str, str | None, Any]:
+def explain_poison(log: str, poisons: Mapping[int, Any]) -> tuple[str, str | None, Any]:
     """Replace the verifier's words about a poisoned instruction by what they mean.
 
     An instruction that could not be relocated is replaced by a call of a helper that does not
@@ -105,12 +103,12 @@ def explain_poison(
 
     Args:
         log: The log.
-        explain: Gets the kind (``"core"``, ``"map"``, ``"kfunc"``), the index that the poison
-            carries (0 for ``"core"``) and the index of the instruction. Returns something whose
-            ``str()`` explains it in one line, or ``None`` to leave the log alone.
+        poisons: Index of each poisoned instruction: something whose ``str()`` explains it in one
+            line. The log is left alone where there is nothing.
 
     Returns:
-        The new log, the kind (``None`` if there was no poison), and what ``explain`` returned.
+        The new log, the kind (``"core"``, ``"map"``, ``"kfunc"``, or ``None`` if there was no
+        poison), and what ``poisons`` has for it.
     """
     lines = log.split("\n")
     for i in range(len(lines) - 1, max(0, len(lines) - 11), -1):
@@ -119,14 +117,14 @@ def explain_poison(
             continue
         number, insn = int(call.group(2)), int(call.group(1))
         if number == POISON_CORE:
-            kind, index = "core", 0
+            kind = "core"
         elif number // 10000 == POISON_MAP // 10000:
-            kind, index = "map", number - POISON_MAP
+            kind = "map"
         elif number // 1000000 == POISON_KFUNC // 1000000:
-            kind, index = "kfunc", number - POISON_KFUNC
+            kind = "kfunc"
         else:
             continue
-        meaning = explain(kind, index, insn)
+        meaning = poisons.get(insn)
         if meaning is None:
             break
         lines[i - 1 : i + 1] = [f"{insn}: {_MEANING[kind]}", str(meaning)]

@@ -16,7 +16,7 @@ from pybpfload.kernel.log import explain_poison, read_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from typing_extensions import Buffer
@@ -39,7 +39,7 @@ def load_program(
     *,
     name: str = "",
     log_level: int = 0,
-    explain: Callable[[str, int, int], Any] | None = None,
+    poisons: Mapping[int, Any] | None = None,
     **options: Any,
 ) -> tuple[int, str]:
     """Load a program: memory limit raised where needed, name left out on old kernels, log fetched.
@@ -50,7 +50,7 @@ def load_program(
         license: Licence of the program.
         name: Name of the program; its first 15 bytes are given to the kernel.
         log_level: 0 for a log only after a failure; 1, 2, 4 or their sum for one in any case.
-        explain: Explains poisoned instructions; see :func:`~pybpfload.kernel.log.explain_poison`.
+        poisons: Explains poisoned instructions; see :func:`~pybpfload.kernel.log.explain_poison`.
         **options: As for :func:`~pybpfload.kernel.bpf.prog_load`.
 
     Returns:
@@ -77,8 +77,8 @@ def load_program(
     if fd >= 0:
         return fd, log
     kind, relocation = None, None
-    if explain is not None:
-        log, kind, relocation = explain_poison(log, explain)
+    if poisons:
+        log, kind, relocation = explain_poison(log, poisons)
     reading = read_log(log)
     if not reading.summary and reading.insn is None:
         target = f"program {name}" if name else "a program"

@@ -1,0 +1,202 @@
+"""BTF of the running kernel and its modules, read once per process and only when asked for."""
+
+from __future__ import annotations
+
+import errno
+
+from pybpfload.btf import Btf
+from pybpfload.errors import FormatError, KernelError, NotSupportedError
+from pybpfload.kernel import door
+from pybpfload.kernel.errors import kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["ModuleBtf", "modules", "problems", "vmlinux"]
+
+_SYSFS = "/sys/kernel/btf"
+
+# Where to look on kernels that do not show their BTF, first that has some (libbpf's list; the
+# compressed images are ours). {} is the kernel's release.
+_PLACES = (
+    "/boot/vmlinux-{}",
+    "/lib/modules/{}/vmlinux-{}",
+    "/lib/modules/{}/build/vmlinux",
+    "/usr/lib/modules/{}/kernel/vmlinux",
+    "/usr/lib/debug/boot/vmlinux-{}",
+    "/usr/lib/debug/boot/vmlinux-{}.debug",
+    "/usr/lib/debug/lib/modules/{}/vmlinux",
+    "/boot/vmlinuz-{}",
+    "/lib/modules/{}/vmlinuz",
+)
+
+
+class ModuleBtf:
+    """BTF of one kernel module.
+
+    Attributes:
+        id: Its id, 0 if it was read from ``/sys/kernel/btf`` for want of privilege.
+        name: The module's name.
+        btf: The types; the base is that of vmlinux.
+    """
+
+    __slots__ = ("btf", "id", "name")
+
+    def __init__(self, number: int, name: str, btf: Btf) -> None:
+        self.id = number
+        self.name = name
+        self.btf = btf
+
+    def __repr__(self) -> str:
+        return f"<BTF of module {self.name}, id {self.id}>"
+
+
+def vmlinux() -> Btf:
+    """BTF of the kernel itself.
+
+    ``/sys/kernel/btf/vmlinux`` (Linux 5.4) if it exists, memory-mapped where the kernel allows
+    (6.16); otherwise the first vmlinux or vmlinuz of this release that has BTF.
+
+    Raises:
+        NotSupportedError: There is none.
+        KernelError: It exists but cannot be read.
+        FormatError: It is damaged.
+    """
+    cache = door.cache()
+    found: Btf | None = cache.get("vmlinux")
+    if found is None:
+        found = cache["vmlinux"] = _find_vmlinux()
+    return found
+
+
+def _find_vmlinux() -> Btf:
+    path = f"{_SYSFS}/vmlinux"
+    try:
+        return Btf.from_bytes(door.map_file(path), name="vmlinux", pointer_size=8)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise kernel_error(error.errno or errno.EIO, "open", path) from None
+    release = door.uname().release
+    for place in _PLACES:
+        path = place.replace("{}", release)
+        if not door.exists(path):
+            continue
+        from pybpfload.elf.image import btf_from_image
+
+        try:
+            data = btf_from_image(bytes(door.map_file(path)), path)
+            return Btf.from_bytes(data, name="vmlinux", pointer_size=8)
+        except (FormatError, NotSupportedError, OSError) as error:
+            problems().append(error)
+    missing = NotSupportedError(
+        "this kernel has no BTF (CONFIG_DEBUG_INFO_BTF); give one with the btf argument or --btf",
+        feature="BTF of the kernel",
+    )
+    missing.swallowed = tuple(problems())
+    raise missing
+
+
+def problems() -> list[BaseException]:
+    """What was damaged or unreadable and therefore left out, oldest first."""
+    found: list[BaseException] = door.cache().setdefault("btf problems", [])
+    return found
+
+
+def modules(prefix: str = "") -> list[ModuleBtf]:
+    """BTF of the loaded modules (Linux 5.11), in the order of their ids.
+
+    Each is read once per process; modules loaded meanwhile are seen. What is damaged is left out
+    and kept in :func:`problems`. Without the privilege to list ids the files in
+    ``/sys/kernel/btf`` are read instead, if there are any.
+
+    Args:
+        prefix: Only modules whose name begins so.
+
+    Raises:
+        KernelError: A BTF object could be listed but not read.
+        NotSupportedError: The kernel has no BTF at all.
+    """
+    from pybpfload.kernel.cmd_map import iter_ids
+    from pybpfload.kernel.probe import Feature, has
+
+    known: dict[Any, Any] = door.cache().setdefault("modules", {})
+    names: dict[Any, str | None] = door.cache().setdefault("module names", {})
+    try:
+        ids: list[Any] = list(iter_ids("btf"))
+    except KernelError as error:
+        if error.errno != errno.EPERM:
+            return []  # no such command: no modules with BTF either
+        return _from_files(prefix, known)
+    if ids and not has(Feature.MODULE_BTF):
+        return []
+    found = []
+    for number in ids:
+        if number not in names:
+            names[number] = _module_name(number)
+        name = names[number]
+        if name is not None and name.startswith(prefix):
+            if number not in known:
+                known[number] = _read_module(number, name)
+            if known[number] is not None:
+                found.append(known[number])
+    return found
+
+
+def _with_fd(number: int, *, data: bool) -> Any:
+    """Info of a BTF object; ``None`` if it is gone."""
+    from pybpfload.kernel.cmd_info import btf_info
+    from pybpfload.kernel.cmd_map import btf_get_fd_by_id
+
+    try:
+        fd = btf_get_fd_by_id(number)
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    try:
+        return btf_info(fd, data=data)
+    finally:
+        door.close(fd)
+
+
+def _module_name(number: int) -> str | None:
+    """Name of the module a BTF object belongs to; ``None`` for others."""
+    info = _with_fd(number, data=False)
+    if info is None or not info.kernel_btf or info.name == "vmlinux":
+        return None
+    return str(info.name)
+
+
+def _read_module(number: int, name: str) -> ModuleBtf | None:
+    info = _with_fd(number, data=True)
+    return None if info is None else _parse(number, name, info.data)
+
+
+def _parse(number: int, name: str, data: Any) -> ModuleBtf | None:
+    base = vmlinux()
+    try:
+        return ModuleBtf(number, name, Btf.from_bytes(data, base=base, name=name, pointer_size=8))
+    except FormatError as error:
+        problems().append(error)
+        return None
+
+
+def _from_files(prefix: str, known: dict[Any, Any]) -> list[ModuleBtf]:
+    try:
+        names = door.list_dir(_SYSFS)
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        if name == "vmlinux" or not name.startswith(prefix):
+            continue
+        if name not in known:
+            try:
+                known[name] = _parse(0, name, door.map_file(f"{_SYSFS}/{name}"))
+            except OSError as error:
+                problems().append(error)
+                known[name] = None
+        if known[name] is not None:
+            found.append(known[name])
+    return found

@@ -1,0 +1,70 @@
+"""Addresses of kernel symbols, from ``/proc/kallsyms``."""
+
+from __future__ import annotations
+
+from pybpfload.errors import RelocationError
+from pybpfload.kernel import door
+from pybpfload.kernel.errors import kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["find_symbols", "lookup"]
+
+
+def lookup(names: Iterable[str]) -> dict[str, int]:
+    """Addresses of symbols of the running kernel and its modules.
+
+    With ``kernel.kptr_restrict`` set, or without privileges, the kernel shows 0 for all of them;
+    that is taken as it is.
+
+    Args:
+        names: Names to look up.
+
+    Returns:
+        Address by name; names that do not exist are left out.
+
+    Raises:
+        KernelError: The list cannot be read.
+        RelocationError: A name stands for several addresses.
+    """
+    try:
+        symbols = door.read_file("/proc/kallsyms")
+    except OSError as error:
+        raise kernel_error(error.errno or 5, "open", "/proc/kallsyms") from None
+    return find_symbols(symbols, names)
+
+
+def find_symbols(symbols: bytes, names: Iterable[str]) -> dict[str, int]:
+    """Find addresses in the text of ``/proc/kallsyms``.
+
+    Source of the rules: libbpf. Local data (type ``d``) may have a suffix ``.llvm.NUMBER``, which
+    link-time optimisation appends; the module behind the name does not count.
+
+    Raises:
+        RelocationError: A name stands for several addresses.
+    """
+    found: dict[str, int] = {}
+    for name in names:
+        wanted = b" " + name.encode(errors="surrogateescape")
+        position = symbols.find(wanted)
+        while position >= 0:
+            after = symbols[position + len(wanted) : position + len(wanted) + 6]
+            line = symbols[symbols.rfind(b"\n", 0, position) + 1 : position].split()
+            exact = after[:1] in (b"", b"\n", b"\t", b" ")
+            if len(line) == 2 and (exact or (after == b".llvm." and line[1] == b"d")):
+                _remember(found, name, line[0])
+            position = symbols.find(wanted, position + 1)
+    return found
+
+
+def _remember(found: dict[str, int], name: str, text: bytes) -> None:
+    try:
+        address = int(text, 16)
+    except ValueError:
+        return
+    if found.setdefault(name, address) != address:
+        raise RelocationError(
+            f"kernel symbol {name!r} is ambiguous: it stands for {found[name]:#x} and {address:#x}"
+        )

@@ -1,0 +1,254 @@
+"""Perf events: opening and controlling them.
+
+Layout of ``struct perf_event_attr`` and numbers: ``linux/perf_event.h``.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+
+from pybpfload.kernel import door
+from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.fd import at_least_3
+from pybpfload.uapi import (
+    PERF_ATTR_SIZE_VER5,
+    PERF_FLAG_FD_CLOEXEC,
+    PerfSample,
+    PerfSoftware,
+    PerfType,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = [
+    "disable",
+    "enable",
+    "event_attr",
+    "open_bpf_output",
+    "open_event",
+    "open_tracepoint",
+    "pmu_number",
+    "set_bpf",
+]
+
+# The first 112 bytes, which all kernels since 4.1 know; name, struct code, offset.
+_FIELDS: dict[str, tuple[str, int]] = {
+    "type": ("I", 0),
+    "size": ("I", 4),
+    "config": ("Q", 8),
+    "sample_period": ("Q", 16),
+    "sample_freq": ("Q", 16),
+    "sample_type": ("Q", 24),
+    "read_format": ("Q", 32),
+    "wakeup_events": ("I", 48),
+    "wakeup_watermark": ("I", 48),
+    "bp_type": ("I", 52),
+    "config1": ("Q", 56),
+    "config2": ("Q", 64),
+    "branch_sample_type": ("Q", 72),
+    "sample_regs_user": ("Q", 80),
+    "sample_stack_user": ("I", 88),
+    "clockid": ("i", 92),
+    "sample_regs_intr": ("Q", 96),
+    "aux_watermark": ("I", 104),
+    "sample_max_stack": ("H", 108),
+}
+
+# Bit fields of the 64-bit word at 40, counted from the end where the machine keeps its low bits.
+_BITS = {
+    "disabled": 0,
+    "inherit": 1,
+    "pinned": 2,
+    "exclusive": 3,
+    "exclude_user": 4,
+    "exclude_kernel": 5,
+    "exclude_hv": 6,
+    "exclude_idle": 7,
+    "mmap": 8,
+    "comm": 9,
+    "freq": 10,
+    "enable_on_exec": 12,
+    "watermark": 14,
+    "sample_id_all": 18,
+    "exclude_callchain_kernel": 21,
+    "exclude_callchain_user": 22,
+    "use_clockid": 25,
+    "write_backward": 27,
+}
+
+
+def event_attr(byteorder: str = sys.byteorder, **values: int) -> bytearray:
+    """``struct perf_event_attr``, 112 bytes.
+
+    Args:
+        byteorder: Of the machine, ``"little"`` or ``"big"``.
+        **values: Fields and flags by their kernel names.
+
+    Raises:
+        ValueError: A number does not fit its field.
+        TypeError: There is no such field or flag.
+    """
+    mark = "<" if byteorder == "little" else ">"
+    data = bytearray(PERF_ATTR_SIZE_VER5)
+    struct.pack_into(mark + "I", data, 4, PERF_ATTR_SIZE_VER5)
+    flags = 0
+    for name, value in values.items():
+        if name in _BITS:
+            bit = _BITS[name]
+            flags |= bool(value) << (bit if byteorder == "little" else 63 - bit)
+            continue
+        if name not in _FIELDS:
+            raise TypeError(f"perf_event_attr has no field {name}")
+        code, offset = _FIELDS[name]
+        try:
+            struct.pack_into(mark + code, data, offset, value)
+        except struct.error:
+            raise ValueError(f"perf_event_attr: {name} {value!r} does not fit") from None
+    struct.pack_into(mark + "Q", data, 40, flags)
+    return data
+
+
+def open_event(
+    attr: bytearray,
+    *,
+    pid: int = -1,
+    cpu: int | None = None,
+    group_fd: int = -1,
+    flags: int = 0,
+    target: str | None = None,
+) -> int:
+    """Open a perf event, close-on-exec.
+
+    Args:
+        attr: From :func:`event_attr`.
+        pid: Process to watch; negative for all.
+        cpu: CPU to watch, -1 for all; by default 0 if all processes are watched (probes and
+            tracepoints then fire on every CPU), otherwise all.
+        group_fd: Leader of a group.
+        flags: ``PERF_FLAG_...``.
+        target: What it is, for errors.
+
+    Returns:
+        The descriptor, which the caller owns.
+
+    Raises:
+        KernelError: The kernel refused.
+    """
+    pid = max(pid, -1)
+    if cpu is None:
+        cpu = 0 if pid == -1 else -1
+    for _ in range(5):
+        fd = door.perf_event_open(attr, pid, cpu, group_fd, flags | PERF_FLAG_FD_CLOEXEC)
+        if fd != -errno.EINTR:
+            break
+    fd = at_least_3(fd)
+    if fd < 0:
+        raise kernel_error(fd, "perf_event_open", target)
+    return fd
+
+
+def open_tracepoint(number: int, *, pid: int = -1, target: str | None = None) -> int:
+    """Open the perf event of a tracepoint, disabled until :func:`enable`.
+
+    Args:
+        number: From :func:`pybpfload.kernel.tracefs.tracepoint_id`.
+        pid: Process to watch; negative for all.
+        target: What it is, for errors.
+
+    Raises:
+        KernelError: The kernel refused.
+    """
+    attr = event_attr(type=PerfType.TRACEPOINT, config=number, disabled=1)
+    return open_event(attr, pid=pid, target=target or f"tracepoint {number}")
+
+
+def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> int:
+    """Open the event that ``bpf_perf_event_output()`` writes to on one CPU.
+
+    Args:
+        cpu: The CPU.
+        wakeup_events: Wake the reader after so many samples.
+
+    Raises:
+        KernelError: The kernel refused; ENODEV for a CPU that is offline.
+    """
+    attr = event_attr(
+        type=PerfType.SOFTWARE,
+        config=PerfSoftware.BPF_OUTPUT,
+        sample_type=PerfSample.RAW,
+        sample_period=wakeup_events,
+        wakeup_events=wakeup_events,
+    )
+    return open_event(attr, pid=-1, cpu=cpu, target=f"output events of CPU {cpu}")
+
+
+def pmu_number(device: str, file: str = "type") -> int:
+    """A number that a performance unit tells in ``/sys/bus/event_source/devices``.
+
+    Args:
+        device: Name of the unit, for example ``"kprobe"``.
+        file: ``"type"``, or ``"format/retprobe"`` for the bit of return probes.
+
+    Raises:
+        KernelError: ENOENT when the kernel has no such unit, EIO when the file has no number.
+    """
+    path = f"/sys/bus/event_source/devices/{device}/{file}"
+    try:
+        text = door.read_file(path).decode(errors="replace").strip()
+    except OSError as error:
+        raise kernel_error(error.errno or errno.EIO, "open", path) from None
+    number = text.removeprefix("config:")
+    if not number.isdecimal():
+        raise kernel_error(errno.EIO, "read", path)
+    return int(number)
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    """An ioctl number; powerpc, mips and sparc have other direction bits."""
+    machine = door.uname().machine
+    if machine.startswith(("ppc", "mips", "sparc")):
+        return (1 if direction == 0 else 4) << 29 | size << 16 | ord("$") << 8 | number
+    return direction << 30 | size << 16 | ord("$") << 8 | number
+
+
+def _control(fd: int, request: int, argument: int, name: str, hints: dict[int, str]) -> None:
+    result = door.ioctl(fd, request, argument)
+    if result < 0:
+        hint = hints.get(-result)
+        raise kernel_error(result, name, f"perf event fd {fd}", hint=hint)
+
+
+def enable(fd: int) -> None:
+    """Let a perf event count and fire.
+
+    Raises:
+        KernelError: The kernel refused.
+    """
+    _control(fd, _request(0, 0, 0), 0, "PERF_EVENT_IOC_ENABLE", {})
+
+
+def disable(fd: int) -> None:
+    """Stop a perf event.
+
+    Raises:
+        KernelError: The kernel refused.
+    """
+    _control(fd, _request(0, 1, 0), 0, "PERF_EVENT_IOC_DISABLE", {})
+
+
+def set_bpf(fd: int, prog_fd: int) -> None:
+    """Attach a program to a perf event without a link (Linux 4.1).
+
+    Raises:
+        KernelError: EEXIST when there is one already (before 4.15), and others.
+    """
+    hints: dict[int, Any] = {
+        errno.EPROTO: "the kernel's event needs a call chain that programs must be able to read; "
+        "the event's precise_ip and sample_type do not allow that",
+        errno.EINVAL: "the program's type does not fit the event",
+    }
+    _control(fd, _request(1, 8, 4), prog_fd, "PERF_EVENT_IOC_SET_BPF", hints)
