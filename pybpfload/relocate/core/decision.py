@@ -126,8 +126,7 @@ class Spec:
         if self.kind in ENUMVAL_KINDS:
             enum = btf[self.accessors[0].type_id]
             assert isinstance(enum, (t.Enum, t.Enum64))
-            suffix = "" if isinstance(enum, t.Enum) else ("LL" if enum.signed else "ULL")
-            return f"{text}::{self.last.name} = {enum.values[self.last.index].value}{suffix}"
+            return f"{text}::{self.last.name} = {enum.values[self.last.index].value}"
         for position, accessor in enumerate(self.accessors):
             if accessor.name is not None:
                 text += f".{accessor.name}"
@@ -150,7 +149,8 @@ class CoreDecision:
         access: Access string of the record.
         local: The access in the object's own types, ``None`` when it was not even readable.
         candidates: What the target had to offer, as ``(name of the BTF, type id)``.
-        target: The access in the target's types, ``None`` when nothing matched.
+        target: The access in the target's types, ``None`` when nothing matched and for
+            ``local_type_id``, which has no target.
         original: Value in the object's own types.
         value: Value for the target; ``None`` when the instruction was poisoned.
         outcome: One of :class:`Outcome`.

@@ -113,7 +113,6 @@ def _resolve(
     if kind == CoreKind.LOCAL_TYPE_ID:
         local = decision.local = access.parse_spec(btf, type_id, record.access_str, kind)
         original = value = compute.compute(local, byteorder)
-        decision.target = local
         _apply(decision, insns, original, value, None)
         return
     if not name:

@@ -1,0 +1,44 @@
+"""Every fixture through libbpf and through pybpfload: same verdict, same programs, same instructions.
+
+``tools/differential`` shows the same comparison for any object and any BTF.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import libbpf_compare as compare
+import pytest
+
+pytestmark = pytest.mark.differential
+
+FIXTURES = sorted((Path(__file__).parents[2] / "fixtures").glob("*/*.bpf.o"))
+KERNELS = ("5.10", "6.1", "6.12", "sid", "6.12-arm64", "6.12-s390x")
+
+
+@pytest.fixture(scope="module")
+def libbpf():
+    if reason := compare.why_not():
+        pytest.skip(reason)
+    with compare.Libbpf() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["this kernel", *KERNELS])
+def target(request, libbpf):
+    if request.param == "this kernel":
+        if not Path("/sys/kernel/btf/vmlinux").exists():
+            pytest.skip("this kernel has no BTF")
+        return compare.Target()
+    path = compare.kernel_btf(request.param)
+    if path is None:
+        pytest.skip(f"kernel {request.param} is not in the cache; tools/kernels fetch gets it")
+    return compare.Target(request.param, path)
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_fixture(path, target, libbpf):
+    result = compare.compare(libbpf, path, target)
+    if result.not_compared and not result.differences:
+        pytest.skip("; ".join(result.not_compared))
+    assert not result.differences
