@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError
-from pybpfload.kernel import bpf, bpffs
+from pybpfload.kernel import bpf, bpffs, door
 from pybpfload.kernel.fd import FileDescriptor
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Link:
         """
         if self.pin_path is not None:
             raise BpfError(f"{self!r} is pinned already at {self.pin_path}")
-        bpffs.prepare_pin(path)
+        bpffs.prepare_parent(path)
         bpf.obj_pin(self.fileno(), path)
         self.pin_path = path
 
@@ -139,7 +139,7 @@ class Link:
         """
         if self.pin_path is None:
             raise BpfError(f"{self!r} is not pinned")
-        bpffs.unpin(self.pin_path)
+        door.unlink(self.pin_path)
         self.pin_path = None
 
     def close(self) -> None:

@@ -252,7 +252,7 @@ class Loader:
             attach_btf_obj_fd=target.btf_fd,
             fd_array=self._fd_array,
             log_level=spec.log_level or self.log_level,
-            explain=lambda kind, index, insn: program.poisons.get(insn),
+            poisons=program.poisons,
             **info,
         )
         owner = FileDescriptor(fd, f"program {spec.name}")

@@ -7,7 +7,7 @@ import mmap
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
-from pybpfload.kernel import bpf, bpffs, cpus, probe
+from pybpfload.kernel import bpf, bpffs, cpus, door, probe
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
 from pybpfload.kernel.progload import kernel_name
@@ -138,7 +138,7 @@ class Creator:
     def _create(self, spec: MapSpec, made: Mapping[str, Map]) -> Map:
         entries = ring_buffer_size(spec.type, spec.max_entries, mmap.PAGESIZE)
         if spec.type == MapType.PERF_EVENT_ARRAY and not entries:
-            entries = cpus.possible_count()
+            entries = cpus.possible_cpus()
         flags = spec.flags
         if spec.is_internal and flags & MapFlag.MMAPABLE and not probe.has(Feature.ARRAY_MMAP):
             flags &= ~MapFlag.MMAPABLE
@@ -211,7 +211,7 @@ class Creator:
                 bpf.map_update_elem(created.fileno(), _u32(slot), _u32(made[name].fileno()))
 
     def _pin(self, created: Map, path: str) -> bool:
-        bpffs.prepare_pin(path)
+        bpffs.prepare_parent(path)
         try:
             bpf.obj_pin(created.fileno(), path)
         except KernelError as error:
@@ -220,7 +220,7 @@ class Creator:
             error.target = f"map {created.name} at {path}"
             raise
         created.pin_path = path
-        self.undo.callback(bpffs.unpin, path)
+        self.undo.callback(unpin, path)
         return True
 
     def _wrap(
@@ -249,12 +249,20 @@ class Creator:
         )
 
 
+def unpin(path: str) -> None:
+    """Remove a pin; one that is gone already is no error."""
+    try:
+        door.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
 def _open_map(source: Any) -> FileDescriptor:
     """Own descriptor of a map given as an object with ``fileno()``, a descriptor, an id or the path of a pin."""
     import os
 
     if hasattr(source, "fileno"):
-        return FileDescriptor(os.dup(source.fileno()), "reused map")
+        return FileDescriptor(door.dup(source.fileno()), "reused map")
     if isinstance(source, int):
         return FileDescriptor(bpf.map_get_fd_by_id(source), f"map id {source}")
     return FileDescriptor(bpf.obj_get(os.fspath(source)), f"map {source}")
@@ -266,7 +274,7 @@ def _differences(spec: MapSpec, info: Any) -> list[str]:
         flags &= ~MapFlag.RDONLY_PROG  # the kernel sets it by itself since 5.18
     entries = ring_buffer_size(spec.type, spec.max_entries, mmap.PAGESIZE)
     if spec.type == MapType.PERF_EVENT_ARRAY and not entries:
-        entries = cpus.possible_count()
+        entries = cpus.possible_cpus()
     pairs = (
         ("type", int(spec.type), int(info.type)),
         ("key size", spec.key_size, info.key_size),

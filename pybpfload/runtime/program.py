@@ -166,7 +166,7 @@ class Program:
             BpfError: The folder is not on a bpffs.
             KernelError: There is something at that path.
         """
-        bpffs.prepare_pin(path)
+        bpffs.prepare_parent(path)
         bpf.obj_pin(self.fileno(), path)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import Btf, Kind
 from pybpfload.errors import AttachError, NotSupportedError
-from pybpfload.kernel import bpf
+from pybpfload.kernel import bpf, door
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.object.spec import ProgramSpec
@@ -174,7 +174,7 @@ def _program_fd(
     if hasattr(source, "fileno"):
         name = getattr(source, "name", None)
         # A descriptor of its own, so that closing the target first does not pull it away.
-        fd = FileDescriptor(os.dup(source.fileno()), "target program")
+        fd = FileDescriptor(door.dup(source.fileno()), "target program")
         return target.own(fd), f"program {name or source.fileno()}", name
     if isinstance(source, int):
         fd = FileDescriptor(bpf.prog_get_fd_by_id(source), "target program")
