@@ -1,8 +1,8 @@
 """The same object through libbpf and through pybpfload, and what differs.
 
 libbpf is Debian's newest package, fetched through the machine's own apt into the cache folder and
-never installed. Its worker (``libbpf_worker.py``) runs on the C library that comes with the package,
-so that it works on older systems too.
+never installed. Its worker (``libbpf_worker.py``) runs on the C library that comes with the
+package, so that it works on older systems too.
 """
 
 from __future__ import annotations
@@ -178,9 +178,8 @@ def compare(libbpf: Libbpf, path: Path, target: Target) -> Result:
         return result
     if spec is None or not theirs["opened"]:
         if spec is not None:
-            say(
-                f"open: libbpf refuses ({theirs['error']}: {last_words(theirs)}), pybpfload does not"
-            )
+            why = f"{theirs['error']}: {last_words(theirs)}"
+            say(f"open: libbpf refuses ({why}), pybpfload does not")
         elif theirs["opened"]:
             say(f"open: pybpfload refuses ({problem}), libbpf does not")
         result.verdict = "both refuse to open it"

@@ -1,12 +1,13 @@
 """libbpf's side of the comparison: opens and prepares objects through ctypes, tells all as JSON.
 
 This file is run as a program of its own, by a Python that runs on the C library of the packages
-that libbpf came with (:func:`libbpf_compare.worker_command`), so it imports nothing but the standard
-library. It reads one job a line, ``{"object": path, "btf": path or null, "kconfig": text}``, and
-answers each with one line: ``{"version", "opened", "error", "log", "programs", "maps", ...}``.
+that libbpf came with (:func:`libbpf_compare.worker_command`), so it imports nothing but the
+standard library. It reads one job a line, ``{"object": path, "btf": path or null, "kconfig":
+text}``, and answers each with one line: ``{"version", "opened", "error", "log", "programs", "maps",
+...}``.
 
-Nothing is loaded: ``bpf_object__prepare`` (libbpf 1.5) relocates, uploads BTF and creates maps. Maps
-are kept from being pinned, and every file descriptor is closed before the answer is given.
+Nothing is loaded: ``bpf_object__prepare`` (libbpf 1.5) relocates, uploads BTF and creates maps.
+Maps are kept from being pinned, and every file descriptor is closed before the answer is given.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import json
 import sys
 from ctypes import (
     CFUNCTYPE,
-    POINTER,
     Structure,
     byref,
     c_bool,
@@ -211,7 +211,7 @@ class Libbpf:
         for each in programs:
             lib.bpf_program__set_autoload(each, True)
         answer["prepared"] = lib.bpf_object__prepare(handle)
-        for told, each in zip(answer["programs"], programs):
+        for told, each in zip(answer["programs"], programs, strict=True):
             count = lib.bpf_program__insn_cnt(each)
             told["insns"] = packed(lib.bpf_program__insns(each), 8 * count)
             for label, size in (("func_info", 8), ("line_info", 16)):

@@ -1,4 +1,4 @@
-"""Every fixture through libbpf and through pybpfload: same verdict, same programs, same instructions.
+"""Every fixture through libbpf and pybpfload: same verdict, same programs, same instructions.
 
 ``tools/differential`` shows the same comparison for any object and any BTF.
 """
