@@ -22,17 +22,10 @@ from pybpfload.kernel.cmd_info import (
 from pybpfload.kernel.cmd_link import link_create, link_detach, link_update
 from pybpfload.kernel.cmd_map import (
     BatchResult,
-    btf_get_fd_by_id,
-    btf_get_next_id,
-    iter_ids,
-    link_get_fd_by_id,
-    link_get_next_id,
     map_create,
     map_delete_batch,
     map_delete_elem,
     map_freeze,
-    map_get_fd_by_id,
-    map_get_next_id,
     map_get_next_key,
     map_lookup_and_delete_batch,
     map_lookup_and_delete_elem,
@@ -40,6 +33,24 @@ from pybpfload.kernel.cmd_map import (
     map_lookup_elem,
     map_update_batch,
     map_update_elem,
+)
+from pybpfload.kernel.cmd_misc import (
+    TaskFd,
+    btf_load,
+    enable_stats,
+    iter_create,
+    raw_tracepoint_open,
+    task_fd_query,
+    token_create,
+)
+from pybpfload.kernel.cmd_obj import (
+    btf_get_fd_by_id,
+    btf_get_next_id,
+    iter_ids,
+    link_get_fd_by_id,
+    link_get_next_id,
+    map_get_fd_by_id,
+    map_get_next_id,
     obj_get,
     obj_pin,
     prog_get_fd_by_id,
@@ -47,11 +58,7 @@ from pybpfload.kernel.cmd_map import (
 )
 from pybpfload.kernel.cmd_prog import (
     ProgQuery,
-    TaskFd,
     TestRun,
-    btf_load,
-    enable_stats,
-    iter_create,
     prog_assoc_struct_ops,
     prog_attach,
     prog_bind_map,
@@ -60,9 +67,6 @@ from pybpfload.kernel.cmd_prog import (
     prog_query,
     prog_stream_read,
     prog_test_run,
-    raw_tracepoint_open,
-    task_fd_query,
-    token_create,
 )
 from pybpfload.kernel.errors import BatchError
 

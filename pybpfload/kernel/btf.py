@@ -117,7 +117,7 @@ def modules(prefix: str = "") -> list[ModuleBtf]:
         KernelError: A BTF object could be listed but not read.
         NotSupportedError: The kernel has no BTF at all.
     """
-    from pybpfload.kernel.cmd_map import iter_ids
+    from pybpfload.kernel.cmd_obj import iter_ids
     from pybpfload.kernel.probe import Feature, has
 
     known: dict[Any, Any] = door.cache().setdefault("modules", {})
@@ -146,7 +146,7 @@ def modules(prefix: str = "") -> list[ModuleBtf]:
 def _with_fd(number: int, *, data: bool) -> Any:
     """Info of a BTF object; ``None`` if it is gone."""
     from pybpfload.kernel.cmd_info import btf_info
-    from pybpfload.kernel.cmd_map import btf_get_fd_by_id
+    from pybpfload.kernel.cmd_obj import btf_get_fd_by_id
 
     try:
         fd = btf_get_fd_by_id(number)

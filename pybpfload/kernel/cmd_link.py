@@ -163,7 +163,7 @@ def link_create(
     attr.keep.append(keep)
     result = at_least_3(invoke(attr))
     if result == -errno.EINVAL and not (target_fd or given or flags) and attach_type in _RAW:
-        from pybpfload.kernel.cmd_prog import raw_tracepoint_open
+        from pybpfload.kernel.cmd_misc import raw_tracepoint_open
 
         return raw_tracepoint_open(None, prog_fd)
     if result < 0:

@@ -19,7 +19,8 @@ from pybpfload.isa.insn import Insn, encode
 from pybpfload.kernel import door
 from pybpfload.kernel.attrs import address, layout
 from pybpfload.kernel.call import invoke
-from pybpfload.kernel.cmd_prog import btf_load_attempt, prog_load_attempt
+from pybpfload.kernel.cmd_misc import btf_load_attempt
+from pybpfload.kernel.cmd_prog import prog_load_attempt
 from pybpfload.kernel.fd import at_least_3
 from pybpfload.uapi import AttachType, Helper, MapFlag, MapType, ProgType
 

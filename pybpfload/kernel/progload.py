@@ -10,7 +10,8 @@ import errno
 
 from pybpfload.errors import VerifierError
 from pybpfload.kernel import memlock
-from pybpfload.kernel.cmd_prog import btf_load_attempt, prog_load_attempt
+from pybpfload.kernel.cmd_misc import btf_load_attempt
+from pybpfload.kernel.cmd_prog import prog_load_attempt
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.log import explain_poison, read_log
 
