@@ -1,0 +1,141 @@
+"""Jobs of tools/test: a command each, run some at a time, with what came of it counted."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import re
+import subprocess
+import threading
+import time
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+from environment import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+RESULTS = ROOT / "results"
+"""Logs and JUnit reports of the last run."""
+
+_NO_TESTS = 5
+"""pytest's exit status when it ran no test."""
+
+
+@dataclasses.dataclass
+class Job:
+    """A command to run.
+
+    Attributes:
+        ring: The ring it belongs to: `"lint"`, `"pure"`, ...
+        name: What people call it; unlike that of all others.
+        command: The command, or a function that gives it (after set-up of its own).
+        is_tests: Whether it runs tests and reports them in JUnit files below `reports`; else it
+            is one check.
+        environment: The environment of the command; None: that of this process.
+    """
+
+    ring: str
+    name: str
+    command: list[str] | Callable[[], list[str]]
+    is_tests: bool = True
+    environment: dict[str, str] | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file's."""
+        return re.sub(r"[^\w.-]+", "-", self.name)
+
+    @property
+    def reports(self) -> Path:
+        """Where the command puts its JUnit files, any number of `*.xml` at any depth."""
+        return RESULTS / self.slug
+
+    @property
+    def log(self) -> Path:
+        """What the command printed."""
+        return RESULTS / f"{self.slug}.log"
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        passed: Tests that passed.
+        failed: Tests that failed, and jobs that ended badly without one.
+        skips: For each reason, how many tests were skipped for it.
+        seconds: Wall time.
+        verdict: `"ok"`, `"FAILED"` or `"skipped"`.
+    """
+
+    job: Job
+    passed: int = 0
+    failed: int = 0
+    skips: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    seconds: float = 0.0
+    verdict: str = "ok"
+
+    @property
+    def skipped(self) -> int:
+        """Tests that were skipped."""
+        return self.skips.total()
+
+
+def run_all(jobs: Iterable[Job], *, at_a_time: int, done: Callable[[Outcome], None]) -> None:
+    """Run jobs, in the order given, and tell the outcome of each as soon as it is known."""
+    lock = threading.Lock()
+
+    def one(job: Job) -> None:
+        outcome = run(job)
+        with lock:
+            done(outcome)
+
+    with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+        for future in [pool.submit(one, job) for job in jobs]:
+            future.result()
+
+
+def run(job: Job) -> Outcome:
+    """Run one job to its end."""
+    started = time.monotonic()
+    RESULTS.mkdir(exist_ok=True)
+    with job.log.open("wb") as log:
+        command = job.command if isinstance(job.command, list) else job.command()
+        status = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=job.environment,
+            check=False,
+        ).returncode
+    outcome = Outcome(job, seconds=time.monotonic() - started)
+    if job.is_tests:
+        for report in sorted(job.reports.rglob("*.xml")):
+            _count(report, outcome)
+        nothing_ran = outcome.passed + outcome.failed == 0
+        if status not in (0, _NO_TESTS) and not outcome.failed:
+            outcome.failed = 1
+        elif nothing_ran:
+            outcome.verdict = "skipped"
+    else:
+        outcome.passed, outcome.failed = (1, 0) if status == 0 else (0, 1)
+    if outcome.failed:
+        outcome.verdict = "FAILED"
+    return outcome
+
+
+def _count(report: Path, outcome: Outcome) -> None:
+    for case in ET.parse(report).getroot().iter("testcase"):
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.failed += 1
+        elif skip is not None:
+            outcome.skips[skip.get("message") or "no reason given"] += 1
+        else:
+            outcome.passed += 1

@@ -1,0 +1,191 @@
+"""tools/test: the jobs there are, which of them this machine can run, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import environment
+import jobs
+from environment import ROOT
+from jobs import Job, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RINGS = {
+    "lint": "ruff, types, import contracts",
+    "pure": "no privilege, no Linux",
+    "live": "this machine's kernel",
+    "differential": "against libbpf, on this machine's kernel",
+    "kernel": "kernels in virtual machines",
+}
+_LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports_command as c; c()"
+
+
+def main(description: str) -> int:
+    """Run the tool; returns its exit status."""
+    options = _parser(description).parse_args()
+    wanted = options.ring or (["lint", "pure"] if options.quick else list(RINGS))
+    shutil.rmtree(jobs.RESULTS, ignore_errors=True)
+    started = time.monotonic()
+    outcomes: list[Outcome] = []
+    not_run: dict[str, str] = {}
+
+    def done(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        print(_line(outcome), flush=True)
+        if outcome.verdict == "FAILED":
+            print(_indented(outcome.job.log.read_text(errors="replace")), flush=True)
+
+    together: list[Job] = []
+    alone: list[Job] = []
+    for ring in RINGS:
+        if ring not in wanted:
+            continue
+        if reason := _cannot_run(ring):
+            not_run[ring] = reason
+        elif ring in ("lint", "pure"):
+            together += _jobs(ring, options)
+        else:
+            alone += _jobs(ring, options)
+    jobs.run_all(together, at_a_time=os.cpu_count() or 1, done=done)
+    jobs.run_all(alone, at_a_time=1, done=done)
+    return _report(outcomes, not_run, time.monotonic() - started, options)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/test",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Rings: " + "; ".join(f"{name} ({text})" for name, text in RINGS.items()),
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="lint and the pure ring on one Python, within a minute"
+    )
+    parser.add_argument(
+        "--ring", action="append", choices=RINGS, help="only this ring; may be repeated"
+    )
+    parser.add_argument(
+        "--require", action="append", choices=RINGS, default=[], metavar="RING",
+        help="fail if this ring is skipped, even if this machine cannot run it",
+    )  # fmt: skip
+    parser.add_argument("-k", metavar="WORDS", help="only tests that match, as in pytest")
+    return parser
+
+
+def _cannot_run(ring: str) -> str | None:
+    """Why this machine cannot run a ring; None if it can."""
+    if ring in ("live", "differential"):
+        if not sys.platform.startswith("linux"):
+            return "needs Linux"
+        if os.geteuid() != 0:
+            return "needs root"
+    if ring == "kernel":
+        missing = [each for each in ("apt-get", "dpkg-deb") if shutil.which(each) is None]
+        if missing:
+            return f"needs Debian's {' and '.join(missing)}"
+    return None
+
+
+def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
+    if ring == "lint":
+        yield from _lint()
+    elif ring == "pure":
+        yield from _pure(options)
+    elif (ROOT / "tests" / ring).exists():
+        yield _pytest(ring, ring, sys.executable, options)
+
+
+def _lint() -> Iterator[Job]:
+    for name, arguments in {
+        "pyright": ["-m", "pyright"],
+        "mypy": ["-m", "mypy"],
+        "import contracts": ["-c", _LINT_IMPORTS],
+        "ruff check": ["-m", "ruff", "check", "."],
+        "ruff format": ["-m", "ruff", "format", "--check", "."],
+    }.items():
+        yield Job("lint", name, [sys.executable, *arguments], is_tests=False)
+
+
+def _pure(options: argparse.Namespace) -> Iterator[Job]:
+    own = sys.version_info[:2]
+    yield _pytest("pure", "pure {}.{}".format(*own), sys.executable, options)
+    if options.quick:
+        return
+    for interpreter in environment.interpreters():
+        if interpreter.version[:2] != own:
+            yield _pytest("pure", f"pure {interpreter.short}", interpreter, options)
+
+
+def _pytest(
+    ring: str, name: str, python: str | environment.Interpreter, options: argparse.Namespace
+) -> Job:
+    """A run of a ring's tests, on a Python of a virtual environment or on one that gets its own."""
+
+    def command() -> list[str]:
+        program = python
+        if isinstance(program, environment.Interpreter):
+            program = environment.provide(ROOT / f".venv-{program.short}", ["test"], program)
+        words = [program, "-m", "pytest", f"tests/{ring}", f"--junitxml={job.reports}/report.xml"]
+        return words + (["-k", options.k] if options.k else [])
+
+    job = Job(ring, name, command)
+    return job
+
+
+def _line(outcome: Outcome) -> str:
+    counts = (
+        f"{outcome.passed:6} passed {outcome.failed:4} failed {outcome.skipped:4} skipped"
+        if outcome.job.is_tests
+        else ""
+    )
+    line = f"{outcome.job.name:<18} {outcome.verdict:<8} {outcome.seconds:6.1f} s  {counts}"
+    return line.rstrip()
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _report(
+    outcomes: list[Outcome], not_run: dict[str, str], seconds: float, options: argparse.Namespace
+) -> int:
+    """Print the summary; returns the exit status."""
+    print("\nring               result     time    tests")
+    for outcome in outcomes:
+        print(_line(outcome))
+    for ring, reason in not_run.items():
+        print(f"{ring:<18} not run: {reason}")
+    _list_skips(outcomes)
+    complaints = [
+        f"the {outcome.job.name} ring could run here, but every test of it was skipped"
+        for outcome in outcomes
+        if outcome.verdict == "skipped" and not options.k
+    ]
+    complaints += [f"the {ring} ring is required" for ring in options.require if ring in not_run]
+    for complaint in complaints:
+        print(f"FAILED: {complaint}")
+    failed = sum(outcome.failed for outcome in outcomes) + len(complaints)
+    passed = sum(outcome.passed for outcome in outcomes)
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    print(f"\n{seconds:.0f} seconds in all")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed else 0
+
+
+def _list_skips(outcomes: list[Outcome]) -> None:
+    reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for outcome in outcomes:
+        for reason, count in outcome.skips.items():
+            reasons[reason][outcome.job.name] += count
+    if reasons:
+        print("\nskipped:")
+    for reason, where in sorted(reasons.items()):
+        print(f"  {reason}: " + ", ".join(f"{count} in {name}" for name, count in where.items()))
