@@ -27,7 +27,8 @@ from pybpfload.kernel.probe import Feature
 from pybpfload.kernel.progload import load_btf, load_program
 from pybpfload.kernel.version import kernel_version
 from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec
-from pybpfload.relocate import ReferenceKind, RelocatedProgram, Target, relocate
+from pybpfload.relocate import ReferenceKind, RelocatedProgram, Relocation, Target, relocate
+from pybpfload.relocate.ctx_arg import rewrite_context_arguments
 from pybpfload.relocate.program import KFUNC_POISON
 from pybpfload.runtime import externs, maps
 from pybpfload.runtime.program import Program
@@ -113,7 +114,7 @@ class Loader:
         self._target = self._make_target()
         self.externs = externs.resolve(self.spec, self._kernel_target(), kconfig=self.kconfig)
         relocation = relocate(self.spec, self._target)
-        self._upload_btf(temporary)
+        self._upload_btf(relocation, temporary)
         creator = maps.Creator(self.spec, self.btf_fd, self.pin_root, self.externs.kconfig, undo)
         self.maps = creator.create_all()
         self.notes += creator.notes
@@ -159,12 +160,14 @@ class Loader:
 
     # BTF of the object
 
-    def _upload_btf(self, temporary: ExitStack) -> None:
+    def _upload_btf(self, relocation: Relocation, temporary: ExitStack) -> None:
         btf = self.spec.btf
         if btf is None or not probe.has(Feature.BTF):
             return
         from pybpfload.btf.sanitize import sanitize
 
+        if not probe.has(Feature.ARG_CTX_TAG):
+            btf = rewrite_context_arguments(btf, relocation.programs.values())
         lacks = {f.name for f in _BTF_FEATURES if not probe.has(f)}
         try:
             clean = sanitize(self._hide_functions(btf), lacks)
