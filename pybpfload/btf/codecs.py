@@ -1,0 +1,387 @@
+"""Codecs: between bytes and Python values, one kind of codec for each kind of C type.
+
+Every codec has one ``struct`` code that reads it as a single value, and perhaps a function that
+turns that value into the final one. So a struct of any types is read by one precompiled
+:class:`struct.Struct` and few calls. :mod:`pybpfload.btf.values` makes codecs from BTF and has the
+table of which C type becomes what.
+
+Nothing is allocated by a size that BTF claims: reading slices what the buffer really has.
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+from enum import IntEnum
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import BpfError, FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "BoolCodec",
+    "BtfEnum",
+    "Codec",
+    "EnumCodec",
+    "FloatCodec",
+    "IntCodec",
+    "RawCodec",
+    "ValueMismatchError",
+    "WideIntCodec",
+]
+
+INT_CODES = {1: "bB", 2: "hH", 4: "iI", 8: "qQ"}
+"""Size in bytes -> ``struct`` codes, signed and unsigned."""
+
+_FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
+_BYTEORDER = {"<": "little", ">": "big"}
+_MAX_ENCODE = 1 << 30  # bytes; BTF may claim 4 GiB for a type
+_MAX_ENUMERATORS = 4096  # CPython 3.10 takes quadratic time to make an enum
+
+shorten = Repr()
+shorten.maxstring = shorten.maxother = 60
+
+
+class ValueMismatchError(BpfError, ValueError):
+    """A value does not fit its C type, or a buffer is too short for it.
+
+    Attributes:
+        path: Where in the value, as C would write it: ``event.comm[3]``.
+        expected: What fits there.
+        got: What was given.
+    """
+
+    def __init__(self, expected: str, got: str, path: str = "") -> None:
+        self.path = path
+        self.expected = expected
+        self.got = got
+        super().__init__(expected, got, path)
+
+    @classmethod
+    def of(cls, expected: str, value: object) -> ValueMismatchError:
+        """Make the error for a value, which is shown shortened."""
+        return cls(expected, f"{shorten.repr(value)} ({type(value).__name__})")
+
+    def below(self, parent: str) -> ValueMismatchError:
+        """Put a step in front of the path, and return the error itself."""
+        self.path = parent + self.path
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.path or 'value'}: expected {self.expected}, got {self.got}"
+
+
+class Codec:
+    """Reads and writes values of one C type. Immutable; may be shared by threads.
+
+    Attributes:
+        name: The type as C writes it: ``struct event``, ``pid_t``, ``char[16]``.
+        size: Size in bytes.
+        code: ``struct`` code that reads it as one value, without byte order.
+        order: Byte order, ``"<"`` or ``">"``.
+        convert: Makes the final value from what ``code`` gives; ``None`` when it is that already.
+        exact: Whether reading and writing again gives the same bytes, all of them.
+        cost: Number of Python values that reading makes.
+        fields: Number of members of structs inside, those of arrays counted once.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_struct",
+        "code",
+        "convert",
+        "cost",
+        "exact",
+        "fields",
+        "name",
+        "order",
+        "size",
+    )
+
+    def __init__(self, name: str, size: int, code: str, order: str) -> None:
+        self.name = name
+        self.size = size
+        self.code = code
+        self.order = order
+        self.convert: Callable[[Any], Any] | None = None
+        self.exact = True
+        self.cost = 1
+        self.fields = 0
+        self._struct = struct.Struct(order + code)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.name}: {self.size} bytes>"
+
+    @property
+    def label(self) -> str:
+        """What a value is called at the start of the path of an error."""
+        return self.name
+
+    def decode(self, buffer: Any, offset: int = 0, size: int | None = None) -> Any:
+        """Read one value.
+
+        Args:
+            buffer: Bytes, or any buffer of single bytes.
+            offset: Where the value starts, not negative.
+            size: Number of bytes that belong to the value, all up to the end of the buffer by
+                default. A flexible array at the end of a struct takes what there is.
+
+        Raises:
+            ValueMismatchError: There are fewer bytes than the type has.
+        """
+        if size is not None and size < self.size:
+            raise self._short(size)
+        try:
+            (raw,) = self._struct.unpack_from(buffer, offset)
+        except struct.error:
+            raise self._short(len(buffer) - offset) from None
+        return raw if self.convert is None else self.convert(raw)
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a value: :attr:`size`, and more for what a flexible array holds.
+
+        Raises:
+            ValueMismatchError: The value does not fit the type.
+        """
+        out = self._blank()
+        try:
+            self._write(out, 0, value)
+        except ValueMismatchError as error:
+            raise error.below(self.label) from None
+        return bytes(out)
+
+    def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        """Write a value's bytes into ``out``; padding in it is left as it is.
+
+        Raises:
+            ValueMismatchError: The value does not fit; its path starts below this type.
+        """
+        raise NotImplementedError
+
+    def named(self, name: str) -> Codec:
+        """Return the same codec under another name of the type."""
+        if name == self.name:
+            return self
+        other = copy.copy(self)
+        other.name = name
+        return other
+
+    def _blank(self) -> bytearray:
+        if self.size > _MAX_ENCODE:
+            raise FormatError(f"{self.name} of {self.size} bytes is too large to be written")
+        return bytearray(self.size)
+
+    def _short(self, available: int) -> ValueMismatchError:
+        found = f"{max(available, 0)} bytes"
+        return ValueMismatchError(f"at least {self.size} bytes", found, self.label)
+
+
+class IntCodec(Codec):
+    """Integers of 1, 2, 4 or 8 bytes, and pointers."""
+
+    __slots__ = ("signed",)
+
+    def __init__(self, name: str, size: int, signed: bool, order: str) -> None:
+        super().__init__(name, size, INT_CODES[size][not signed], order)
+        self.signed = signed
+
+    def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        try:
+            self._struct.pack_into(out, offset, value)
+        except struct.error:
+            raise ValueMismatchError.of(int_range(8 * self.size, self.signed), value) from None
+
+
+class WideIntCodec(Codec):
+    """Integers of 16 bytes."""
+
+    __slots__ = ("_byteorder", "signed")
+
+    def __init__(self, name: str, size: int, signed: bool, order: str) -> None:
+        super().__init__(name, size, f"{size}s", order)
+        self.signed = signed
+        self._byteorder: Any = _BYTEORDER[order]
+        self.convert = self._from_bytes
+
+    def _from_bytes(self, raw: bytes) -> int:
+        return int.from_bytes(raw, self._byteorder, signed=self.signed)
+
+    def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        number = as_int(value, 8 * self.size, self.signed)
+        raw = number.to_bytes(self.size, self._byteorder, signed=self.signed)
+        out[offset : offset + self.size] = raw
+
+
+class BoolCodec(Codec):
+    """``_Bool`` of any integer size: everything but zero is true."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, size: int, order: str) -> None:
+        super().__init__(name, size, "?" if size == 1 else INT_CODES[size][1], order)
+        self.exact = False
+        if size > 1:
+            self.convert = bool
+
+    def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        self._struct.pack_into(out, offset, as_bool(value))
+
+
+class FloatCodec(Codec):
+    """Floating point numbers of 2, 4 or 8 bytes."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, size: int, order: str) -> None:
+        super().__init__(name, size, _FLOAT_CODES[size], order)
+        self.exact = False  # a signalling NaN comes back as a quiet one
+
+    def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        try:
+            self._struct.pack_into(out, offset, value)
+        except (struct.error, OverflowError):
+            raise ValueMismatchError.of(f"float of {self.size} bytes", value) from None
+
+
+class BtfEnum(IntEnum):
+    """Base of the enums made from BTF: tolerates numbers that the enum does not name."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> BtfEnum | None:
+        if not isinstance(value, int):
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = f"UNKNOWN_{value}"
+        member._value_ = value
+        return member
+
+    def __str__(self) -> str:
+        return int.__repr__(self)
+
+    def __format__(self, format_spec: str) -> str:
+        return int.__format__(self, format_spec)
+
+
+class EnumCodec(IntCodec):
+    """Enums of 1, 2, 4 or 8 bytes: members of an :class:`enum.IntEnum`, made when first needed.
+
+    Enumerators that Python does not take as names (``mro``, ``_like_``, ``__these__``) get an
+    ``e`` in front. An enum of more than 4096 enumerators stays plain integers.
+    """
+
+    __slots__ = ("_known", "_label", "_pairs", "_type")
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        signed: bool,
+        order: str,
+        label: str,
+        pairs: Iterable[tuple[str, int]],
+    ) -> None:
+        super().__init__(name, size, signed, order)
+        self._label = label
+        self._pairs = tuple(pairs)
+        self._type: type[BtfEnum] | None = None
+        self._known: dict[int, BtfEnum] = {}
+        if len(self._pairs) <= _MAX_ENUMERATORS:
+            self.convert = self._member
+
+    @property
+    def enum(self) -> type[BtfEnum]:
+        """The enumeration."""
+        if self._type is None:
+            members: dict[str, int] = {}
+            for name, value in self._pairs[:_MAX_ENUMERATORS]:
+                if name:
+                    odd = name == "mro" or (name[0] == "_" and name[-1] == "_")
+                    members.setdefault("e" + name if odd else name, value)
+            # The class gets its name afterwards, so that no enumerator looks private to it.
+            functional: Any = BtfEnum
+            made: type[BtfEnum] = functional("BtfEnum", list(members.items()), module=__name__)
+            made.__name__ = made.__qualname__ = self._label
+            self._known.update((int(member), member) for member in made)
+            self._type = made
+        return self._type
+
+    def _member(self, raw: int) -> int:
+        try:
+            return self._known[raw]
+        except KeyError:
+            return self.enum(raw)
+
+    def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        super()._write(out, offset, self.number(value))
+
+    def number(self, value: Any) -> Any:
+        """Return the number of an enumerator given by name; anything else as it is."""
+        if isinstance(value, str):
+            for name, number in self._pairs:
+                if name == value:
+                    return number
+            raise ValueMismatchError.of(f"enumerator of {self.name}", value)
+        return value
+
+
+class RawCodec(Codec):
+    """A value without BTF: an unsigned integer for 1, 2, 4 and 8 bytes, else bytes.
+
+    Bytes of the exact size are always taken for writing, and integers for those sizes, negative
+    ones in two's complement.
+    """
+
+    __slots__ = ("_signed",)
+
+    def __init__(self, size: int, order: str) -> None:
+        whole = size in INT_CODES
+        code = INT_CODES[size][1] if whole else f"{size}s"
+        super().__init__(f"{size} bytes", size, code, order)
+        self._signed = struct.Struct(order + INT_CODES[size][0]) if whole else None
+
+    def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        raw = as_bytes(value)
+        if raw is not None:
+            if len(raw) != self.size:
+                raise ValueMismatchError(f"{self.size} bytes", f"{len(raw)}")
+            out[offset : offset + self.size] = raw
+        elif self._signed is None:
+            raise ValueMismatchError.of(f"{self.size} bytes", value)
+        else:
+            try:
+                negative = isinstance(value, int) and value < 0
+                (self._signed if negative else self._struct).pack_into(out, offset, value)
+            except struct.error:
+                expected = f"{self.size} bytes or an integer that fits into them"
+                raise ValueMismatchError.of(expected, value) from None
+
+
+def as_bytes(value: Any) -> bytes | None:
+    """Return the bytes of a bytes-like value, ``None`` when it is something else."""
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    return value.tobytes() if isinstance(value, memoryview) else None
+
+
+def as_bool(value: Any) -> bool:
+    """Return a truth value given as such or as 0 or 1."""
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    raise ValueMismatchError.of("True or False", value)
+
+
+def as_int(value: Any, bits: int, signed: bool) -> int:
+    """Return an integer that fits into a number of bits."""
+    low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
+    if not hasattr(value, "__index__") or not low <= (number := int(value)) < high:
+        raise ValueMismatchError.of(int_range(bits, signed), value)
+    return number
+
+
+def int_range(bits: int, signed: bool) -> str:
+    """Text of the range of an integer type."""
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    return f"int from {low} to {high}"
