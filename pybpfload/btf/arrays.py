@@ -42,12 +42,23 @@ class TextCodec(Codec):
         """Read an array of that many bytes."""
         return text(raw)
 
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a text, filled up with NULs."""
+        self._check_size()
+        try:
+            return self._fitting(value)
+        except ValueMismatchError as error:
+            raise error.below(self.label) from None
+
     def _write(self, out: bytearray, offset: int, value: Any) -> None:
+        out[offset : offset + self.size] = self._fitting(value)
+
+    def _fitting(self, value: Any) -> bytes:
         raw = self.encode_flexible(value)
         if len(raw) > self.size:
             found = f"{len(raw)} in {shorten.repr(value)}"
             raise ValueMismatchError(f"at most {self.size} bytes of text", found)
-        out[offset : offset + self.size] = raw.ljust(self.size, b"\0")
+        return raw.ljust(self.size, b"\0")
 
     def encode_flexible(self, value: Any) -> bytes:
         """Return the bytes of a text of any length."""

@@ -169,9 +169,12 @@ class Codec:
         other.name = name
         return other
 
-    def _blank(self) -> bytearray:
+    def _check_size(self) -> None:
         if self.size > _MAX_ENCODE:
             raise FormatError(f"{self.name} of {self.size} bytes is too large to be written")
+
+    def _blank(self) -> bytearray:
+        self._check_size()
         return bytearray(self.size)
 
     def _short(self, available: int) -> ValueMismatchError:
