@@ -131,7 +131,7 @@ def provide(folder, groups, interpreter=None):
     """
     python = str(folder / "bin" / "python")
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    with _lock():
+    with _lock(folder):
         done = _read_stamp(folder)
         if done["folder"] == str(folder) and done["pyproject"] == wanted and Interpreter.at(python):
             if done["groups"].issuperset(groups):
@@ -154,11 +154,12 @@ def provide(folder, groups, interpreter=None):
 
 
 @contextlib.contextmanager
-def _lock():
-    """Let one set-up at a time work in this checkout."""
+def _lock(folder):
+    """Let one process or thread at a time set up a virtual environment."""
     import fcntl
 
-    descriptor = os.open(str(ROOT), os.O_RDONLY)
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(str(folder), os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

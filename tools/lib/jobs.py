@@ -32,32 +32,22 @@ class Job:
     Attributes:
         ring: The ring it belongs to: `"lint"`, `"pure"`, ...
         name: What people call it; unlike that of all others.
-        command: The command, or a function that gives it (after set-up of its own).
-        is_tests: Whether it runs tests and reports them in JUnit files below `reports`; else it
-            is one check.
-        environment: The environment of the command; None: that of this process.
+        command: The command.
+        reports: The folder where it leaves its JUnit files, any number of `*.xml` at any depth;
+            None: it is one check, not a run of tests.
+        prepare: Called before the command is run.
     """
 
     ring: str
     name: str
-    command: list[str] | Callable[[], list[str]]
-    is_tests: bool = True
-    environment: dict[str, str] | None = None
-
-    @property
-    def slug(self) -> str:
-        """The name as part of a file's."""
-        return re.sub(r"[^\w.-]+", "-", self.name)
-
-    @property
-    def reports(self) -> Path:
-        """Where the command puts its JUnit files, any number of `*.xml` at any depth."""
-        return RESULTS / self.slug
+    command: list[str]
+    reports: Path | None = None
+    prepare: Callable[[], object] | None = None
 
     @property
     def log(self) -> Path:
         """What the command printed."""
-        return RESULTS / f"{self.slug}.log"
+        return RESULTS / (re.sub(r"[^\w.-]+", "-", self.name) + ".log")
 
 
 @dataclasses.dataclass
@@ -104,18 +94,18 @@ def run(job: Job) -> Outcome:
     started = time.monotonic()
     RESULTS.mkdir(exist_ok=True)
     with job.log.open("wb") as log:
-        command = job.command if isinstance(job.command, list) else job.command()
+        if job.prepare is not None:
+            job.prepare()
         status = subprocess.run(
-            command,
+            job.command,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=job.environment,
             check=False,
         ).returncode
     outcome = Outcome(job, seconds=time.monotonic() - started)
-    if job.is_tests:
+    if job.reports is not None:
         for report in sorted(job.reports.rglob("*.xml")):
             _count(report, outcome)
         nothing_ran = outcome.passed + outcome.failed == 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
+import functools
 import os
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import environment
@@ -100,7 +103,7 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
     elif ring == "pure":
         yield from _pure(options)
     elif (ROOT / "tests" / ring).exists():
-        yield _pytest(ring, ring, sys.executable, options)
+        yield _pytest(ring, ring, options)
 
 
 def _lint() -> Iterator[Job]:
@@ -111,39 +114,40 @@ def _lint() -> Iterator[Job]:
         "ruff check": ["-m", "ruff", "check", "."],
         "ruff format": ["-m", "ruff", "format", "--check", "."],
     }.items():
-        yield Job("lint", name, [sys.executable, *arguments], is_tests=False)
+        yield Job("lint", name, [sys.executable, *arguments])
 
 
 def _pure(options: argparse.Namespace) -> Iterator[Job]:
     own = sys.version_info[:2]
-    yield _pytest("pure", "pure {}.{}".format(*own), sys.executable, options)
+    yield _pytest("pure", "pure {}.{}".format(*own), options)
     if options.quick:
         return
     for interpreter in environment.interpreters():
-        if interpreter.version[:2] != own:
-            yield _pytest("pure", f"pure {interpreter.short}", interpreter, options)
+        if interpreter.version[:2] == own:
+            continue
+        folder = ROOT / f".venv-{interpreter.short}"
+        prepare = functools.partial(environment.provide, folder, ["test"], interpreter)
+        job = _pytest(
+            "pure", f"pure {interpreter.short}", options, python=folder / "bin" / "python"
+        )
+        yield dataclasses.replace(job, prepare=prepare)
 
 
 def _pytest(
-    ring: str, name: str, python: str | environment.Interpreter, options: argparse.Namespace
+    ring: str, name: str, options: argparse.Namespace, *, python: Path = Path(sys.executable)
 ) -> Job:
-    """A run of a ring's tests, on a Python of a virtual environment or on one that gets its own."""
-
-    def command() -> list[str]:
-        program = python
-        if isinstance(program, environment.Interpreter):
-            program = environment.provide(ROOT / f".venv-{program.short}", ["test"], program)
-        words = [program, "-m", "pytest", f"tests/{ring}", f"--junitxml={job.reports}/report.xml"]
-        return words + (["-k", options.k] if options.k else [])
-
-    job = Job(ring, name, command)
-    return job
+    """A run of a ring's tests in the virtual environment of `python`."""
+    reports = jobs.RESULTS / name.replace(" ", "-")
+    command = [str(python), "-m", "pytest", f"tests/{ring}", f"--junitxml={reports}/report.xml"]
+    if options.k:
+        command += ["-k", options.k]
+    return Job(ring, name, command, reports)
 
 
 def _line(outcome: Outcome) -> str:
     counts = (
         f"{outcome.passed:6} passed {outcome.failed:4} failed {outcome.skipped:4} skipped"
-        if outcome.job.is_tests
+        if outcome.job.reports is not None
         else ""
     )
     line = f"{outcome.job.name:<18} {outcome.verdict:<8} {outcome.seconds:6.1f} s  {counts}"
