@@ -247,7 +247,7 @@ class VerifierError(KernelError):
         if self.source:
             parts.append(f" ({self.source})")
         parts.append(f": {self.summary or self.strerror}")
-        if self.relocation is not None:
+        if self.relocation is not None and str(self.relocation) not in self.summary:
             parts.append(f"; {self.relocation}")
         if self.hint:
             parts.append(f"; {self.hint}")
