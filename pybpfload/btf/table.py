@@ -194,7 +194,7 @@ class Btf:
             raise FormatError(
                 "the string part does not start with the empty string", offset=hdr_len + str_off
             )
-        self._end_str = self._start_str + len(self._strings)
+        self._end_str: int = self._start_str + len(self._strings)
 
     def _read_layout(self, view: memoryview, hdr_len: int, types_end: int, str_off: int) -> None:
         """Learn the sizes of kinds from the layout section (Linux 7.1), so that unknown ones can be stepped over."""
@@ -443,11 +443,12 @@ class Btf:
             # The byte search below finds whole strings. It is exact when no name starts inside another string, as in
             # every kernel's table; a table that shares suffixes gets a complete index instead.
             strings, start = self._strings, self._start_str
-            distinct = set(names)
+            base_strings = self.base._strings if self.base is not None else b""
             if any(
                 o >= start + len(strings) or (o > start and strings[o - start - 1])
-                for o in distinct
                 if o >= start
+                else o and base_strings[o - 1]
+                for o in set(names)
             ):
                 index: dict[int, list[int]] = {}
                 for type_id, offset in enumerate(names, self.start_id):
@@ -493,10 +494,9 @@ class Btf:
                 while position >= 0:
                     found.extend(self._ids_at(position + 1))
                     position = self.base._find_string(pattern, position + 1)
-            if self._strings.startswith(name + b"\0"):
-                found.extend(
-                    self._ids_at(self._start_str)
-                )  # a split string part has no leading NUL
+            if any(self._strings.startswith(pattern[1:]) for pattern in patterns):
+                # A split string part has no leading NUL.
+                found.extend(self._ids_at(self._start_str))
         found.sort()
         return found
 
@@ -580,11 +580,7 @@ class Btf:
             if kind == t.Kind.ARRAY:
                 array_type = self[type_id]
                 assert isinstance(array_type, t.Array)
-                if array_type.nelems == 0:
-                    # libbpf goes on to the element only to find whether it has a size.
-                    self.size(array_type.type)
-                    return 0
-                total *= array_type.nelems
+                total *= array_type.nelems  # after 0, libbpf goes on to find whether it has a size
                 if total > 0xFFFFFFFF:
                     raise self._too_large(first)
                 type_id = array_type.type
