@@ -30,7 +30,8 @@ class BatchError(KernelError):
     """
 
     def __init__(self, errno: int, operation: str, target: str | None, *, count: int) -> None:
-        super().__init__(errno, operation, f"{target} after {count} elements")
+        where = f"{target} after {count} elements"
+        super().__init__(errno, operation, where, hint=_general_hint(errno, operation))
         self.count = count
 
 

@@ -1,0 +1,163 @@
+"""Refusals that explain themselves."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from pybpfload.errors import KernelError, NotPermittedError
+from pybpfload.kernel import memlock
+from pybpfload.kernel.errors import kernel_error, missing_capabilities, why_not_permitted
+from pybpfload.testing.fakekernel import FakeKernel
+
+ROOT = b"CapEff:\t000001ffffffffff\nSeccomp:\t0\n"
+NO_CAPABILITIES = b"CapEff:\t0000000000000000\nSeccomp:\t0\n"
+ONLY_BPF = b"CapEff:\t0000008000000000\nSeccomp:\t0\n"
+STATUS = "/proc/self/status"
+LOCKDOWN = "/sys/kernel/security/lockdown"
+
+
+def hint(operation: str = "BPF_PROG_LOAD", number: int = errno.EPERM, **arguments: object) -> str:
+    with FakeKernel(**arguments):
+        error = kernel_error(number, operation, "program x")
+    assert isinstance(error, NotPermittedError)
+    assert isinstance(error, PermissionError)
+    assert "\n" not in str(error)
+    assert error.hint
+    return error.hint
+
+
+def test_capabilities_come_first() -> None:
+    text = hint(
+        files={
+            STATUS: NO_CAPABILITIES,
+            "/proc/sys/kernel/unprivileged_bpf_disabled": b"2\n",
+            LOCKDOWN: b"none integrity [confidentiality]\n",
+        }
+    )
+    assert "lacks CAP_BPF and CAP_PERFMON and CAP_NET_ADMIN (or CAP_SYS_ADMIN)" in text
+    assert "kernel.unprivileged_bpf_disabled is 2" in text
+
+
+def test_some_capabilities() -> None:
+    text = hint(files={STATUS: ONLY_BPF})
+    assert "lacks CAP_PERFMON and CAP_NET_ADMIN" in text
+    with FakeKernel(files={STATUS: ONLY_BPF}):
+        assert missing_capabilities("CAP_BPF") == []
+        assert missing_capabilities("CAP_PERFMON", "CAP_BPF") == ["CAP_PERFMON"]
+    with FakeKernel():
+        assert missing_capabilities("CAP_PERFMON", "CAP_BPF") == []
+    with FakeKernel(files={STATUS: b""}):
+        assert missing_capabilities("CAP_PERFMON") == []
+
+
+def test_perf_events() -> None:
+    text = hint(
+        "perf_event_open",
+        errno.EACCES,
+        files={STATUS: ONLY_BPF, "/proc/sys/kernel/perf_event_paranoid": b"3\n"},
+    )
+    assert (
+        text
+        == "this process lacks CAP_PERFMON (or CAP_SYS_ADMIN) (kernel.perf_event_paranoid is 3)"
+    )
+
+
+def test_user_namespace() -> None:
+    text = hint(files={"/proc/self/uid_map": b"         0       1000          1\n"})
+    assert "user namespace" in text
+
+
+def test_seccomp() -> None:
+    assert "seccomp" in hint(files={STATUS: ROOT.replace(b"Seccomp:\t0", b"Seccomp:\t2")})
+
+
+@pytest.mark.parametrize(
+    ("limit", "release", "operation", "told"),
+    [
+        (65536, "5.4.0", "BPF_MAP_CREATE", True),
+        (65536, "5.4.0", "BPF_LINK_CREATE", False),
+        (65536, "6.1.0", "BPF_MAP_CREATE", False),
+        (-1, "5.4.0", "BPF_MAP_CREATE", False),
+    ],
+)
+def test_memlock(
+    limit: int, release: str, operation: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    limit = resource.RLIM_INFINITY if limit < 0 else limit
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    text = hint(operation, release=release)
+    assert ("memory lock limit of 64 KiB" in text) is told
+    assert ("policy" in text) is not told
+
+
+def test_lockdown() -> None:
+    text = hint(files={LOCKDOWN: b"none integrity [confidentiality]\n"})
+    assert text.startswith("kernel lockdown is in confidentiality mode")
+
+
+def test_policy() -> None:
+    text = hint(files={LOCKDOWN: b"[none] integrity confidentiality\n"})
+    assert "policy: a security module or a vendor's patch" in text
+    text = hint(files={LOCKDOWN: b"[none]", "/sys/kernel/security/lsm": b"capability,selinux,bpf"})
+    assert "a security module (capability,selinux,bpf)" in text
+    text = hint()
+    assert "lockdown (securityfs is not mounted" in text
+
+
+def test_file_permissions() -> None:
+    assert hint("BPF_OBJ_GET", errno.EACCES).startswith("the file's or a directory's permissions")
+
+
+@pytest.mark.parametrize(
+    ("number", "operation", "told"),
+    [
+        (errno.ENOSYS, "BPF_PROG_LOAD", "CONFIG_BPF_SYSCALL"),
+        (errno.ENOSYS, "perf_event_open", "does not have this system call"),
+        (errno.E2BIG, "BPF_PROG_LOAD", "too old"),
+        (errno.E2BIG, "BPF_MAP_UPDATE_ELEM", "full"),
+        (errno.EMFILE, "BPF_MAP_CREATE", "ulimit -n"),
+        (errno.ENOMEM, "BPF_MAP_CREATE", "memory"),
+        (524, "BPF_MAP_LOOKUP_BATCH", "does not have this operation"),
+    ],
+)
+def test_other_hints(number: int, operation: str, told: str) -> None:
+    error = kernel_error(-number, operation)
+    assert type(error) is KernelError
+    assert error.errno == number
+    assert told in str(error)
+
+
+def test_no_hint_is_better_than_a_wrong_one() -> None:
+    assert kernel_error(errno.EINVAL, "BPF_LINK_UPDATE").hint is None
+    assert kernel_error(errno.EPERM, "BPF_OBJ_PIN", hint="mine").hint == "mine"
+
+
+def test_explaining_makes_no_calls() -> None:
+    with FakeKernel() as fake:
+        why_not_permitted(errno.EPERM, "BPF_PROG_LOAD")
+    assert not fake.calls
+
+
+def test_memlock_is_raised_once_where_memory_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append(limits))
+    with FakeKernel():
+        memlock.ensure()
+        assert not raised
+    with FakeKernel(lacks={"MEMCG_ACCOUNT"}) as fake:
+        memlock.ensure()
+        calls = len(fake.calls)
+        memlock.ensure()
+        assert raised == [(resource.RLIM_INFINITY, resource.RLIM_INFINITY)]
+        assert len(fake.calls) == calls
+
+    def refuse(which: int, limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with FakeKernel(lacks={"MEMCG_ACCOUNT"}):
+        memlock.ensure()
