@@ -26,10 +26,11 @@ from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
 from pybpfload.kernel.progload import load_btf, load_program
 from pybpfload.kernel.version import kernel_version
-from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec
+from pybpfload.object.spec import ExternKind, MapKind, ObjectSpec, ProgramSpec
 from pybpfload.relocate import ReferenceKind, RelocatedProgram, Relocation, Target, relocate
 from pybpfload.relocate.ctx_arg import rewrite_context_arguments
-from pybpfload.relocate.program import KFUNC_POISON
+from pybpfload.relocate.core.patch import poison
+from pybpfload.relocate.program import KFUNC_POISON, MAP_POISON
 from pybpfload.runtime import externs, maps
 from pybpfload.runtime.program import Program
 from pybpfload.runtime.target import resolve_attach_target
@@ -282,7 +283,11 @@ class Loader:
     def _bind_rodata(self, program: Program) -> None:
         """Tie read-only data to the program, so that bpftool and others find it even where no instruction does."""
         for name, map_spec in self.spec.maps.items():
-            if map_spec.kind == "rodata" and name in self.maps and probe.has(Feature.PROG_BIND_MAP):
+            if (
+                map_spec.kind == MapKind.RODATA
+                and name in self.maps
+                and probe.has(Feature.PROG_BIND_MAP)
+            ):
                 try:
                     bpf.prog_bind_map(program.fileno(), self.maps[name].fileno())
                 except KernelError as error:
@@ -295,10 +300,10 @@ class Loader:
         for reference in program.references:
             at = reference.insn
             if reference.kind in (ReferenceKind.MAP, ReferenceKind.MAP_VALUE):
-                insns[at] = insns[at]._replace(imm=self.maps[reference.name].fileno())
+                self._fill_map(program, insns, at, reference.name)
             elif reference.kind == ReferenceKind.KCONFIG:
-                kconfig = next(n for n, m in self.spec.maps.items() if m.kind == "kconfig")
-                insns[at] = insns[at]._replace(imm=self.maps[kconfig].fileno())
+                kconfig = next(n for n, m in self.spec.maps.items() if m.kind == MapKind.KCONFIG)
+                self._fill_map(program, insns, at, kconfig)
             elif reference.kind == ReferenceKind.JUMP_TABLE:
                 raise NotSupportedError(
                     f"program {program.name} uses a jump table, which this version cannot load",
@@ -317,6 +322,15 @@ class Loader:
                 ):
                     insns[i] = insn._replace(imm=_OLD_HELPERS[insn.imm])
         return insns
+
+    def _fill_map(self, program: RelocatedProgram, insns: list[Insn], at: int, name: str) -> None:
+        found = self.maps.get(name)
+        if found is not None:
+            insns[at] = insns[at]._replace(imm=found.fileno())
+            return
+        # A kernel without global variables; the program may do without if this code is dead.
+        poison(insns, at, MAP_POISON + list(self.spec.maps).index(name))
+        program.poisons[at] = f"map {name} was not created"
 
     def _fill_symbol(self, program: RelocatedProgram, insns: list[Insn], reference: Any) -> None:
         at = reference.insn

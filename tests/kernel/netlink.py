@@ -21,7 +21,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def add_filter_to_missing_qdisc(ifindex: int = 1) -> int:
-    """Ask for a filter on a qdisc that does not exist; return the error number that the kernel gives."""
+    """Ask for a filter on a qdisc that does not exist; return the kernel's error number."""
     parent = 0x12340000
     tcmsg = struct.pack("=BxxxiIII", 0, ifindex, 0, parent, 1 << 16 | socket.htons(3))
     body = tcmsg + attribute(1, b"u32\0")

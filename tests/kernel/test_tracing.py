@@ -1,4 +1,4 @@
-"""fentry, fexit, fmod_ret, tp_btf, raw_tp, LSM: each proved by what it sees or does in the kernel."""
+"""fentry, fexit, fmod_ret, tp_btf, raw_tp, LSM: each proved by what it sees or does."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ class TestLsm:
 
 
 def test_policy_is_named_when_trampolines_are_refused():
-    """On a kernel that refuses trampolines to root, the error says that it is policy, in one line."""
+    """Where trampolines are refused to root, the error says that it is policy, in one line."""
     spec = pybpfload.open(OBJECTS / "fmodret.bpf.o")
     try:
         spec.load().close()
@@ -314,7 +314,9 @@ def test_policy_is_named_when_trampolines_are_refused():
         assert "lockdown" in text
         assert "policy" in text
     except pybpfload.KernelError as error:
-        assert error.errno == 524  # no trampolines on this architecture
+        if error.errno != 524:
+            raise
+        pytest.skip("this architecture has no trampolines")
     else:
         pytest.skip("this kernel lets trampolines load")
 
