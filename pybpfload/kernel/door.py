@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         def read(self, fd: int, size: int) -> bytes: ...
         def read_file(self, path: str, limit: int) -> bytes: ...
         def write_file(self, path: str, data: bytes, append: bool) -> None: ...
-        def map_file(self, path: str) -> _mmap.mmap | bytes: ...
+        def map_file(self, path: str) -> _mmap.mmap | memoryview | bytes: ...
         def list_dir(self, path: str) -> list[str]: ...
         def exists(self, path: str) -> bool: ...
         def filesystem_type(self, path: str) -> int: ...
@@ -204,17 +204,37 @@ class _RealKernel:
         finally:
             os.close(fd)
 
-    def map_file(self, path: str) -> _mmap.mmap | bytes:
-        import mmap
-
+    def map_file(self, path: str) -> _mmap.mmap | memoryview | bytes:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             size = os.fstat(file.fileno()).st_size
-            if size:
-                try:
-                    return mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ)
-                except (OSError, ValueError):
-                    pass  # sysfs files can be mapped since Linux 6.16
-            return file.readall()
+            mapped = self._map(file.fileno(), size) if size else None
+            return file.readall() if mapped is None else mapped
+
+    def _map(self, fd: int, size: int) -> _mmap.mmap | memoryview | None:
+        """A read-only mapping, or ``None`` where the file has none."""
+        import mmap
+
+        if sys.version_info >= (3, 13):
+            try:
+                return mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ, trackfd=False)
+            except (OSError, ValueError):
+                return None
+        # Older mmap objects keep a duplicate of the descriptor, which looks like a leak. This
+        # mapping stays until the process ends.
+        import ctypes
+
+        call = self._libc.mmap
+        call.restype = ctypes.c_void_p
+        long = ctypes.c_long
+        call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, long]
+        address = call(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
+        if address in (None, ctypes.c_void_p(-1).value):
+            return None
+        view = ctypes.pythonapi.PyMemoryView_FromMemory
+        view.restype = ctypes.py_object
+        view.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int]
+        made: memoryview = view(address, size, 0x100)  # PyBUF_READ
+        return made
 
     def list_dir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))  # noqa: PTH208
@@ -401,8 +421,10 @@ def write_file(path: str, data: bytes, *, append: bool = False) -> None:
     (_kernel or current()).write_file(path, data, append)
 
 
-def map_file(path: str) -> _mmap.mmap | bytes:
+def map_file(path: str) -> _mmap.mmap | memoryview | bytes:
     """The file's content, memory-mapped where that works (sysfs BTF: since Linux 6.16).
+
+    No descriptor stays open.
 
     Raises:
         OSError: As open(2) and read(2).

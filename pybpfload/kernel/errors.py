@@ -22,6 +22,31 @@ _CHARGED = ("BPF_MAP_CREATE", "BPF_PROG_LOAD", "BPF_BTF_LOAD")
 """Commands whose memory old kernels charge to RLIMIT_MEMLOCK."""
 
 
+_MODE = "the map is frozen, or this descriptor was opened for the other direction only"
+# Where the kernel says EPERM or EACCES for reasons that have nothing to do with privilege.
+_OTHERWISE = {
+    **dict.fromkeys(
+        (
+            "BPF_MAP_LOOKUP_ELEM",
+            "BPF_MAP_UPDATE_ELEM",
+            "BPF_MAP_DELETE_ELEM",
+            "BPF_MAP_GET_NEXT_KEY",
+            "BPF_MAP_LOOKUP_AND_DELETE_ELEM",
+            "BPF_MAP_LOOKUP_BATCH",
+            "BPF_MAP_LOOKUP_AND_DELETE_BATCH",
+            "BPF_MAP_UPDATE_BATCH",
+            "BPF_MAP_DELETE_BATCH",
+            "BPF_MAP_FREEZE",
+        ),
+        _MODE,
+    ),
+    "BPF_LINK_UPDATE": "another program is in place than the one named as the old one",
+    "BPF_PROG_ATTACH": "the place has a program already, and it or one above it does not share "
+    "(ALLOW_MULTI, ALLOW_OVERRIDE)",
+    "BPF_OBJ_PIN": "the directory is not in a BPF filesystem",
+}
+
+
 class BatchError(KernelError):
     """A batch stopped before its end.
 
@@ -79,15 +104,18 @@ def _general_hint(number: int, operation: str) -> str | None:
 def why_not_permitted(number: int, operation: str) -> str:
     """The likely reason of EPERM or EACCES, and the remedy, in one sentence.
 
-    Looked at in this order: capabilities, user namespace, a seccomp filter, the memory lock limit,
-    lockdown and other policy. Nothing is tried out; only ``/proc`` and ``/sys`` are read.
+    Looked at in this order: file permissions, capabilities, user namespace, what the operation
+    itself has against it, a seccomp filter, the memory lock limit, lockdown and other policy.
+    Nothing is tried out; only ``/proc`` and ``/sys`` are read.
 
     Args:
         number: EPERM or EACCES.
         operation: As for :func:`kernel_error`.
     """
-    if number == _errno.EACCES and operation in ("BPF_OBJ_GET", "BPF_OBJ_PIN", "open", "mkdir"):
+    if number == _errno.EACCES and operation in ("BPF_OBJ_PIN", "open", "mkdir", "statfs"):
         return "the file's or a directory's permissions do not allow it"
+    if number == _errno.EACCES and operation == "BPF_OBJ_GET":
+        return "it is no pinned BPF object, or the file's or a directory's permissions forbid it"
     if operation == "perf_event_open":
         lacking = missing_capabilities("CAP_PERFMON")
         if lacking:
@@ -108,6 +136,8 @@ def why_not_permitted(number: int, operation: str) -> str:
             f"this process lacks {' and '.join(missing)}: tracing programs need CAP_PERFMON, "
             "networking programs CAP_NET_ADMIN, some commands CAP_SYS_ADMIN"
         )
+    if operation in _OTHERWISE:
+        return _OTHERWISE[operation]
     if _status().get("Seccomp", "0") == "2":
         return "a seccomp filter, as container runtimes install them, probably forbids it"
     if number == _errno.EPERM and operation in _CHARGED and (limit := _memlock_limit()) is not None:
@@ -174,7 +204,7 @@ def _policy() -> str:
             )
     modules = _read("/sys/kernel/security/lsm")
     return (
-        "the process has the capabilities, so it is the kernel's policy: "
+        "this process has the capabilities, so the likely cause is the kernel's policy: "
         + (
             "lockdown (securityfs is not mounted, so its mode is unknown), "
             if lockdown is None

@@ -108,7 +108,17 @@ def test_policy() -> None:
 
 
 def test_file_permissions() -> None:
-    assert hint("BPF_OBJ_GET", errno.EACCES).startswith("the file's or a directory's permissions")
+    assert hint("BPF_OBJ_PIN", errno.EACCES).startswith("the file's or a directory's permissions")
+    assert hint("BPF_OBJ_GET", errno.EACCES).startswith("it is no pinned BPF object")
+
+
+def test_reasons_that_have_nothing_to_do_with_privilege() -> None:
+    assert "frozen" in hint("BPF_MAP_UPDATE_ELEM")
+    assert "frozen" in hint("BPF_MAP_DELETE_BATCH")
+    assert "another program" in hint("BPF_LINK_UPDATE")
+    assert "ALLOW_MULTI" in hint("BPF_PROG_ATTACH")
+    assert "not in a BPF filesystem" in hint("BPF_OBJ_PIN")
+    assert "CAP_BPF" in hint("BPF_MAP_UPDATE_ELEM", files={STATUS: NO_CAPABILITIES})
 
 
 @pytest.mark.parametrize(

@@ -217,9 +217,9 @@ def test_no_configuration() -> None:
             kconfig.resolve([extern("CONFIG_A", "int", 4, weak=True)])
         assert kconfig.resolve([extern("CONFIG_A", "int", 4)], "CONFIG_A=7") == native(7, 4)
         assert len(kconfig.resolve([extern("LINUX_KERNEL_VERSION", "int", 4)])) == 4
-    with FakeKernel(files={"/proc/config.gz": gzip.compress(b"CONFIG_A=1")[:-6]}):
-        with pytest.raises(FormatError, match="gzip"):
-            kconfig.resolve([extern("CONFIG_A", "int", 4)])
+    cut = {"/proc/config.gz": gzip.compress(b"CONFIG_A=1")[:-6]}
+    with FakeKernel(files=cut), pytest.raises(FormatError, match="gzip"):
+        kconfig.resolve([extern("CONFIG_A", "int", 4)])
 
 
 # CPUs
