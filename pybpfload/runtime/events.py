@@ -1,0 +1,245 @@
+"""Which C type a record of a ring or perf buffer has.
+
+A buffer carries bytes; nothing in the kernel or in a map definition says what they are. But the
+struct is in the object's BTF if the program uses it, and its name, or a convention, tells which one
+it is. :class:`EventTypes` has the rule.
+"""
+
+from __future__ import annotations
+
+from pybpfload.btf.types import Kind
+from pybpfload.errors import BpfError, FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
+
+    from pybpfload.btf import Btf
+    from pybpfload.runtime.mapkinds import Codec
+
+    Choice: TypeAlias = str | Codec | Callable[[memoryview], "str | Codec | None"] | None
+
+__all__ = ["EventTypes"]
+
+_COMPOSITE = (Kind.STRUCT, Kind.UNION)
+
+
+class EventTypes:
+    """How the records of one map become Python values.
+
+    The type of a record is, first of these that gives one:
+
+    1. what the user chose: ``obj.maps["events"].event_type = "event"``, the name of a struct of the
+       object's BTF, a codec, or a function that gets the record (a ``memoryview``, valid during the
+       call) and returns either, or ``None`` for bytes;
+    2. the candidates' only one of the record's size. Candidates are structs and unions
+
+       * that the object *exports* for its reader by a global variable (so they are in its BTF
+         though no program needs the variable): ``__export_<anything>`` or ``<anything>unused<...>``
+         of that type or a pointer to it, as bpf2go has it, or ``_event`` of ``struct event``;
+       * that are *named like the map*: ``event``, ``events``, ``event_t`` or ``events_t`` for a map
+         ``events``.
+
+       Of several with the size, the one that is named like the map;
+    3. the only candidate, if the record ends inside its last member, an array (programs often send
+       no more of a buffer than is filled; the rest is zero), or goes on behind it and that last
+       member is a flexible array (``char data[]``);
+    4. otherwise none: the record comes as ``bytes``.
+
+    The size of a record in a perf buffer is known up to padding only (to 8 bytes, less 4): there
+    "of the record's size" means of a size that is padded to it.
+
+    Args:
+        btf: BTF of the object, or ``None``.
+        map_name: Name of the map.
+        choice: What the user chose, as above.
+    """
+
+    def __init__(self, btf: Btf | None, map_name: str, choice: Choice = None) -> None:
+        self.btf = btf
+        self.map_name = map_name
+        self._choice: Choice = None
+        self._fixed: Codec | None = None
+        self._candidates: list[tuple[Codec, bool]] | None = None
+        self._by_size: dict[tuple[int, bool], Callable[[memoryview, int, int], Any]] = {}
+        self.choice = choice
+
+    @property
+    def choice(self) -> Choice:
+        """What the user chose.
+
+        Raises:
+            BpfError: On assignment of a name that is not in the BTF.
+        """
+        return self._choice
+
+    @choice.setter
+    def choice(self, value: Choice) -> None:
+        fixed: Any = None
+        if isinstance(value, str):
+            fixed = self._named(value)
+        elif value is not None and hasattr(value, "decode"):
+            fixed = value
+        elif value is not None and not callable(value):
+            raise TypeError(f"{value!r} is no name of a struct, no codec and no function")
+        self._choice, self._fixed = value, fixed
+        self._by_size.clear()
+
+    @property
+    def candidates(self) -> list[str]:
+        """Names of the types that come into question when nothing was chosen, best first."""
+        return [found.name for found, _ in self._found()]
+
+    def decoder(self, size: int, *, padded: bool = False) -> Callable[[memoryview, int, int], Any]:
+        """The function that decodes records of one size; ask again for each other size.
+
+        Args:
+            size: Bytes of the record.
+            padded: Whether padding is counted in.
+
+        Returns:
+            A function of a buffer, the offset of the record in it, and its size.
+        """
+        key = (size, padded)
+        found = self._by_size.get(key)
+        if found is None:
+            if len(self._by_size) > 4096:
+                self._by_size.clear()
+            found = self._by_size[key] = self._choose(size, padded)
+        return found
+
+    def _choose(self, size: int, padded: bool) -> Callable[[memoryview, int, int], Any]:
+        if self._fixed is not None:
+            return _decoder(self._fixed, size)
+        if self._choice is not None:
+            return self._ask
+        found = self._found()
+        fitting = [
+            pair for pair in found if (_padded(pair[0].size) if padded else pair[0].size) == size
+        ]
+        if len(fitting) > 1:
+            fitting = [pair for pair in fitting if pair[1]]
+        if len(fitting) == 1:
+            return _decoder(fitting[0][0], size)
+        if not fitting and len(found) == 1:
+            only = found[0][0]
+            start, flexible = _last_array(only)
+            if start is not None and (flexible if size > only.size else size >= start):
+                return _decoder(only, size)
+        return _bytes
+
+    def _ask(self, buffer: memoryview, offset: int, size: int) -> Any:
+        assert callable(self._choice)
+        chosen = self._choice(buffer[offset : offset + size])
+        if chosen is None:
+            return _bytes(buffer, offset, size)
+        found = self._named(chosen) if isinstance(chosen, str) else chosen
+        return _decoder(found, size)(buffer, offset, size)
+
+    # Candidates
+
+    def _found(self) -> list[tuple[Codec, bool]]:
+        """Codecs of the candidates, and whether each is named like the map."""
+        if self._candidates is None:
+            like_map = self._names()
+            found: dict[int, bool] = {}
+            for type_id in self._exported() + self._like_map(like_map):
+                found.setdefault(type_id, self._type_name(type_id) in like_map)
+            ordered = sorted(found.items(), key=lambda item: not item[1])
+            self._candidates = []
+            for type_id, own in ordered:
+                try:
+                    self._candidates.append((self._codec(type_id), own))
+                except FormatError:  # a struct that nobody could decode is no candidate
+                    continue
+        return self._candidates
+
+    def _names(self) -> set[str]:
+        name = self.map_name
+        singular = name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s")
+        return {name, singular, f"{name}_t", f"{singular}_t"}
+
+    def _exported(self) -> list[int]:
+        btf = self.btf
+        if btf is None:
+            return []
+        found = []
+        for type_id in btf.own_ids():
+            if btf.kind(type_id) != Kind.VAR:
+                continue
+            variable = btf[type_id]
+            name = variable.name
+            target = btf.strip(variable.type)  # type: ignore[attr-defined]
+            if btf.kind(target) == Kind.PTR:
+                target = btf.strip(btf[target].type)  # type: ignore[attr-defined]
+            if btf.kind(target) in _COMPOSITE and (
+                name.startswith("__export_")
+                or "unused" in name
+                or (name.startswith("_") and name.lstrip("_") == self._type_name(target))
+            ):
+                found.append(target)
+        return found
+
+    def _like_map(self, names: set[str]) -> list[int]:
+        btf = self.btf
+        if btf is None:
+            return []
+        found = []
+        for name in sorted(names):
+            for kind in (*_COMPOSITE, Kind.TYPEDEF):
+                for type_id in btf.find_all(name, kind):
+                    target = btf.strip(type_id)
+                    if btf.kind(target) in _COMPOSITE and btf.size(target):
+                        found.append(target)
+        return found
+
+    def _type_name(self, type_id: int) -> str:
+        return self.btf.type_name(type_id) if self.btf is not None else ""
+
+    def _codec(self, type_id: int) -> Codec:
+        from pybpfload.btf.values import codec
+
+        assert self.btf is not None
+        return codec(self.btf, type_id)
+
+    def _named(self, name: str) -> Codec:
+        btf = self.btf
+        if btf is None:
+            raise BpfError(f"map {self.map_name}: no struct {name}, the object has no BTF")
+        bare = name.removeprefix("struct ").removeprefix("union ").strip()
+        for kind in (*_COMPOSITE, Kind.TYPEDEF, Kind.INT, Kind.ENUM, Kind.ENUM64):
+            found = btf.find(bare, kind)
+            if found:
+                return self._codec(found)
+        raise BpfError(f"map {self.map_name}: the object's BTF has no type {name}")
+
+
+def _padded(size: int) -> int:
+    return ((size + 4 + 7) & -8) - 4
+
+
+def _bytes(buffer: memoryview, offset: int, size: int) -> bytes:
+    return bytes(buffer[offset : offset + size])
+
+
+def _last_array(found: Codec) -> tuple[int | None, bool]:
+    """Offset of a struct's last member if that is an array, and whether it is a flexible one."""
+    members = getattr(found, "members", ())
+    if not members or getattr(members[-1].codec, "element_size", None) is None:
+        return None, False
+    return members[-1].offset, not members[-1].codec.size
+
+
+def _decoder(found: Codec, size: int) -> Callable[[memoryview, int, int], Any]:
+    if size < found.size:
+        missing = bytes(found.size - size)
+        return lambda buffer, offset, size: found.decode(
+            bytes(buffer[offset : offset + size]) + missing
+        )
+    from pybpfload.btf.codecs import Codec as OwnCodec
+
+    decode = found.decode
+    if isinstance(found, OwnCodec):
+        return found.decode  # takes the size: a flexible array ends with the record
+    return lambda buffer, offset, size: decode(buffer, offset)

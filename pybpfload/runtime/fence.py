@@ -1,0 +1,159 @@
+"""Ordered access to memory that is shared with the kernel.
+
+A ring buffer is read by two rules: nothing of a record may be read before the producer's position
+(or the record's length word) that vouches for it, and the consumer's position may be written only
+after the last read of what it gives back. C says this with an acquire load and a release store.
+Python has neither, so this is how it is done here:
+
+*One access.* A position is read and written as ``ctypes.c_void_p``, whose getter and setter in
+CPython (``P_get``, ``P_set`` in ``Modules/_ctypes/cfield.c``) dereference a ``void **``: one
+aligned 8-byte load or store on every 64-bit machine. ``struct`` and ``memoryview`` go through
+``memcpy``, which a compiler may split into bytes where unaligned access is forbidden (riscv64); the
+length word of a record may be read through them all the same, because what changes while a record
+is being written are two bits of one byte.
+
+*Order.* The compiler cannot move an access from one bytecode to another: each goes through calls by
+pointer that it cannot see through. The processor is left:
+
+===================== ==============================================================================
+x86-64, s390x         Loads are not reordered with loads, stores not with earlier loads or stores
+                      (Intel SDM volume 3, 9.2.2; z/Architecture, "Storage-Operand Consistency").
+                      Acquire and release need no instruction: :func:`fence` does nothing there.
+arm64, riscv64,       Any of these may be reordered. :func:`fence` calls
+ppc64le, loongarch64  membarrier(2) with ``MEMBARRIER_CMD_GLOBAL_EXPEDITED`` (Linux 4.16), which
+                      begins and ends with ``smp_mb()`` on the calling processor
+                      (``membarrier_global_expedited()`` in ``kernel/sched/membarrier.c``): ``dmb
+                      ish``, ``fence rw,rw``, ``sync``, ``dbar 0``. A system call by itself is not a
+                      barrier. With a single processor online the call returns at once, and nothing
+                      can be seen out of order.
+===================== ==============================================================================
+
+:func:`full_fence` makes the same call on all machines: a store followed by a load *is* reordered on
+x86-64 too. That matters before going to sleep (:mod:`pybpfload.runtime.ringbuf` says why).
+
+Where membarrier is missing or a seccomp filter forbids it, a new lock is released and acquired
+instead: a release store followed by an acquire load, which no earlier access may pass downwards and
+no later one upwards (Arm ARM B2.3, "barrier-ordered-before"; ``lwsync`` on POWER). On x86-64 that
+is a locked instruction.
+
+Measured here (x86-64, CPython 3.11): reading or writing a position 55 ns, :func:`full_fence` 0.2 µs
+over a bare system call through ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from _thread import allocate_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+
+__all__ = ["Position", "fence", "full_fence"]
+
+_STRONGLY_ORDERED = frozenset({"x86_64", "s390x"})
+_MEMBARRIER = {
+    "x86_64": 324,
+    "aarch64": 283,
+    "riscv64": 283,
+    "loongarch64": 283,
+    "s390x": 356,
+    "ppc64le": 365,
+    "ppc64": 365,
+}
+_GLOBAL_EXPEDITED = 2
+
+
+class _PyBuffer(ctypes.Structure):
+    """``Py_buffer`` of the C API: the only way to the address of read-only memory."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+def _address(memory: memoryview) -> int:
+    buffer = _PyBuffer()
+    ctypes.pythonapi.PyObject_GetBuffer(
+        ctypes.py_object(memory), ctypes.byref(buffer), ctypes.c_int(0)
+    )
+    try:
+        return buffer.buf or 0
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+
+
+class Position:
+    """A position in memory shared with the kernel: 8 bytes, aligned, read and written at once.
+
+    Args:
+        memory: The mapping; it cannot be closed before the position is.
+        offset: Of the position, in bytes; a multiple of 8.
+    """
+
+    __slots__ = ("_cell", "_view")
+
+    def __init__(self, memory: mmap.mmap | bytearray, offset: int) -> None:
+        self._view = memoryview(memory)[offset : offset + 8]
+        if offset % 8 or self._view.nbytes != 8:
+            raise ValueError(f"no aligned 8 bytes at offset {offset}")
+        self._cell = ctypes.c_void_p.from_address(_address(self._view))
+
+    def load(self) -> int:
+        """The position now; what depends on it may be read after a :func:`fence`."""
+        return self._cell.value or 0
+
+    def store(self, value: int) -> None:
+        """Set the position, after a :func:`fence` that follows what must have happened before."""
+        self._cell.value = value
+
+    def close(self) -> None:
+        """Let go of the memory; neither :meth:`load` nor :meth:`store` may follow."""
+        self._cell = ctypes.c_void_p()
+        self._view.release()
+
+
+def _by_lock() -> None:
+    lock = allocate_lock()
+    lock.acquire()
+    lock.release()
+    lock.acquire()
+
+
+def _by_membarrier(number: int) -> Callable[[], None] | None:
+    call = ctypes.CDLL(None, use_errno=True)["syscall"]
+    call.argtypes = [ctypes.c_long] * 4
+    call.restype = ctypes.c_long
+    if call(number, _GLOBAL_EXPEDITED, 0, 0) != 0:
+        return None
+
+    def barrier() -> None:
+        call(number, _GLOBAL_EXPEDITED, 0, 0)
+
+    return barrier
+
+
+def _nothing() -> None:
+    pass
+
+
+def _choose(machine: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    number = _MEMBARRIER.get(machine) if sys.platform == "linux" else None
+    full = (_by_membarrier(number) if number is not None else None) or _by_lock
+    return (_nothing if machine in _STRONGLY_ORDERED else full), full
+
+
+fence, full_fence = _choose(os.uname().machine)

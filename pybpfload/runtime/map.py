@@ -1,0 +1,531 @@
+"""BPF maps as Python mappings."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pybpfload.errors import BpfError, KernelError
+from pybpfload.kernel import bpf, cpus
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime import mapkinds
+from pybpfload.runtime.maphandle import MapHandle
+from pybpfload.runtime.mapio import UNSUPPORTED, Elements
+from pybpfload.runtime.mapkinds import EVENTS, FULL_ARRAYS, PER_CPU, QUEUES, decode_all
+from pybpfload.uapi import Cmd, ElemFlag, MapType
+
+if TYPE_CHECKING:
+    from pybpfload.btf import Btf
+    from pybpfload.runtime.events import Choice, EventTypes
+    from pybpfload.runtime.perfbuf import PerfBuffer
+    from pybpfload.runtime.ringbuf import RingBuffer
+
+__all__ = ["Map"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_MISSING: Any = object()
+
+
+class Map(MapHandle, MutableMapping[K, V]):
+    """A map in the kernel, read and written as a Python mapping.
+
+    Keys and values are Python values by their BTF types (:mod:`pybpfload.btf.values`), or, without
+    BTF, integers for 1, 2, 4 and 8 bytes and ``bytes`` for other sizes. Every access is a system
+    call of its own; ``items()``, ``update()`` and ``clear()`` take many elements at a time where
+    the kernel can (Linux 5.6). Programs and other processes change a map at any time: an element
+    that is there during the whole of an iteration comes once, one that comes or goes once or not at
+    all. A map equals nothing but itself; compare ``to_dict()``.
+
+    What is special by type:
+
+    * arrays have all their keys from the start (``len(m) == m.max_entries``) and lose none;
+    * per-CPU maps: a value is a list by possible CPU with a method ``sum()``; assigning a list sets
+      each CPU's, assigning anything else sets it on all;
+    * queues and stacks: :meth:`push`, :meth:`pop`, :meth:`peek`;
+    * Bloom filters: :meth:`push` and ``in``;
+    * maps of programs, sockets, control groups and maps: values are given as anything with
+      ``fileno()``; programs come back as ids, maps as :class:`Map` (opened at each lookup);
+    * socket, file, task and control group storage: keys are anything with ``fileno()`` (for tasks a
+      pidfd), or the descriptor's number;
+    * LPM tries: keys may be networks and addresses of :mod:`ipaddress`;
+    * stack traces: values are lists of addresses, innermost first;
+    * ring buffers and perf event arrays: ``for event in m`` iterates over events.
+
+    What a type cannot do raises ``TypeError`` and says what it can.
+
+    Args:
+        fd: The descriptor, owned by the map from now on.
+        name: What to call it.
+        type: Its type.
+        key_size: Bytes of a key, as the kernel has it: too small a number corrupts memory.
+        value_size: Bytes of a value, on one CPU for per-CPU types; as ``key_size``.
+        max_entries: Number of elements; for ring buffers bytes.
+        flags: :class:`~pybpfload.uapi.MapFlag`.
+        btf: BTF that describes keys and values.
+        key_type_id: Type of the keys in ``btf``, 0 when unknown.
+        value_type_id: Type of the values in ``btf``, 0 when unknown.
+        pin_path: Where it is pinned, or would be.
+        event_types: How events are typed; by default by ``btf`` and ``name``.
+
+    Attributes:
+        name, type, key_size, value_size, max_entries, flags: As above.
+        btf, key_type_id, value_type_id, pin_path: As above.
+    """
+
+    def __init__(
+        self,
+        fd: FileDescriptor,
+        *,
+        name: str,
+        type: MapType,  # noqa: A002
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        flags: int = 0,
+        btf: Btf | None = None,
+        key_type_id: int = 0,
+        value_type_id: int = 0,
+        pin_path: str | None = None,
+        event_types: EventTypes | None = None,
+    ) -> None:
+        super().__init__(
+            fd,
+            name=name,
+            type=type,
+            key_size=key_size,
+            value_size=value_size,
+            max_entries=max_entries,
+            flags=flags,
+            btf=btf,
+            key_type_id=key_type_id,
+            value_type_id=value_type_id,
+            pin_path=pin_path,
+        )
+        self._event_types = event_types
+        self._reader: RingBuffer | PerfBuffer | None = None
+        possible = cpus.possible_cpus() if type in PER_CPU else 1
+        padded = (value_size + 7 & -8) * possible if type in PER_CPU else value_size
+        self._keys = mapkinds.key_codec(type, key_size, btf, key_type_id)
+        self._values = mapkinds.value_codec(
+            type, value_size, flags, btf, value_type_id, possible, _open_inner
+        )
+        self._elements = Elements(
+            fd,
+            name=name,
+            map_type=type,
+            key_size=key_size,
+            value_size=padded,
+            max_entries=max_entries,
+            flags=flags,
+        )
+
+    def close(self) -> None:
+        """Close the descriptor and what was opened to read the map; again does nothing.
+
+        The map itself lives as long as a program, a pin or another descriptor holds it.
+        """
+        reader, self._reader = self._reader, None
+        self._elements.close()
+        try:
+            if reader is not None:
+                reader.close()
+        finally:
+            super().close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"fd {self.fileno()}"
+        types = self._values.name
+        if self._keys is not None:
+            types = f"{self._keys.name} -> {types}"
+        if self.type in EVENTS or not self.value_size:
+            types = ""
+        unit = "bytes" if self.type in (MapType.RINGBUF, MapType.USER_RINGBUF) else "entries"
+        parts = [self.type.name, types, f"{self.max_entries} {unit}", state]
+        return f"<Map {self.name}: {', '.join(part for part in parts if part)}>"
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    # One element
+
+    def lookup(
+        self, key: K, default: Any = _MISSING, *, lock: bool = False, cpu: int | None = None
+    ) -> Any:
+        """The value of a key.
+
+        Args:
+            key: The key.
+            default: What to return when there is no such key.
+            lock: Copy the value under its ``bpf_spin_lock`` (Linux 5.1).
+            cpu: Of a per-CPU map, only the value of this CPU.
+
+        Raises:
+            KeyError: There is no such key and no default.
+            TypeError: This type of map has no lookup.
+            KernelError: The kernel refused.
+        """
+        raw = self._elements.lookup(self._key(key, "l"), ElemFlag.LOCK if lock else 0)
+        if raw is None:
+            if default is _MISSING:
+                raise self._no_key(key)
+            return default
+        value = self._values.decode(raw)
+        if cpu is None:
+            return value
+        if self.type not in PER_CPU:
+            raise TypeError(f"map {self.name} is no per-CPU map")
+        return value[cpu]
+
+    def put(
+        self,
+        key: K,
+        value: Any,
+        *,
+        noexist: bool = False,
+        exist: bool = False,
+        lock: bool = False,
+    ) -> None:
+        """Set the value of a key, as ``m[key] = value`` does.
+
+        Args:
+            key: The key.
+            value: The value.
+            noexist: Only if the key is not there yet.
+            exist: Only if the key is there already.
+            lock: Copy the value under its ``bpf_spin_lock`` (Linux 5.1).
+
+        Raises:
+            KeyError: ``exist``, and there is no such key.
+            TypeError: This type of map has no update.
+            ValueMismatchError: Key or value do not fit their C types.
+            KernelError: EEXIST: ``noexist``, and the key is there; E2BIG: the map is full; EPERM:
+                it is frozen; and others.
+        """
+        flags = _flags(noexist, exist, lock)
+        raw_key = self._key(key, "u")
+        if not self._elements.update(raw_key, self._value(value), flags):
+            if exist:
+                raise self._no_key(key)
+            raise self._elements.failed(errno.EEXIST, Cmd.MAP_UPDATE_ELEM)
+
+    def lookup_bytes(self, key: bytes) -> bytes | None:
+        """The bytes of a value by the bytes of its key, ``None`` if there is no such key."""
+        return self._elements.lookup(key)
+
+    def put_bytes(self, key: bytes, value: bytes) -> None:
+        """Set the bytes of a value by the bytes of its key.
+
+        Raises:
+            ValueError: One has not the map's size.
+            KernelError: The kernel refused.
+        """
+        self._elements.update(key, value)
+
+    def __getitem__(self, key: K) -> V:
+        raw = self._elements.lookup(self._key(key, "l"))
+        if raw is None:
+            raise self._no_key(key)
+        value: V = self._values.decode(raw)
+        return value
+
+    def __setitem__(self, key: K, value: Any) -> None:
+        self._elements.update(self._key(key, "u"), self._value(value))
+
+    def __delitem__(self, key: K) -> None:
+        if not self._elements.delete(self._key(key, "d")):
+            raise self._no_key(key)
+
+    def __contains__(self, key: object) -> bool:
+        if self.type == MapType.BLOOM_FILTER:
+            return self._elements.contains(self._values.encode(key))
+        raw: Any = key
+        return self._elements.lookup(self._key(raw, "l")) is not None
+
+    def pop(self, key: Any = _MISSING, default: Any = _MISSING) -> Any:
+        """Take an element out: of a queue or stack the next one, of others that of a key.
+
+        In one step where the kernel can (queues and stacks 4.20, hashes 5.14); otherwise a program
+        may change the value between the lookup and the deletion.
+
+        Args:
+            key: The key; none for queues and stacks.
+            default: What to return when there is none.
+
+        Raises:
+            KeyError: There is no such key and no default.
+            IndexError: The queue or stack is empty and there is no default.
+            TypeError: This type of map cannot.
+        """
+        if self.type in QUEUES:
+            if key is not _MISSING:
+                raise TypeError(f"map {self.name} is a {self.type.name.lower()}: it has no keys")
+            return self._front(default, take=True)
+        if key is _MISSING:
+            raise TypeError(f"map {self.name}: pop() of a {self.type.name} map needs a key")
+        raw_key = self._key(key, "d")
+        try:
+            raw = self._elements.lookup(raw_key, take=True)
+        except KernelError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            raw = self._elements.lookup(raw_key)
+            if raw is not None and not self._elements.delete(raw_key):
+                raw = None
+        if raw is not None:
+            return self._values.decode(raw)
+        if default is _MISSING:
+            raise self._no_key(key)
+        return default
+
+    def setdefault(self, key: K, default: Any = None) -> Any:
+        """The value of a key, which is first set to ``default`` if it is not there."""
+        raw_key, raw_value = self._key(key, "u"), self._value(default)
+        while True:
+            raw = self._elements.lookup(raw_key)
+            if raw is not None:
+                return self._values.decode(raw)
+            if self._elements.update(raw_key, raw_value, ElemFlag.NOEXIST):
+                return self._values.decode(raw_value)
+
+    # Queues, stacks, Bloom filters
+
+    def push(self, value: Any, *, force: bool = False) -> None:
+        """Put a value into a queue, stack or Bloom filter (Linux 4.20, 5.16).
+
+        Args:
+            value: The value.
+            force: Drop the oldest one if it is full.
+
+        Raises:
+            TypeError: It is of another type.
+            KernelError: E2BIG: it is full.
+        """
+        if self.type not in QUEUES and self.type != MapType.BLOOM_FILTER:
+            raise self._cannot("push()")
+        flags = ElemFlag.EXIST if force else 0
+        self._elements.update(None, self._values.encode(value), flags)
+
+    def peek(self, default: Any = _MISSING) -> Any:
+        """The value that :meth:`pop` would take out of a queue or stack.
+
+        Raises:
+            TypeError: It is of another type.
+            IndexError: It is empty and there is no default.
+        """
+        return self._front(default, take=False)
+
+    def _front(self, default: Any, *, take: bool) -> Any:
+        if self.type not in QUEUES:
+            raise self._cannot("peek()")
+        raw = self._elements.lookup(None, take=take)
+        if raw is not None:
+            return self._values.decode(raw)
+        if default is _MISSING:
+            raise IndexError(f"map {self.name}: the {self.type.name.lower()} is empty")
+        return default
+
+    # All elements
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.type in EVENTS:
+            return iter(self.reader())
+        self._need("i", "iteration")
+        return self._iterate_keys()
+
+    def _iterate_keys(self) -> Iterator[K]:
+        assert self._keys is not None
+        if self.type in FULL_ARRAYS:
+            for index in range(self.max_entries):
+                yield self._keys.decode(self._keys.encode(index))
+            return
+        for keys, _, count in self._elements.portions():
+            yield from decode_all(self._keys, keys, count)
+
+    def _iterate_items(self) -> Iterator[tuple[K, V]]:
+        self._need("i", "iteration")
+        assert self._keys is not None
+        for keys, values, count in self._elements.portions():
+            yield from zip(
+                decode_all(self._keys, keys, count),
+                decode_all(self._values, values, count),
+                strict=True,
+            )
+
+    def __len__(self) -> int:
+        self._need("i", "counting")
+        if self.type in FULL_ARRAYS:
+            return self.max_entries
+        return sum(count for _, _, count in self._elements.portions())
+
+    def __bool__(self) -> bool:
+        """Whether it has elements; always true for types whose elements cannot be counted."""
+        if not mapkinds.can(self.type, "i"):
+            return True
+        return next(self._elements.portions(), None) is not None
+
+    def items(self) -> ItemsView[K, V]:
+        """Keys and values, read in batches where the kernel can."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[V]:
+        """Values, read in batches where the kernel can."""
+        return _Values(self)
+
+    def to_dict(self) -> dict[K, V]:
+        """All elements as they are now."""
+        return dict(self._iterate_items())
+
+    def update(  # type: ignore[override]
+        self,
+        other: Mapping[K, Any] | Iterable[tuple[K, Any]] = (),
+        /,
+        *,
+        noexist: bool = False,
+        exist: bool = False,
+        lock: bool = False,
+    ) -> None:
+        """Set many elements, in batches where the kernel can (Linux 5.6).
+
+        Args:
+            other: Keys and values.
+            noexist: As for :meth:`put`.
+            exist: As for :meth:`put`.
+            lock: As for :meth:`put`.
+
+        Raises:
+            ValueMismatchError: One does not fit its C type; then nothing is changed.
+            KernelError: The kernel refused one; those before it are set.
+        """
+        pairs = list(other.items() if isinstance(other, Mapping) else other)
+        keys = [self._key(key, "u") or b"" for key, _ in pairs]
+        values = [self._value(value) for _, value in pairs]
+        self._elements.update_many(keys, values, _flags(noexist, exist, lock))
+
+    def clear(self) -> None:
+        """Delete all elements, in batches where the kernel can (Linux 5.6).
+
+        Raises:
+            TypeError: Elements of this type of map cannot be deleted.
+        """
+        if self.type in QUEUES:
+            while self._elements.lookup(None, take=True) is not None:
+                pass
+            return
+        self._need("d", "clear()")
+        self._need("i", "clear()")
+        for keys, _, count in self._elements.portions():
+            self._elements.delete_all(keys, count)
+
+    # Events
+
+    @property
+    def event_type(self) -> Choice:
+        """What the user chose as type of the events of a ring buffer or perf event array.
+
+        The name of a struct of the object's BTF, a codec, or a function that gets the record and
+        returns either; ``None`` leaves the choice to :class:`~pybpfload.runtime.events.EventTypes`,
+        which has the whole rule.
+        """
+        return self.event_types.choice
+
+    @event_type.setter
+    def event_type(self, choice: Choice) -> None:
+        self.event_types.choice = choice
+
+    @property
+    def event_types(self) -> EventTypes:
+        """How events are typed."""
+        if self._event_types is None:
+            from pybpfload.runtime.events import EventTypes
+
+            self._event_types = EventTypes(self.btf, self.name)
+        return self._event_types
+
+    def reader(self) -> RingBuffer | PerfBuffer:
+        """The buffer that ``for event in m`` reads; made at first use and closed with the map.
+
+        Raises:
+            TypeError: This type of map has no events.
+            KernelError: It cannot be opened.
+        """
+        if self._reader is None:
+            if self.type == MapType.RINGBUF:
+                from pybpfload.runtime.ringbuf import RingBuffer
+
+                self._reader = RingBuffer(self)
+            elif self.type == MapType.PERF_EVENT_ARRAY:
+                from pybpfload.runtime.perfbuf import PerfBuffer
+
+                self._reader = PerfBuffer(self)
+            else:
+                raise self._cannot("reading events")
+        return self._reader
+
+    # Helpers
+
+    def _key(self, key: Any, ability: str) -> bytes | None:
+        if not mapkinds.can(self.type, ability):
+            raise self._cannot({"l": "lookup", "u": "update", "d": "deletion"}[ability])
+        if self._keys is None:
+            return None
+        raw = self._keys.encode(key)
+        if len(raw) != self.key_size:
+            raise BpfError(f"map {self.name}: a key has {self.key_size} bytes, not {len(raw)}")
+        return raw
+
+    def _value(self, value: Any) -> bytes:
+        raw = self._values.encode(value)
+        if len(raw) != self._values.size:
+            size = self._values.size
+            raise BpfError(f"map {self.name}: a value has {size} bytes, not {len(raw)}")
+        return raw
+
+    def _need(self, ability: str, what: str) -> None:
+        if not mapkinds.can(self.type, ability):
+            raise self._cannot(what)
+
+    def _no_key(self, key: Any) -> KeyError:
+        return KeyError(f"{key!r} is not in map {self.name}")
+
+
+class _Items(ItemsView[K, V]):
+    _mapping: Map[K, V]
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._iterate_items()
+
+
+class _Values(ValuesView[V]):
+    _mapping: Map[Any, V]
+
+    def __iter__(self) -> Iterator[V]:
+        return (value for _, value in self._mapping._iterate_items())
+
+
+class _LookedUp(FileDescriptor):
+    """Descriptor of a map that was a value of another: dropping it loses nothing."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _open_inner(number: int) -> Map[Any, Any]:
+    fd = _LookedUp(bpf.map_get_fd_by_id(number), f"map id {number}")
+    return Map._from_owned(fd)
+
+
+def _flags(noexist: bool, exist: bool, lock: bool) -> int:
+    if noexist and exist:
+        raise ValueError("noexist and exist exclude each other")
+    return (
+        (ElemFlag.NOEXIST if noexist else 0)
+        | (ElemFlag.EXIST if exist else 0)
+        | (ElemFlag.LOCK if lock else 0)
+    )

@@ -1,0 +1,300 @@
+"""What all maps have, whatever their type: a descriptor, a name in a file system, a size."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import BpfError, KernelError
+from pybpfload.kernel import bpf, bpffs, door
+from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.fd import FileDescriptor, at_least_3
+from pybpfload.runtime import mapkinds
+from pybpfload.uapi import MapFlag, MapType
+
+if TYPE_CHECKING:
+    import mmap
+
+    from typing_extensions import Self
+
+    from pybpfload.btf import Btf
+
+__all__ = ["MapHandle"]
+
+
+class MapHandle:
+    """A map in the kernel, as a whole; :class:`~pybpfload.runtime.map.Map` adds its elements.
+
+    Arguments and attributes are those of ``Map``.
+    """
+
+    def __init__(
+        self,
+        fd: FileDescriptor,
+        *,
+        name: str,
+        type: MapType,  # noqa: A002
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        flags: int = 0,
+        btf: Btf | None = None,
+        key_type_id: int = 0,
+        value_type_id: int = 0,
+        pin_path: str | None = None,
+    ) -> None:
+        self._fd = fd
+        self._view: mmap.mmap | None = None
+        self._windows: list[memoryview] = []
+        self.name = name
+        self.type = type
+        self.key_size = key_size
+        self.value_size = value_size
+        self.max_entries = max_entries
+        self.flags = MapFlag(flags)
+        self.btf = btf
+        self.key_type_id = key_type_id
+        self.value_type_id = value_type_id
+        self.pin_path = pin_path
+
+    # Opening
+
+    @classmethod
+    def from_pin(cls, path: str, *, read_only: bool = False) -> Self:
+        """Open a pinned map.
+
+        Args:
+            path: Its path on a BPF filesystem.
+            read_only: Ask for no more than reading (Linux 4.15).
+
+        Raises:
+            KernelError: There is none, or it may not be opened.
+            BpfError: It is not a map.
+        """
+        flags = MapFlag.RDONLY if read_only else 0
+        fd = FileDescriptor(bpf.obj_get(path, file_flags=flags), f"map {path}")
+        return cls._from_owned(fd, pin_path=path)
+
+    @classmethod
+    def from_id(cls, number: int) -> Self:
+        """Open a map by its id (Linux 4.13, CAP_SYS_ADMIN).
+
+        Raises:
+            KernelError: There is none, or it may not be opened.
+        """
+        return cls._from_owned(FileDescriptor(bpf.map_get_fd_by_id(number), f"map id {number}"))
+
+    @classmethod
+    def from_fd(cls, fd: Any) -> Self:
+        """Wrap a map that somebody else has open; its descriptor is duplicated.
+
+        Args:
+            fd: The descriptor, or anything with ``fileno()``.
+
+        Raises:
+            KernelError: It cannot be duplicated, or not asked about.
+            BpfError: It is not a map.
+        """
+        number = fd if isinstance(fd, int) else fd.fileno()
+        copy = at_least_3(door.dup(number))
+        if copy < 0:
+            raise kernel_error(copy, "fcntl(F_DUPFD_CLOEXEC)", f"fd {number}")
+        return cls._from_owned(FileDescriptor(copy, f"map fd {number}"))
+
+    @classmethod
+    def _from_owned(cls, fd: FileDescriptor, pin_path: str | None = None) -> Self:
+        try:
+            _check_is_map(fd)
+            info = bpf.map_info(fd.fileno())
+            btf = None
+            if info.btf_id and (info.btf_key_type_id or info.btf_value_type_id):
+                btf = _kernel_btf(info.btf_id)
+            return cls(
+                fd,
+                name=info.name or fd.what.removeprefix("map "),
+                type=info.type,
+                key_size=info.key_size,
+                value_size=info.value_size,
+                max_entries=info.max_entries,
+                flags=info.map_flags,
+                btf=btf,
+                key_type_id=info.btf_key_type_id,
+                value_type_id=info.btf_value_type_id,
+                pin_path=pin_path,
+            )
+        except BaseException:
+            fd.close()
+            raise
+
+    # Life
+
+    def fileno(self) -> int:
+        """The map's descriptor.
+
+        Raises:
+            ValueError: It is closed.
+        """
+        return self._fd.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._fd.closed
+
+    def close(self) -> None:
+        """Close the descriptor and what was opened to read the map; again does nothing.
+
+        The map itself lives as long as a program, a pin or another descriptor holds it.
+        """
+        view, self._view = self._view, None
+        windows, self._windows = self._windows, []
+        for window in windows:
+            with suppress(BufferError):
+                window.release()
+        if view is not None:
+            with suppress(BufferError):  # somebody looks into it; it goes with the last of them
+                view.close()
+        self._fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # The map as a whole
+
+    def info(self) -> bpf.MapInfo:
+        """What the kernel tells about it now (Linux 4.13)."""
+        return bpf.map_info(self.fileno())
+
+    def freeze(self) -> None:
+        """Forbid all writes by system calls from now on (Linux 5.2); programs still may.
+
+        Raises:
+            KernelError: EBUSY: it is mapped for writing or frozen already.
+        """
+        try:
+            bpf.map_freeze(self.fileno())
+        except KernelError as error:
+            error.target = f"map {self.name}"
+            raise
+
+    def view(self) -> mmap.mmap:
+        """The values as shared memory, made once: of arrays with ``BPF_F_MMAPABLE`` (Linux 5.5).
+
+        Values lie one behind the other, each padded to 8 bytes. What is written is seen by programs
+        at once, and the other way round. Read-only if the map is frozen or may not be written. Of
+        arenas, all pages (6.9).
+
+        Raises:
+            TypeError: The map cannot be mapped.
+            KernelError: The kernel refused.
+        """
+        if self._view is not None:
+            return self._view
+        import mmap
+
+        page = mmap.PAGESIZE
+        if self.type == MapType.ARENA:
+            length = self.max_entries * page
+        elif self.flags & MapFlag.MMAPABLE:
+            length = (self.value_size + 7 & -8) * self.max_entries
+        else:
+            raise self._cannot("view() without BPF_F_MMAPABLE")
+        length = length + page - 1 & -page
+        try:
+            self._view = door.mmap(self.fileno(), length, write=True)
+        except PermissionError:
+            try:
+                self._view = door.mmap(self.fileno(), length, write=False)
+            except OSError as error:
+                raise kernel_error(error.errno or 0, "mmap", f"map {self.name}") from None
+        except OSError as error:
+            raise kernel_error(error.errno or 0, "mmap", f"map {self.name}") from None
+        return self._view
+
+    def window(self, offset: int, size: int, code: str = "B") -> memoryview:
+        """A part of :meth:`view`; closing the map makes it unusable.
+
+        Args:
+            offset: In bytes.
+            size: In bytes.
+            code: What its elements are, as in :mod:`struct`.
+
+        Raises:
+            TypeError: The map cannot be mapped.
+            ValueError: There are not so many bytes there.
+            KernelError: The kernel refused.
+        """
+        with memoryview(self.view()) as whole, whole[offset : offset + size] as part:
+            if len(part) != size:
+                raise ValueError(f"map {self.name}: no {size} bytes at offset {offset}")
+            window = part.cast(code)
+        self._windows.append(window)
+        return window
+
+    def pin(self, path: str | None = None) -> None:
+        """Give the map a name in a BPF filesystem, which keeps it alive (Linux 4.4).
+
+        Args:
+            path: Where; by default :attr:`pin_path`. A missing directory is made, but only one.
+
+        Raises:
+            BpfError: There is no path, or it is pinned elsewhere already.
+            KernelError: EEXIST: something else is there; EINVAL: not a BPF filesystem; and others.
+        """
+        where = path or self.pin_path
+        if where is None:
+            raise BpfError(f"map {self.name}: no path to pin it at")
+        bpffs.prepare_parent(where)
+        bpf.obj_pin(self.fileno(), where)
+        self.pin_path = where
+
+    def unpin(self, path: str | None = None) -> None:
+        """Remove the map's name from the BPF filesystem.
+
+        Args:
+            path: Where; by default :attr:`pin_path`.
+
+        Raises:
+            BpfError: There is no path.
+            KernelError: ENOENT: nothing is there; EINVAL: it is not on a BPF filesystem.
+        """
+        where = path or self.pin_path
+        if where is None:
+            raise BpfError(f"map {self.name} is not pinned")
+        if not bpffs.is_bpffs(where):
+            raise kernel_error(errno.EINVAL, "unlink", where, hint="it is not in a BPF filesystem")
+        try:
+            door.unlink(where)
+        except OSError as error:
+            raise kernel_error(error.errno or 0, "unlink", where) from None
+        if where == self.pin_path:
+            self.pin_path = None
+
+    def _cannot(self, what: str) -> TypeError:
+        able = mapkinds.abilities(self.type)
+        return TypeError(f"map {self.name} is of type {self.type.name}: no {what}; it can {able}")
+
+
+def _check_is_map(fd: FileDescriptor) -> None:
+    """Make sure it is no program or link: the kernel would answer with *their* info."""
+    try:
+        text = door.read_file(f"/proc/self/fdinfo/{fd.fileno()}")
+    except OSError:
+        return  # without /proc the caller is believed
+    if b"map_type:" not in text:
+        raise BpfError(f"{fd.what.removeprefix('map ')} is not a BPF map")
+
+
+def _kernel_btf(number: int) -> Btf | None:
+    """BTF of the object that a map was made for; ``None`` if the kernel does not give it."""
+    from pybpfload.btf import Btf
+
+    try:
+        with FileDescriptor(bpf.btf_get_fd_by_id(number), f"BTF id {number}") as fd:
+            return Btf.from_bytes(bpf.btf_info(fd.fileno()).data, name=f"BTF id {number}")
+    except BpfError:
+        return None  # without it keys and values are numbers and bytes

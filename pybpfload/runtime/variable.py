@@ -1,0 +1,153 @@
+"""Global variables of a loaded object."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import BpfError
+
+if TYPE_CHECKING:
+    import mmap
+
+    from pybpfload.runtime.map import Map
+    from pybpfload.runtime.mapkinds import Codec
+
+__all__ = ["ReadOnlyError", "Variable"]
+
+_WORDS = {2: "H", 4: "I", 8: "Q"}  # single bytes are accessed at once anyway
+_ELEMENT = bytes(4)
+
+
+class ReadOnlyError(BpfError, ValueError):
+    """A constant of a loaded object cannot be changed; set it before loading."""
+
+
+class Variable:
+    """A global variable, live: reading and writing it is reading and writing what programs see.
+
+    Through shared memory where its map can be mapped (``BPF_F_MMAPABLE``, Linux 5.5; every section
+    that has a variable that is not ``static``). Then a variable of 1, 2, 4 or 8 bytes that is
+    aligned is read and written in one access, so neither side ever sees half of one; a larger one
+    may be read while a program is writing it. ``v.value += 1`` is a read and a write: what programs
+    add in between is lost; count in per-CPU variables or maps, or let only one side write.
+
+    Otherwise by reading and writing the whole section (element 0 of its map): what programs write
+    to *other* variables of the section meanwhile is lost.
+
+    Args:
+        name: Name in C.
+        map: The map that holds its section.
+        offset: In bytes in the section.
+        size: In bytes.
+        codec: How its bytes become a value.
+        mapping: The map's shared memory (:meth:`Map.view`), ``None`` if it has none.
+        read_only: Whether it is a constant.
+        section: ELF section.
+
+    Attributes:
+        name, map, offset, size, read_only, section: As above.
+    """
+
+    __slots__ = (
+        "_codec",
+        "_shared",
+        "_window",
+        "map",
+        "name",
+        "offset",
+        "read_only",
+        "section",
+        "size",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        map: Map[Any, Any],  # noqa: A002
+        offset: int,
+        size: int,
+        codec: Codec,
+        mapping: mmap.mmap | None,
+        read_only: bool,
+        *,
+        section: str = "",
+    ) -> None:
+        self.name = name
+        self.map = map
+        self.offset = offset
+        self.size = size
+        self.read_only = read_only
+        self.section = section
+        self._codec = codec
+        self._shared = mapping is not None
+        self._window: memoryview | None = None
+
+    @property
+    def type_name(self) -> str:
+        """Its type as C writes it."""
+        return self._codec.name
+
+    @property
+    def value(self) -> Any:
+        """Its value now. Assigning changes what programs see at once.
+
+        Raises:
+            ReadOnlyError: On assignment to a constant.
+            ValueMismatchError: On assignment of a value that does not fit its C type.
+            ValueError: The object is closed.
+            KernelError: The kernel refused.
+        """
+        self._check_open()
+        return self._codec.decode(self._read())
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        if self.read_only:
+            raise ReadOnlyError(
+                f"{self.name} is a constant ({self.section or self.map.name}): programs are loaded "
+                "with its value; set it in the spec before loading"
+            )
+        self._check_open()
+        raw = self._codec.encode(value)
+        if len(raw) > self.size:
+            raise BpfError(f"variable {self.name}: {len(raw)} bytes do not fit into {self.size}")
+        if not self._shared:
+            section = bytearray(self._section())
+            section[self.offset : self.offset + len(raw)] = raw
+            self.map.put_bytes(_ELEMENT, bytes(section))
+            return
+        window = self._window or self._open()
+        if window.format == "B":
+            window[: len(raw)] = raw
+        else:
+            window[0] = int.from_bytes(raw, sys.byteorder)
+
+    def _check_open(self) -> None:
+        if self.map.closed:
+            raise ValueError(f"variable {self.name}: its object is closed")
+
+    def _read(self) -> bytes:
+        if not self._shared:
+            return self._section()[self.offset : self.offset + self.size]
+        window = self._window or self._open()
+        if window.format == "B":
+            return bytes(window)
+        return window[0].to_bytes(self.size, sys.byteorder)
+
+    def _open(self) -> memoryview:
+        code = "B"
+        if self.offset % (self.size or 1) == 0 and self._codec.size == self.size:
+            code = _WORDS.get(self.size, "B")
+        self._window = self.map.window(self.offset, self.size, code)
+        return self._window
+
+    def _section(self) -> bytes:
+        raw = self.map.lookup_bytes(_ELEMENT)
+        if raw is None or len(raw) < self.offset + self.size:
+            raise BpfError(f"variable {self.name}: map {self.map.name} does not hold it")
+        return raw
+
+    def __repr__(self) -> str:
+        kind = "constant" if self.read_only else "variable"
+        return f"<Variable {self.name}: {kind} of type {self.type_name} in {self.map.name}>"
