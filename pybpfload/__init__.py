@@ -161,9 +161,10 @@ def load(
 
     Args:
         source: A spec, or what :func:`open` takes.
-        btf: BTF to relocate against instead of the running kernel's: a :class:`Btf`, or the path of a BTF file, an ELF
-            file or a kernel image.
-        kconfig: Kernel configuration text (``CONFIG_HZ=250`` lines) that wins over the kernel's own.
+        btf: BTF to relocate against instead of the running kernel's: a :class:`Btf`, or the path of
+            a BTF file, an ELF file or a kernel image.
+        kconfig: Kernel configuration text (``CONFIG_HZ=250`` lines) that wins over the kernel's
+            own.
         pin_root: Folder on a bpffs for maps that are pinned by name.
         log_level: ``log_level`` of every ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics.
 

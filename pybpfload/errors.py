@@ -1,12 +1,13 @@
 """Every error that pybpfload raises on purpose.
 
-One base, :class:`BpfError`, so that ``except pybpfload.BpfError`` catches all of them and nothing else. ``str()`` of an
-error is one or two lines; what it knows beyond that is in attributes.
+One base, :class:`BpfError`, so that ``except pybpfload.BpfError`` catches all of them and nothing
+else. ``str()`` of an error is one or two lines; what it knows beyond that is in attributes.
 
 * Bad input is a :class:`FormatError` (it is a ``ValueError`` too).
 * A relocation that cannot be done is a :class:`RelocationError` and carries the CO-RE decision.
-* A refused system call is a :class:`KernelError` (it is an ``OSError`` too, so ``errno`` works), refused for want of
-  privilege a :class:`NotPermittedError` (also a ``PermissionError``), refused by the verifier a :class:`VerifierError`.
+* A refused system call is a :class:`KernelError` (it is an ``OSError`` too, so ``errno`` works),
+  refused for want of privilege a :class:`NotPermittedError` (also a ``PermissionError``), refused
+  by the verifier a :class:`VerifierError`.
 * What this kernel, architecture or byte order cannot do is a :class:`NotSupportedError`.
 """
 
@@ -35,8 +36,8 @@ class BpfError(Exception):
 
     Attributes:
         hint: What to do about it, one sentence, or ``None``.
-        swallowed: Errors of optional steps that failed earlier without stopping the work, oldest first. They are
-            often the true cause of a later failure.
+        swallowed: Errors of optional steps that failed earlier without stopping the work, oldest
+            first. They are often the true cause of a later failure.
     """
 
     hint: str | None = None
@@ -49,7 +50,7 @@ class BpfError(Exception):
 
 
 class FormatError(BpfError, ValueError):
-    """The input is not what its format demands: damaged, truncated, hostile, or of a kind that is not supported.
+    """The input is not what its format demands: damaged, hostile, or not supported.
 
     Args:
         message: What was found and what was expected, without the place.
@@ -111,7 +112,8 @@ class RelocationError(BpfError):
         message: What went wrong.
         program: Name of the program or subprogram.
         insn: Index of the instruction in it (in units of 8 bytes).
-        decision: The CO-RE decision (:class:`pybpfload.relocate.CoreDecision`) that failed, if it was CO-RE.
+        decision: The CO-RE decision (:class:`pybpfload.relocate.CoreDecision`) that failed, if it
+            was CO-RE.
         file: Name of the object.
     """
 
@@ -146,7 +148,8 @@ class NotSupportedError(BpfError):
     Args:
         message: One sentence.
         feature: Short name of what is missing, for example ``"kprobe.multi links"``.
-        since: First kernel version that has it, for example ``"5.18"``, or ``None`` when that is not the point.
+        since: First kernel version that has it, for example ``"5.18"``, or ``None`` when that is
+            not the point.
     """
 
     def __init__(
@@ -189,11 +192,11 @@ class KernelError(BpfError, OSError):
 
 
 class NotPermittedError(KernelError, PermissionError):
-    """The kernel refused for want of privilege or by policy; :attr:`hint` says which and what to do."""
+    """The kernel refused for want of privilege or by policy; :attr:`hint` says which."""
 
 
 class AttachError(BpfError):
-    """A program cannot be attached as asked: no target named, target not found, or already attached."""
+    """A program cannot be attached as asked: no target is named, or it does not exist."""
 
     def __init__(
         self, message: str, *, program: str | None = None, target: str | None = None
@@ -216,8 +219,8 @@ class VerifierError(KernelError):
         summary: The verifier's own reason (the last telling line of the log).
         insn: Index of the instruction it stopped at, or ``None``.
         source: C source line of that instruction (``file:line: text``), or ``None``.
-        relocation: The failed CO-RE relocation at that instruction, or ``None``: the instruction was poisoned, which
-            only matters because it can be reached.
+        relocation: The failed CO-RE relocation at that instruction, or ``None``: the instruction
+            was poisoned, which only matters because it can be reached.
     """
 
     def __init__(

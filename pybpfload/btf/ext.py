@@ -1,7 +1,8 @@
 """``.BTF.ext``: function info, line info and CO-RE relocation records of an object's code.
 
-The section is described in :mod:`pybpfload.formats.btf`; its checks are those of libbpf's ``btf_ext_parse``
-(``btf_ext__new``). Records are kept as raw words, grouped by the ELF section whose code they describe.
+The section is described in :mod:`pybpfload.formats.btf`; its checks are those of libbpf's
+``btf_ext_parse`` (``btf_ext__new``). Records are kept as raw words, grouped by the ELF section
+whose code they describe.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class CoreRelo(NamedTuple):
 
 
 class InfoBlock(NamedTuple):
-    """The records for the code of one ELF section: ``count`` records of ``rec_words`` 32-bit words, in native order."""
+    """The records for the code of one ELF section, as 32-bit words in native order."""
 
     section: str
     count: int

@@ -1,11 +1,13 @@
 """A lazy table of the types in one BTF blob.
 
-A kernel's BTF holds well over 100,000 types and a loader needs a few dozen of them, so nothing is decoded until it is
-asked for. What is kept is the blob itself, an ``array`` with the word offset of each type, and, once a name was searched,
-an ``array`` with the name offset of each type. A name is found by a byte search in the raw string table followed by a byte
+A kernel's BTF holds well over 100,000 types and a loader needs a few dozen of them, so nothing is
+decoded until it is asked for. What is kept is the blob itself, an ``array`` with the word offset of
+each type, and, once a name was searched, an ``array`` with the name offset of each type. A name is
+found by a byte search in the raw string table followed by a byte
 search in the array of name offsets: both run at the speed of C.
 
-The format is described in :mod:`pybpfload.formats.btf`; the checks at opening are those of libbpf's ``btf__new``.
+The format is described in :mod:`pybpfload.formats.btf`; the checks at opening are those of libbpf's
+``btf__new``.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ _KINDS_WITH_TYPE = frozenset(
 def essential_name(name: str) -> str:
     """Return ``name`` without its ``___flavor`` suffix.
 
-    The suffix starts at the rightmost run of exactly three underscores that has another character on either side
-    (libbpf ``bpf_core_essential_name_len``): ``task___v1`` is ``task``, but ``a____b`` and ``___x`` are whole names.
+    The suffix starts at the rightmost run of exactly three underscores that has another character
+    on either side (libbpf ``bpf_core_essential_name_len``): ``task___v1`` is ``task``, but
+    ``a____b`` and ``___x`` are whole names.
     """
     for i in range(len(name) - 5, -1, -1):
         if name[i + 1 : i + 4] == "___" and name[i] != "_" and name[i + 4] != "_":
@@ -73,7 +76,8 @@ def essential_name(name: str) -> str:
 class Btf:
     """The types of one BTF blob, or of a split BTF together with its base.
 
-    ``btf[id]`` decodes a type, ``len(btf)`` is the highest id plus one, iterating yields all ids from 1.
+    ``btf[id]`` decodes a type, ``len(btf)`` is the highest id plus one, iterating yields all ids
+    from 1.
 
     Attributes:
         name: What the blob is called in messages, for example ``"vmlinux"``.
@@ -114,7 +118,8 @@ class Btf:
             data: Bytes, or any buffer such as an mmap; it is kept, not copied.
             base: BTF that this one extends: vmlinux for that of a kernel module.
             name: What to call it in messages.
-            pointer_size: Size of a pointer in bytes when it is known; found out from ``long`` otherwise.
+            pointer_size: Size of a pointer in bytes when it is known; found out from ``long``
+                otherwise.
 
         Raises:
             FormatError: The blob is damaged.
@@ -153,7 +158,8 @@ class Btf:
         ):
             if offset + length > size - hdr_len:
                 raise FormatError(
-                    f"{label} part ({offset}+{length}) ends beyond the data of {size - hdr_len} bytes",
+                    f"{label} part ({offset}+{length}) ends beyond the data "
+                    f"of {size - hdr_len} bytes",
                     offset=field,
                 )
         if type_off % 4:
@@ -197,7 +203,7 @@ class Btf:
         self._end_str: int = self._start_str + len(self._strings)
 
     def _read_layout(self, view: memoryview, hdr_len: int, types_end: int, str_off: int) -> None:
-        """Learn the sizes of kinds from the layout section (Linux 7.1), so that unknown ones can be stepped over."""
+        """Learn the sizes of unknown kinds from the layout section (Linux 7.1)."""
         offset, length = _LAYOUT_FIELDS[self.byteorder].unpack_from(view, fmt.HEADER_SIZE)
         if not length:
             return
@@ -257,7 +263,7 @@ class Btf:
 
     @property
     def pointer_size(self) -> int:
-        """Size of a pointer in bytes: that of ``long`` (libbpf ``determine_ptr_size``), 8 when there is none."""
+        """Size of a pointer in bytes: that of ``long``, 8 when there is none (as libbpf)."""
         if self._pointer_size is None:
             if self.base is not None:
                 self._pointer_size = self.base.pointer_size
@@ -282,7 +288,7 @@ class Btf:
     # Strings
 
     def string(self, offset: int) -> str:
-        """Return the string at an offset of the string part (base strings come first in split BTF)."""
+        """Return the string at an offset; in split BTF the strings of the base come first."""
         if offset < self._start_str and self.base is not None:
             return self.base.string(offset)
         start = offset - self._start_str
@@ -295,7 +301,7 @@ class Btf:
         end = self._strings.index(0, start)
         if end - start > _MAX_STRING:
             raise FormatError(
-                f"string of {end - start} bytes at {offset}; {_MAX_STRING} is the most that is read",
+                f"string of {end - start} bytes at {offset}; at most {_MAX_STRING} are read",
                 file=self.name,
                 section=".BTF",
             )
@@ -321,7 +327,7 @@ class Btf:
             ) from None
 
     def kind(self, type_id: int) -> int:
-        """Kind of a type (:class:`Kind`, or a plain number for a kind not known here); 0 for ``void``."""
+        """Kind of a type: a number, :class:`Kind` if it is known here; 0 for ``void``."""
         if type_id == 0:
             return t.Kind.VOID
         owner, at = self._locate(type_id)
@@ -440,8 +446,9 @@ class Btf:
         if self._names is None:
             words = self._words
             names = array("I", [words[o] for o in self._offsets])
-            # The byte search below finds whole strings. It is exact when no name starts inside another string, as in
-            # every kernel's table; a table that shares suffixes gets a complete index instead.
+            # The byte search below finds whole strings. It is exact when no name starts inside
+            # another string, as in every kernel's table; a table that shares suffixes gets a
+            # complete index instead.
             strings, start = self._strings, self._start_str
             base_strings = self.base._strings if self.base is not None else b""
             if any(
@@ -525,7 +532,10 @@ class Btf:
         return ids if kind is None else [i for i in ids if self.kind(i) == kind]
 
     def find(self, name: str, kind: int | None = None) -> int:
-        """Return the lowest id of a type of that name (libbpf ``btf__find_by_name_kind``), or 0 when there is none."""
+        """Return the lowest id of a type of that name, 0 when there is none.
+
+        As libbpf's ``btf__find_by_name_kind``.
+        """
         ids = self.find_all(name, kind)
         return ids[0] if ids else 0
 
@@ -537,7 +547,7 @@ class Btf:
         return 0
 
     def find_essential(self, name: str) -> list[int]:
-        """Return own ids of the types whose name without flavor is ``name`` (itself without flavor), ascending."""
+        """Return own ids of types whose name without flavor is ``name``, ascending."""
         return [
             type_id
             for type_id in self._own_named(name.encode(), True)
@@ -567,8 +577,8 @@ class Btf:
         """Size of a type in bytes (libbpf ``btf__resolve_size``).
 
         Raises:
-            FormatError: The type has no size (``void``, a forward declaration, a function), lies behind more than 32
-                steps, or is larger than 4 GiB.
+            FormatError: The type has no size (``void``, a forward declaration, a function), lies
+                behind more than 32 steps, or is larger than 4 GiB.
         """
         total = 1
         first = type_id
@@ -618,9 +628,10 @@ class Btf:
         return f"{label} {name or '<anon>'} [{type_id}]" if type_id else "void"
 
     def validate(self) -> None:
-        """Decode every own type once and check names, referenced ids and that a FUNC has a FUNC_PROTO.
+        """Decode every own type once and check names, references and prototypes of functions.
 
-        Meant for the BTF of objects, which is small. A kernel's BTF is checked type by type as it is used.
+        Meant for the BTF of objects, which is small. A kernel's BTF is checked type by type as it
+        is used.
 
         Raises:
             FormatError: Something refers outside the table.
@@ -631,7 +642,8 @@ class Btf:
             for referenced in _references_of(decoded):
                 if referenced >= count:
                     raise FormatError(
-                        f"{self.describe(type_id)} refers to type {referenced}, highest is {count - 1}",
+                        f"{self.describe(type_id)} refers to type {referenced}, "
+                        f"highest is {count - 1}",
                         file=self.name,
                         section=".BTF",
                         offset=self._type_base + 4 * self._offsets[type_id - self.start_id],

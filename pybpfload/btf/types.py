@@ -1,7 +1,8 @@
 """The kinds of BTF types as plain values, decoded one at a time from a :class:`pybpfload.btf.Btf`.
 
-Field names follow ``struct btf_type`` and its additions in the kernel's ``uapi/linux/btf.h``. Sizes are in bytes, offsets
-of members in bits, offsets of variables in bytes. References to other types are type ids.
+Field names follow ``struct btf_type`` and its additions in the kernel's ``uapi/linux/btf.h``. Sizes
+are in bytes, offsets of members in bits, offsets of variables in bytes. References to other types
+are type ids.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Void(Type):
 
 @dataclass(slots=True)
 class Int(Type):
-    """Integer of ``size`` bytes; ``bits`` wide at bit ``offset`` (both are the whole integer in today's compilers)."""
+    """Integer of ``size`` bytes; ``bits`` wide at bit ``offset`` (today always all of it)."""
 
     size: int
     encoding: int
@@ -203,7 +204,7 @@ class Member:
 
 @dataclass(slots=True)
 class Composite(Type):
-    """Struct or union of ``size`` bytes. ``kflag`` says that member offsets carry bit field sizes."""
+    """Struct or union of ``size`` bytes; with ``kflag`` offsets carry bit field sizes."""
 
     size: int
     members: tuple[Member, ...]
@@ -309,7 +310,7 @@ class SecVar:
 
 @dataclass(slots=True)
 class Datasec(Type):
-    """Data section of ``size`` bytes (0 as compilers leave it; the linker or loader fills it in)."""
+    """Data section of ``size`` bytes; compilers leave 0, linker or loader fill it in."""
 
     size: int
     entries: tuple[SecVar, ...]
@@ -326,7 +327,10 @@ class Float(Type):
 
 @dataclass(slots=True)
 class DeclTag(Type):
-    """``__attribute__((btf_decl_tag("name")))`` on ``type``, or on its component of that index, -1 for itself (5.16)."""
+    """``btf_decl_tag("name")`` on ``type``, or on a member or parameter of it (Linux 5.16).
+
+    ``component`` is the index of that member or parameter, -1 for the type itself.
+    """
 
     type: int
     component: int

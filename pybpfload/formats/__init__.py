@@ -1,7 +1,8 @@
-"""construct descriptions of every on-disk and wire format: the only place that knows offsets and sizes.
+"""construct descriptions of every format: the only place that knows offsets and sizes.
 
-Read them to learn a format, build synthetic input with them in tests, parse small and cold data with them. Bulk data is
-decoded by :mod:`struct`, whose format strings :func:`pybpfload.formats.flat.flat` derives from these descriptions.
+Read them to learn a format, build synthetic input with them in tests, parse small and cold data
+with them. Bulk data is decoded by :mod:`struct`, whose format strings
+:func:`pybpfload.formats.flat.flat` derives from these descriptions.
 
 construct's *compiled* parsers are never used: its documentation rules them out for untrusted input.
 """

@@ -1,12 +1,15 @@
-"""BTF, the kernel's type format (Documentation/bpf/btf.rst), and BTF.ext, its companion in object files.
+"""BTF, the kernel's type format, and BTF.ext, its companion in object files.
 
-A ``.BTF`` section is a header, a run of type records and a run of NUL-terminated strings. Type ids count from 1 in the
-order of the records; 0 is ``void``. Every type record is a common part of 12 bytes, then what its kind adds: nothing, one
-fixed record, or ``vlen`` records. All fields are 32 bits wide and aligned to 4 bytes, except the first four bytes of
-the header.
+Source: Documentation/bpf/btf.rst.
 
-Since Linux 7.1 a header may be 32 bytes long and name a *layout* section, which tells the size of each kind's
-additions, so that a reader can step over kinds that it does not know.
+A ``.BTF`` section is a header, a run of type records and a run of NUL-terminated strings. Type ids
+count from 1 in the order of the records; 0 is ``void``. Every type record is a common part of 12
+bytes, then what its
+kind adds: nothing, one fixed record, or ``vlen`` records. All fields are 32 bits wide and aligned
+to 4 bytes, except the first four bytes of the header.
+
+Since Linux 7.1 a header may be 32 bytes long and name a *layout* section, which tells the size of
+each kind's additions, so that a reader can step over kinds that it does not know.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ MAGIC = 0xEB9F
 """First two bytes of ``.BTF`` and ``.BTF.ext``, in the byte order of the file."""
 
 HEADER_SIZE = 24
-"""Size in bytes of the header that every kernel writes and reads; 32 with the layout fields (Linux 7.1)."""
+"""Bytes of the header that every kernel knows; 32 with the layout fields (Linux 7.1)."""
 
 TYPE_WORDS = 3
 """Size of the common part of a type record, in 32-bit words."""
@@ -74,10 +77,12 @@ def layouts(byteorder: str) -> Any:
         byteorder: ``"<"`` or ``">"``, as in :mod:`struct`.
 
     Returns:
-        A namespace of construct ``Struct``s: ``header``, ``header_layout`` (fields of a 32-byte header after the first
-        24), ``layout_entry``, ``type``, ``info`` (the bits of ``type.info``), ``int_encoding``, ``array``, ``member``,
-        ``enumerator``, ``enumerator64``, ``param``, ``var``, ``datasec_entry``, ``decl_tag``, and for BTF.ext
-        ``ext_header``, ``ext_header_core``, ``info_header``, ``info_block``, ``func_info``, ``line_info``, ``core_relo``.
+        A namespace of construct ``Struct``s: ``header``, ``header_layout`` (fields of a 32-byte
+        header after the first 24), ``layout_entry``, ``type``, ``info`` (the bits of
+        ``type.info``), ``int_encoding``, ``array``, ``member``, ``enumerator``, ``enumerator64``,
+        ``param``, ``var``, ``datasec_entry``, ``decl_tag``, and for BTF.ext ``ext_header``,
+        ``ext_header_core``, ``info_header``, ``info_block``, ``func_info``, ``line_info``,
+        ``core_relo``.
     """
     little = byteorder == "<"
     u16, u32, s32 = (Int16ul, Int32ul, Int32sl) if little else (Int16ub, Int32ub, Int32sb)

@@ -1,9 +1,9 @@
 """Context arguments of global functions, for kernels that do not know the tag ``arg:ctx``.
 
-A global function is verified by itself, so its BTF prototype must tell the verifier which argument is the context. Since Linux
-6.8 the declaration tag ``arg:ctx`` tells it; older kernels want a pointer to a struct of a name that depends on the program
-type. Each program therefore gets a copy of the function's BTF with such a pointer (libbpf
-``bpf_program_fixup_func_info``).
+A global function is verified by itself, so its BTF prototype must tell the verifier which argument
+is the context. Since Linux 6.8 the declaration tag ``arg:ctx`` tells it; older kernels want a
+pointer to a struct of a name that depends on the program type. Each program therefore gets a copy
+of the function's BTF with such a pointer (libbpf ``bpf_program_fixup_func_info``).
 """
 
 from __future__ import annotations

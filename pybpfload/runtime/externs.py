@@ -1,7 +1,7 @@
 """Resolving externs against the running kernel: kconfig values, kernel variables, kernel functions.
 
-The rules are those of libbpf's ``bpf_object__resolve_externs``. Everything is resolved before anything is created, so a
-missing extern leaves nothing behind.
+The rules are those of libbpf's ``bpf_object__resolve_externs``. Everything is resolved before
+anything is created, so a missing extern leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _resolve_typeless(spec: ObjectSpec, externs: list[ExternSpec], found: Resolv
 def _resolve_typed(spec: ObjectSpec, extern: ExternSpec, target: Target) -> Symbol | None:
     is_function = extern.kind == ExternKind.KFUNC
     kind = Kind.FUNC if is_function else Kind.VAR
-    # Functions may come in flavors, of which the one that fits this kernel is taken; variables may not.
+    # Functions may come in flavors, of which the one that fits this kernel is taken; variables may
+    # not.
     name = essential_name(extern.name) if is_function else extern.name
     if target.btf is None:
         raise NotSupportedError(

@@ -18,11 +18,12 @@ __all__ = ["Link"]
 class Link:
     """An attachment. Closing it detaches; an :class:`Object` closes the links of its programs.
 
-    Dropping the last reference to a link that nobody closed warns with ``ResourceWarning``, because the attachment ends with
-    it; call :meth:`pin` or keep the link to stay attached.
+    Dropping the last reference to a link that nobody closed warns with ``ResourceWarning``, because
+    the attachment ends with it; call :meth:`pin` or keep the link to stay attached.
 
     Attributes:
-        kind: Family of the attachment, as libbpf names it: ``trace``, ``raw_tp``, ``tp``, ``lsm``, ``iter``, ...
+        kind: Family of the attachment, as libbpf names it: ``trace``, ``raw_tp``, ``tp``, ``lsm``,
+            ``iter``, ...
         target: What it is attached to, for people.
         program: Name of the program.
         pin_path: Where it is pinned, or ``None``.
@@ -100,7 +101,8 @@ class Link:
         """Detach at once but keep the link (``BPF_LINK_DETACH``, Linux 5.9).
 
         Raises:
-            KernelError: Links of this kind can only be closed (tracing, raw_tp, perf event and iterator links).
+            KernelError: Links of this kind can only be closed (tracing, raw_tp, perf event and
+                iterator links).
         """
         bpf.link_detach(self.fileno())
 

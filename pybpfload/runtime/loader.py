@@ -1,7 +1,7 @@
 """From a spec to file descriptors: what :meth:`ObjectSpec.load` does, in libbpf's order.
 
-Permission, BTF of the kernel, externs, relocation, BTF of the object, maps, references, programs. All or nothing: whatever
-fails, everything opened and every pin made on the way is undone.
+Permission, BTF of the kernel, externs, relocation, BTF of the object, maps, references, programs.
+All or nothing: whatever fails, everything opened and every pin made on the way is undone.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pybpfload.kernel.progload import load_btf, load_program
 from pybpfload.kernel.version import kernel_version
 from pybpfload.object.spec import ExternKind, MapKind, ObjectSpec, ProgramSpec
 from pybpfload.relocate import ReferenceKind, RelocatedProgram, Relocation, Target, relocate
-from pybpfload.relocate.ctx_arg import rewrite_context_arguments
 from pybpfload.relocate.core.patch import poison
+from pybpfload.relocate.ctx_arg import rewrite_context_arguments
 from pybpfload.relocate.program import KFUNC_POISON, MAP_POISON
 from pybpfload.runtime import externs, maps
 from pybpfload.runtime.program import Program
@@ -54,7 +54,8 @@ class Loader:
 
     Args:
         spec: The object. It is not changed.
-        btf: BTF to relocate against instead of the running kernel's: a :class:`Btf` or the path of a file.
+        btf: BTF to relocate against instead of the running kernel's: a :class:`Btf` or the path of
+            a file.
         kconfig: Kernel configuration text that wins over the kernel's own.
         pin_root: Folder on a bpffs for maps that are pinned by name.
         log_level: ``log_level`` of every ``BPF_PROG_LOAD``.
@@ -79,7 +80,7 @@ class Loader:
         self.kconfig = kconfig
         self.pin_root = pin_root
         self.log_level = log_level
-        self.maps: dict[str, Map] = {}
+        self.maps: dict[str, Map[Any, Any]] = {}
         self.programs: dict[str, Program] = {}
         self.notes: list[BaseException] = []
         self.btf_fd = -1
@@ -90,7 +91,8 @@ class Loader:
         """Load everything.
 
         Raises:
-            NotSupportedError: The object is for another byte order, or the kernel lacks something it needs.
+            NotSupportedError: The object is for another byte order, or the kernel lacks something
+                it needs.
             NotPermittedError: The kernel does not let this process load BPF.
             RelocationError, VerifierError, KernelError: As they say.
         """
@@ -174,14 +176,15 @@ class Loader:
             clean = sanitize(self._hide_functions(btf), lacks)
             fd = FileDescriptor(load_btf(clean.to_bytes())[0], "BTF")
         except (FormatError, KernelError) as error:
-            # Programs run without BTF too, only less well described; struct_ops and what needs it fails later.
+            # Programs run without BTF too, only less well described; struct_ops and what needs it
+            # fails later.
             self.notes.append(error)
             return
         temporary.callback(fd.close)
         self.btf_fd = fd.fileno()
 
     def _hide_functions(self, btf: Btf) -> Btf:
-        """Make hidden global subprograms static: the verifier then checks them in the context of each call."""
+        """Make hidden global subprograms static: the verifier then checks them call by call."""
         hidden = {f.name for f in self.spec.subprograms if f.is_hidden}
         if not hidden:
             return btf
@@ -202,7 +205,7 @@ class Loader:
     def _in_order(
         self, programs: dict[str, RelocatedProgram]
     ) -> list[tuple[str, RelocatedProgram]]:
-        """Programs in the order of the file, but those attached to another one of the object behind it."""
+        """Programs in the order of the file, but those attached to another one behind that."""
         waiting = list(programs.items())
         done: set[int] = set()
         ordered = []
@@ -281,7 +284,7 @@ class Loader:
         return info
 
     def _bind_rodata(self, program: Program) -> None:
-        """Tie read-only data to the program, so that bpftool and others find it even where no instruction does."""
+        """Tie read-only data to the program, so that tools find it where no instruction does."""
         for name, map_spec in self.spec.maps.items():
             if (
                 map_spec.kind == MapKind.RODATA
@@ -354,7 +357,7 @@ class Loader:
         insns[at + 1] = insns[at + 1]._replace(imm=high)
 
     def _fd_index(self, owner: Btf) -> int:
-        """Place of a module's BTF in ``fd_array``; 0 stands for vmlinux and is never used for a module."""
+        """Place of a module's BTF in ``fd_array``; 0 stands for vmlinux."""
         fd = self._module_fd(owner)
         if not fd:
             return 0
@@ -378,7 +381,7 @@ _BTF_FEATURES = (
 
 
 def _check_permission() -> None:
-    """Load a program that does nothing, so that a missing privilege is told as such and not as a later riddle."""
+    """Load a program that does nothing: a missing privilege shows here, not as a riddle."""
     code = isa.encode([isa.mov64_imm(0, 0), isa.exit_()], _NATIVE)  # type: ignore[arg-type]
     try:
         fd = bpf.prog_load(ProgType.SOCKET_FILTER, code, "GPL")

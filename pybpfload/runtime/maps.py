@@ -1,9 +1,13 @@
-"""Creating the maps of an object (libbpf ``bpf_object__create_maps``), reusing pinned ones, filling in what is declared."""
+"""Creating the maps of an object, reusing pinned ones, filling in what is declared.
+
+The rules are those of libbpf's ``bpf_object__create_maps``.
+"""
 
 from __future__ import annotations
 
 import errno
 import mmap
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
@@ -68,14 +72,14 @@ class Creator:
         self.undo = undo
         self.notes: list[BaseException] = []
 
-    def create_all(self) -> dict[str, Map]:
+    def create_all(self) -> dict[str, Map[Any, Any]]:
         """Create, reuse or pin every map that is wanted.
 
         Raises:
             KernelError: The kernel refuses one.
             BpfError: A pinned map is not what the definition says.
         """
-        made: dict[str, Map] = {}
+        made: dict[str, Map[Any, Any]] = {}
         for key, map_spec in self.spec.maps.items():
             if map_spec.kind == MapKind.STRUCT_OPS:
                 continue  # built at attach, from the kernel's own type
@@ -90,7 +94,7 @@ class Creator:
                 made[key] = self._provide(map_spec, made)
         return made
 
-    def _provide(self, spec: MapSpec, made: Mapping[str, Map]) -> Map:
+    def _provide(self, spec: MapSpec, made: Mapping[str, Map[Any, Any]]) -> Map[Any, Any]:
         pin_path = spec.pin_path
         if pin_path is None and spec.pinning == 1:
             pin_path = f"{self.pin_root}/{spec.name}"
@@ -111,7 +115,7 @@ class Creator:
 
     # Existing maps
 
-    def _open_pin(self, spec: MapSpec, path: str) -> Map | None:
+    def _open_pin(self, spec: MapSpec, path: str) -> Map[Any, Any] | None:
         try:
             fd = bpf.obj_get(path)
         except KernelError as error:
@@ -122,20 +126,23 @@ class Creator:
         found.pin_path = path
         return found
 
-    def _reuse(self, spec: MapSpec, owner: FileDescriptor, check: str | None = None) -> Map:
+    def _reuse(
+        self, spec: MapSpec, owner: FileDescriptor, check: str | None = None
+    ) -> Map[Any, Any]:
         self.undo.callback(owner.close)
         info = bpf.map_info(owner.fileno())
         if check is not None:
             differences = _differences(spec, info)
             if differences:
                 raise BpfError(
-                    f"map {spec.name}: the map pinned at {check} is another one: {'; '.join(differences)}"
+                    f"map {spec.name}: the map pinned at {check} is another one: "
+                    + "; ".join(differences)
                 )
         return self._wrap(spec, owner, info.type, info.key_size, info.value_size, info.max_entries)
 
     # New maps
 
-    def _create(self, spec: MapSpec, made: Mapping[str, Map]) -> Map:
+    def _create(self, spec: MapSpec, made: Mapping[str, Map[Any, Any]]) -> Map[Any, Any]:
         entries = ring_buffer_size(spec.type, spec.max_entries, mmap.PAGESIZE)
         if spec.type == MapType.PERF_EVENT_ARRAY and not entries:
             entries = cpus.possible_cpus()
@@ -154,7 +161,7 @@ class Creator:
             options["btf_fd"] = self.btf_fd
             options["btf_key_type_id"] = spec.key_type_id
             options["btf_value_type_id"] = spec.value_type_id
-        inner: Map | None = None
+        inner: Map[Any, Any] | None = None
         if spec.type in _MAP_IN_MAP and spec.inner is not None:
             inner = self._create(spec.inner, made)
             options["inner_map_fd"] = inner.fileno()
@@ -188,7 +195,9 @@ class Creator:
             error.target = target
             raise
 
-    def _fill(self, spec: MapSpec, created: Map, made: Mapping[str, Map]) -> None:
+    def _fill(
+        self, spec: MapSpec, created: Map[Any, Any], made: Mapping[str, Map[Any, Any]]
+    ) -> None:
         if spec.is_internal:
             contents = self.kconfig if spec.kind == MapKind.KCONFIG else bytes(spec.contents or b"")
             bpf.map_update_elem(created.fileno(), bytes(4), contents)
@@ -206,11 +215,12 @@ class Creator:
                     continue
                 if name not in made:
                     raise BpfError(
-                        f"map {spec.name}: its value {name} comes later in the object; define it before"
+                        f"map {spec.name}: its value {name} comes later in the object; "
+                        "define it before"
                     )
                 bpf.map_update_elem(created.fileno(), _u32(slot), _u32(made[name].fileno()))
 
-    def _pin(self, created: Map, path: str) -> bool:
+    def _pin(self, created: Map[Any, Any], path: str) -> bool:
         bpffs.prepare_parent(path)
         try:
             bpf.obj_pin(created.fileno(), path)
@@ -232,7 +242,7 @@ class Creator:
         value_size: int,
         entries: int,
         flags: int | None = None,
-    ) -> Map:
+    ) -> Map[Any, Any]:
         btf = self.spec.btf
         return Map(
             owner,
@@ -251,14 +261,12 @@ class Creator:
 
 def unpin(path: str) -> None:
     """Remove a pin; one that is gone already is no error."""
-    try:
+    with suppress(FileNotFoundError):
         door.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _open_map(source: Any) -> FileDescriptor:
-    """Own descriptor of a map given as an object with ``fileno()``, a descriptor, an id or the path of a pin."""
+    """Own descriptor of a map given as an object with ``fileno()``, an id or a pin's path."""
     import os
 
     if hasattr(source, "fileno"):
@@ -293,11 +301,11 @@ def _differences(spec: MapSpec, info: Any) -> list[str]:
 def _u32(number: int) -> bytes:
     import sys
 
-    return number.to_bytes(4, sys.byteorder)  # type: ignore[arg-type]
+    return number.to_bytes(4, sys.byteorder)
 
 
 def fill_program_arrays(
-    spec: ObjectSpec, maps: Mapping[str, Map], programs: Mapping[str, Program]
+    spec: ObjectSpec, maps: Mapping[str, Map[Any, Any]], programs: Mapping[str, Program]
 ) -> None:
     """Write the declared programs into PROG_ARRAY maps, once all programs are loaded.
 

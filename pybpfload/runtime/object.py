@@ -19,7 +19,7 @@ __all__ = ["Object", "load_object"]
 
 
 class Object:
-    """Programs and maps in the kernel, made from one :class:`ObjectSpec`, of which it no longer depends.
+    """Programs and maps in the kernel, made from an :class:`ObjectSpec` and independent of it.
 
     A context manager: leaving it detaches and unloads everything that is not pinned.
 
@@ -51,22 +51,17 @@ class Object:
             if key not in self.maps:
                 continue
             owner = self.maps[key]
-            shared = owner.view() if owner.flags & MapFlag.MMAPABLE else None
-            found.append(
-                (
-                    name,
-                    Variable(
-                        name,
-                        owner,
-                        variable.offset,
-                        variable.size,
-                        codec(variable.btf, variable.type_id),
-                        shared,
-                        variable.is_const,
-                        section=variable.section,
-                    ),
-                )
+            live = Variable(
+                name,
+                owner,
+                variable.offset,
+                variable.size,
+                codec(variable.btf, variable.type_id),
+                owner.view() if owner.flags & MapFlag.MMAPABLE else None,
+                variable.is_const,
+                section=variable.section,
             )
+            found.append((name, live))
         return found
 
     @property
@@ -97,8 +92,9 @@ class Object:
     def attach(self) -> list[Link]:
         """Attach every program whose section says where and whose ``autoattach`` is on.
 
-        Programs that need more than a section name (XDP, tc, cgroup, iterators that want parameters, ...) are left alone. If one
-        fails, those attached by this call are detached again.
+        Programs that need more than a section name (XDP, tc, cgroup, iterators that want
+        parameters, ...) are left alone. If one fails, those attached by this call are detached
+        again.
 
         Returns:
             The links, in the order of the programs.

@@ -9,7 +9,6 @@ from pybpfload.runtime.target import AttachTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from pybpfload.kernel.fd import FileDescriptor
     from pybpfload.object.spec import ProgramSpec
@@ -70,12 +69,14 @@ class Program:
         """Attach it where its section name says, or where the arguments say.
 
         Args:
-            target: Instead of what the section says: ``"category/name"`` of a tracepoint, name of a raw tracepoint.
-                Programs that are verified against their target (fentry, fexit, fmod_ret, tp_btf, lsm, iter) cannot
-                choose it here; see :meth:`ProgramSpec.set_attach_target`.
-            **options: ``cookie`` (an ``int`` that the program gets from ``bpf_get_attach_cookie()``: tracepoints since
-                5.15, fentry, fexit and fmod_ret since 5.19, raw tracepoints since 6.10); for iterators ``map``,
-                ``pid``, ``tid``, ``pidfd``, ``cgroup``, ``order``, see :func:`pybpfload.runtime.attach.iter.attach`.
+            target: Instead of what the section says: ``"category/name"`` of a tracepoint, name of a
+                raw tracepoint. Programs that are verified against their target (fentry, fexit,
+                fmod_ret, tp_btf, lsm, iter) cannot choose it here; see
+                :meth:`ProgramSpec.set_attach_target`.
+            **options: ``cookie`` (an ``int`` that the program gets from
+                ``bpf_get_attach_cookie()``: tracepoints since 5.15, fentry, fexit and fmod_ret
+                since 5.19, raw tracepoints since 6.10); for iterators ``map``, ``pid``, ``tid``,
+                ``pidfd``, ``cgroup``, ``order``, see :func:`pybpfload.runtime.attach.iter.attach`.
 
         Returns:
             The link. It belongs to this program, which closes it when it is closed itself.
@@ -106,7 +107,7 @@ class Program:
                 yield line.decode("utf-8", "backslashreplace").rstrip("\n")
 
     def open_iter(self, **options: Any) -> Any:
-        """Run an iterator program and return its output as a binary file object; ``read()`` gives all bytes.
+        """Run an iterator program and return its output as a binary file object.
 
         Args:
             **options: What to iterate over, as for :meth:`attach`.
@@ -133,7 +134,8 @@ class Program:
 
         Args:
             data: Packet, for program types that work on packets.
-            ctx: Context, for types that take one (raw_tp, syscall, sk_lookup, and ``struct __sk_buff`` of tc programs).
+            ctx: Context, for types that take one (raw_tp, syscall, sk_lookup, and ``struct
+                __sk_buff`` of tc programs).
             repeat: How often to run; the duration is the average.
             data_size_out: Room for the packet afterwards, in bytes; the kernel's answer otherwise.
             ctx_size_out: Room for the context afterwards, in bytes.
@@ -144,7 +146,8 @@ class Program:
             ``retval``, ``duration`` in ns, ``data_out``, ``ctx_out``.
 
         Raises:
-            KernelError: This program type cannot be tested so (errno 524), or the input is not accepted.
+            KernelError: This program type cannot be tested so (errno 524), or the input is not
+                accepted.
         """
         # raw_tp and syscall programs are run once and refuse a count.
         single = self.spec.prog_type.name in ("RAW_TRACEPOINT", "SYSCALL", "TRACING")
@@ -184,9 +187,9 @@ class Program:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        kind: object,
+        error: object,
+        traceback: object,
     ) -> None:
         self.close()
 

@@ -1,7 +1,7 @@
 """Finding the function, tracepoint or hook that a program is loaded for, in BTF.
 
-Programs of type TRACING, LSM and EXT are verified against the very function that they will be attached to, so its BTF id is part
-of the load (libbpf ``libbpf_find_attach_btf_id``).
+Programs of type TRACING, LSM and EXT are verified against the very function that they will be
+attached to, so its BTF id is part of the load (libbpf ``libbpf_find_attach_btf_id``).
 """
 
 from __future__ import annotations
@@ -84,13 +84,15 @@ def resolve_attach_target(
         return AttachTarget()
     if spec.prog_type == ProgType.EXT:
         raise AttachError(
-            "freplace needs the program whose function it replaces; give it with set_attach_target()",
+            "freplace needs the program whose function it replaces; "
+            "give it with set_attach_target()",
             program=spec.name,
         )
     name = spec.attach_to
     if not name:
         raise AttachError(
-            f"SEC({spec.section!r}) names no target; write SEC({(spec.section.rstrip('/') + '/NAME')!r}) "
+            f"SEC({spec.section!r}) names no target; "
+            f"write SEC({(spec.section.rstrip('/') + '/NAME')!r}) "
             "or call set_attach_target() before loading",
             program=spec.name,
         )
@@ -148,7 +150,8 @@ def _in_program(spec: ProgramSpec, loaded: Mapping[str, Any]) -> AttachTarget:
         if not target.btf_id:
             functions = [btf.type_name(i) for i in btf if btf.kind(i) == Kind.FUNC]
             raise AttachError(
-                f"{description} has no function {function or info.name!r}; it has: {', '.join(functions)}",
+                f"{description} has no function {function or info.name!r}; "
+                f"it has: {', '.join(functions)}",
                 program=spec.name,
                 target=function,
             )
@@ -162,7 +165,7 @@ def _in_program(spec: ProgramSpec, loaded: Mapping[str, Any]) -> AttachTarget:
 def _program_fd(
     spec: ProgramSpec, loaded: Mapping[str, Any], target: AttachTarget
 ) -> tuple[int, str, str | None]:
-    """Descriptor of the target program, what to call it, and the function meant when none is named."""
+    """Descriptor of the target program, its description, the function meant by default."""
     import os
 
     source = spec.attach_program

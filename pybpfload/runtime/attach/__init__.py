@@ -24,7 +24,7 @@ _FAMILIES = {
 
 
 def is_automatic(spec: ProgramSpec) -> bool:
-    """Whether the section name alone says where to attach (libbpf: it has an attach callback and a target)."""
+    """Whether the section name alone says where to attach."""
     if spec.sec is None or spec.prog_type != spec.sec.prog_type or not spec.sec.auto:
         return False
     if spec.sec.auto == "iter":
@@ -44,7 +44,7 @@ def attach(
     family = spec.sec.auto if spec.sec is not None and spec.prog_type == spec.sec.prog_type else ""
     if not family:
         raise AttachError(
-            f"programs in SEC({spec.section!r}) are attached to something that a section name cannot tell",
+            f"SEC({spec.section!r}) does not tell what to attach to",
             program=spec.name,
         )
     home = _FAMILIES.get(family)

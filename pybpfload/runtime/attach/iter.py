@@ -1,4 +1,4 @@
-"""Iterator programs: called by the kernel for each of its objects of a kind, their output read as a file (Linux 5.8)."""
+"""Iterator programs: called for each kernel object of a kind, read as a file (Linux 5.8)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["attach", "iter_info", "needs_parameters", "open_stream"]
 
+_PARAMETERS = ("map", "pid", "tid", "pidfd", "cgroup", "cgroup_id", "order")
 _MAP_ITERATORS = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
 
 
 def needs_parameters(spec: ProgramSpec) -> bool:
-    """Whether the iterator cannot run without being told over what: elements of a map, or a cgroup."""
+    """Whether the iterator must be told over what: elements of a map, or a cgroup."""
     target = (spec.attach_to or "").rpartition(":")[2]
     return target in _MAP_ITERATORS or target == "cgroup"
 
@@ -43,7 +44,8 @@ def iter_info(
     """Build ``union bpf_iter_link_info``.
 
     Returns:
-        Its bytes (empty without parameters) and descriptors that must stay open until the link exists.
+        Its bytes (empty without parameters) and descriptors that must stay open until the link
+        exists.
 
     Raises:
         AttachError: The arguments do not go together.
@@ -102,10 +104,11 @@ def attach(
         program: The program.
         loaded_for: The iterator it was loaded for.
         target: Must be ``None``.
-        **parameters: ``map`` (a map or descriptor) for ``bpf_map_elem``, ``bpf_sk_storage_map`` and ``sockmap``; ``pid``
-            (a process), ``tid`` (a thread) or ``pidfd`` for ``task``, ``task_file`` and ``task_vma`` (6.1); ``cgroup`` (path
-            or descriptor), ``cgroup_id`` and ``order`` (``self_only``, ``descendants_pre``, ``descendants_post``,
-            ``ancestors_up``) for ``cgroup`` (6.1).
+        **parameters: ``map`` (a map or descriptor) for ``bpf_map_elem``, ``bpf_sk_storage_map`` and
+            ``sockmap``; ``pid`` (a process), ``tid`` (a thread) or ``pidfd`` for ``task``,
+            ``task_file`` and ``task_vma`` (6.1); ``cgroup`` (path or descriptor), ``cgroup_id`` and
+            ``order`` (``self_only``, ``descendants_pre``, ``descendants_post``, ``ancestors_up``)
+            for ``cgroup`` (6.1).
 
     Raises:
         AttachError: The parameters do not fit the iterator.
@@ -119,11 +122,11 @@ def attach(
         )
     if spec.expected_attach_type != AttachType.TRACE_ITER:
         raise AttachError(f"SEC({spec.section!r}) is not an iterator", program=program.name)
-    unknown = set(parameters) - set(iter_info.__kwdefaults__)
+    unknown = set(parameters) - set(_PARAMETERS)
     if unknown:
         raise AttachError(
             f"iterators do not take {', '.join(sorted(unknown))}; they take "
-            f"{', '.join(iter_info.__kwdefaults__)}",
+            f"{', '.join(_PARAMETERS)}",
             program=program.name,
         )
     if needs_parameters(spec) and not parameters:
@@ -140,7 +143,8 @@ def attach(
         error.target = f"iterator {program.name}"
         if error.errno == errno.EINVAL and info:
             error.hint = (
-                f"iterator {loaded_for.name} does not take {', '.join(parameters)}, or this kernel is too old for it "
+                f"iterator {loaded_for.name} does not take {', '.join(parameters)}, "
+                "or this kernel is too old for it "
                 "(task and cgroup parameters: 6.1)"
             )
         if error.errno == errno.EINVAL and not info:
@@ -177,7 +181,7 @@ class _Stream(io.RawIOBase):
             try:
                 data = door.read(self._owner.fileno(), len(buffer))
             except BlockingIOError:
-                continue  # the kernel stops a read that takes too long; reading again goes on from there
+                continue  # the kernel stops a read that takes too long; reading again goes on from
             buffer[: len(data)] = data
             return len(data)
 
@@ -200,6 +204,6 @@ def read_link(link: Link) -> io.BufferedReader:
 def open_stream(
     program: Program, loaded_for: AttachTarget, parameters: dict[str, Any]
 ) -> io.BufferedReader:
-    """Attach, run once, and give the output; the link is closed at once, the run holds what it needs."""
+    """Attach, run once, give the output; the link is closed, the run holds what it needs."""
     with attach(program, loaded_for, None, **parameters) as link:
         return read_link(link)

@@ -1,4 +1,4 @@
-"""raw_tp programs, writable ones too: attached to a tracepoint by name (``BPF_RAW_TRACEPOINT_OPEN``, Linux 4.17)."""
+"""raw_tp programs, writable ones too: ``BPF_RAW_TRACEPOINT_OPEN`` by name (Linux 4.17)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def attach(
             ) from error
         if error.errno == errno.ENOENT:
             raise AttachError(
-                f"there is no raw tracepoint {name!r} (names are those of tracepoints without category)",
+                f"there is no raw tracepoint {name!r} (tracepoints are named without category)",
                 program=program.name,
                 target=name,
             ) from error

@@ -1,4 +1,4 @@
-"""Tracepoint programs: a perf event on the tracepoint, and the program on the perf event (Linux 4.7)."""
+"""Tracepoint programs: a perf event on the tracepoint, the program on it (Linux 4.7)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def attach(
 def attach_perf_event(
     program: Program, event: FileDescriptor, *, kind: str, target: str, cookie: int
 ) -> Link:
-    """Put a program on an open perf event and enable it; by a link since Linux 5.15, by ioctl before.
+    """Put a program on a perf event and enable it: by a link (Linux 5.15), by ioctl before.
 
     ``event`` belongs to the link afterwards and is closed on failure.
 

@@ -1,4 +1,4 @@
-"""fentry, fexit, fmod_ret, fsession, tp_btf and LSM programs: attached to what they were verified against."""
+"""fentry, fexit, fmod_ret, fsession, tp_btf, LSM: attached to what they were verified for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def attach(
         program: The program.
         loaded_for: What it was loaded for.
         target: Must be ``None``: it cannot be chosen any more.
-        cookie: What ``bpf_get_attach_cookie()`` gives (fentry, fexit, fmod_ret: Linux 5.19; tp_btf, lsm: 6.10).
+        cookie: What ``bpf_get_attach_cookie()`` gives (fentry, fexit, fmod_ret: Linux 5.19; tp_btf,
+            lsm: 6.10).
 
     Raises:
         AttachError: A target was given.
@@ -48,22 +49,22 @@ def attach(
     spec = program.spec
     if target is not None:
         raise AttachError(
-            f"it was verified against {loaded_for.name}; choose the target with set_attach_target() before loading",
+            f"it was verified against {loaded_for.name}; "
+            "choose the target with set_attach_target() before loading",
             program=program.name,
             target=target,
         )
     if spec.expected_attach_type == AttachType.LSM_MAC:
         check_lsm(program.name)
     try:
-        fd = bpf.link_create(
-            program.fileno(), 0, spec.expected_attach_type, **({"cookie": cookie} if cookie else {})
-        )
+        fd = bpf.link_create(program.fileno(), 0, spec.expected_attach_type, cookie=cookie)
     except KernelError as error:
         if error.errno != errno.EINVAL or spec.expected_attach_type not in _OLD_WAY:
             raise _explained(error, program, loaded_for) from None
         if cookie:
             raise NotSupportedError(
-                f"program {program.name}: this kernel has no attach cookies for {spec.section.split('/')[0]} programs",
+                f"program {program.name}: this kernel has no attach cookies "
+                f"for {spec.section.split('/')[0]} programs",
                 feature="attach cookies",
                 since="6.10" if spec.expected_attach_type == AttachType.TRACE_RAW_TP else "5.19",
             ) from error
@@ -100,8 +101,8 @@ def check_lsm(program: str) -> None:
         return  # securityfs is not mounted: nothing can be said
     if "bpf" not in active.split(","):
         raise NotSupportedError(
-            f"program {program}: this kernel was started without the BPF security module, so it would never run "
-            f"(active: {active}); boot with lsm={active},bpf",
+            f"program {program}: this kernel was started without the BPF security module, "
+            f"so it would never run (active: {active}); boot with lsm={active},bpf",
             feature="LSM programs",
             since="5.7",
         )
