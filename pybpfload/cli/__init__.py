@@ -1,0 +1,117 @@
+"""The command ``pybpfload``: one module per command, imported when that command is used.
+
+``docs/command-line.md`` is the manual. What a command prints for programs goes to standard output,
+and nothing else does; notices and errors go to standard error, an error in one line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "inspect": "show what is in an object: programs, maps, variables, BTF (offline)",
+    "relocate": "show the final instructions and every CO-RE decision (offline)",
+    "run": "load an object, attach its programs, print their events until Ctrl-C",
+}
+"""Commands and what they do; each is a module of this package with ``run(arguments)``."""
+
+_HELP = """\
+usage: pybpfload COMMAND [options] OBJ
+       pybpfload COMMAND --help
+
+Open, inspect, relocate and run BPF objects that clang built.
+
+commands:
+{commands}
+
+options:
+  -h, --help     show this help; after a command, that of the command
+  -V, --version  show the version
+  -v, --verbose  say more: the verifier's log, what failed on the way
+  --json         print JSON for programs instead of text for people
+
+examples:
+  pybpfload inspect tracer.bpf.o
+  pybpfload relocate --btf vmlinux-6.1 tracer.bpf.o
+  pybpfload run --set target_pid=1234 --duration 10 --json tracer.bpf.o
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 not permitted, 4 not supported by
+this kernel. inspect and relocate need neither Linux nor any privilege.
+"""
+
+_BEFORE_COMMAND = frozenset({"-v", "--verbose", "--json"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments without the name of the program; those of the process by default.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong usage, 3 not permitted, 4 not supported by this
+        kernel, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _dispatch(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except SystemExit as stop:  # argparse, after --help
+        return stop.code if isinstance(stop.code, int) else 0
+    except BrokenPipeError:
+        # Whoever reads has had enough. Python flushes once more at its end: let that go nowhere.
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from pybpfload.cli.failure import report
+
+        status = report(error, verbose=_is_verbose(arguments))
+        if status is None:
+            raise
+        return status
+
+
+def _is_verbose(arguments: list[str]) -> bool:
+    return "-v" in arguments or "--verbose" in arguments
+
+
+def _dispatch(arguments: list[str]) -> int:
+    early: list[str] = []
+    while arguments and arguments[0] in _BEFORE_COMMAND:
+        early.append(arguments.pop(0))
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        lines = (f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+        text = _HELP.format(commands="\n".join(lines))
+        print(text, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    command = arguments.pop(0)
+    if command in ("-V", "--version"):
+        from pybpfload import __version__
+
+        print(f"pybpfload {__version__}")
+        return 0
+    if command not in COMMANDS:
+        from pybpfload.cli.failure import UsageError, did_you_mean
+
+        what = "option" if command.startswith("-") else "command"
+        raise UsageError(
+            f"unknown {what} {command!r}{did_you_mean(command, COMMANDS)}; see pybpfload --help"
+        )
+    from importlib import import_module
+
+    status: int = import_module(f"{__name__}.{command}").run([*early, *arguments])
+    return status
