@@ -1,0 +1,231 @@
+"""tools/bench: what is measured, how, and the bars."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from environment import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FIXTURES = ROOT / "fixtures" / "bpfel"
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+
+_BARE = ["-c", "pass"]
+# Peak memory of the process itself; that of getrusage() would begin with the parent's.
+_PRINT_PEAK = """
+import re
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+_RELOCATE = f"""
+import pybpfload
+from pybpfload.relocate import Target, relocate
+spec = pybpfload.open({str(FIXTURES / "execsnoop.bpf.o")!r})
+relocate(spec, Target(pybpfload.read_btf({str(VMLINUX)!r})))
+"""
+
+
+@dataclasses.dataclass
+class Result:
+    """One measurement.
+
+    Attributes:
+        name: What people call it.
+        what: What was measured.
+        unit: `"ms"` or `"MB"`.
+        median: The middle of the runs.
+        spread: Between the quartiles.
+        times_bare: The median as a multiple of the bare interpreter's; None for what is not run
+            in a process of its own.
+        bar: The most it may be; None if there is no bar.
+    """
+
+    name: str
+    what: str
+    unit: str
+    median: float
+    spread: float
+    times_bare: float | None = None
+    bar: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`"ok"`, `"MISSED"`, or nothing where there is no bar."""
+        if self.bar is None:
+            return ""
+        return "ok" if self.median <= self.bar else "MISSED"
+
+
+def main(description: str) -> int:
+    """Run the tool; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="tools/bench",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}")
+    parser.add_argument("-n", type=int, default=15, metavar="RUNS", help="runs [%(default)s]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(MEASUREMENTS):
+        parser.error(f"no measurement {', '.join(sorted(unknown))}")
+    results = []
+    for name in options.names or MEASUREMENTS:
+        for result in MEASUREMENTS[name](options.n):
+            results.append(result)
+            if not options.json:
+                _print(result)
+    if options.json:
+        found = [{**dataclasses.asdict(each), "verdict": each.verdict} for each in results]
+        print(json.dumps({"machine": _machine(), "runs": options.n, "results": found}, indent=2))
+    else:
+        print(f"\n{options.n} runs each on {_machine()}")
+    return int(any(each.verdict == "MISSED" for each in results))
+
+
+def _print(result: Result) -> None:
+    times = f"{result.times_bare:.1f} x bare" if result.times_bare else ""
+    bar = f"bar {result.bar:.0f}" if result.bar is not None else ""
+    print(
+        f"{result.what:<58} {result.median:8.2f} {result.unit} ± {result.spread / 2:<6.2f}"
+        f" {times:<11} {bar:<7} {result.verdict}".rstrip(),
+        flush=True,
+    )
+
+
+def _machine() -> str:
+    model = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return (
+        f"{os.cpu_count()} CPUs ({model}), Linux {platform.release()},"
+        f" Python {platform.python_version()}"
+    )
+
+
+def _median_and_spread(values: list[float]) -> tuple[float, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return middle, high - low
+
+
+def _seconds(arguments: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *arguments],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - started
+
+
+def _beside_bare(arguments: list[str], runs: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of a process and, alternating with it, of the bare interpreter."""
+    _seconds(arguments)  # fills caches
+    pairs = [(_seconds(arguments) * 1e3, _seconds(_BARE) * 1e3) for _ in range(runs)]
+    return [own for own, _ in pairs], [bare for _, bare in pairs]
+
+
+def _process(
+    name: str, what: str, arguments: list[str], runs: int, *, bar: float, over_bare: bool
+) -> Result:
+    """Measure a process, in all or over the bare interpreter."""
+    own, bare = _beside_bare(arguments, runs)
+    values = [a - b for a, b in zip(own, bare, strict=True)] if over_bare else own
+    median, spread = _median_and_spread(values)
+    ratio = statistics.median(own) / statistics.median(bare)
+    return Result(name, what, "ms", median, spread, ratio, bar)
+
+
+def _repeated(name: str, what: str, action: Callable[[], object], runs: int) -> Result:
+    """Measure an action within this process."""
+    action()
+    values = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        action()
+        values.append((time.perf_counter() - started) * 1e3)
+    return Result(name, what, "ms", *_median_and_spread(values))
+
+
+def _import(runs: int) -> Iterator[Result]:
+    what = "import pybpfload, over the bare interpreter"
+    arguments = ["-c", "import pybpfload"]
+    yield _process("import", what, arguments, runs, bar=40, over_bare=True)
+
+
+def _help(runs: int) -> Iterator[Result]:
+    arguments = ["-m", "pybpfload", "--help"]
+    what = "pybpfload --help, in all"
+    yield _process("help", what, arguments, runs, bar=60, over_bare=False)
+
+
+def _relocate(runs: int) -> Iterator[Result]:
+    what = "relocate execsnoop against vmlinux BTF, fresh process"
+    yield _process("relocate", what, ["-c", _RELOCATE], runs, bar=250, over_bare=False)
+
+    def peak(code: str) -> float:
+        command = [sys.executable, "-c", code + _PRINT_PEAK]
+        return int(subprocess.check_output(command)) * 1024 / 1e6
+
+    pairs = [(peak(_RELOCATE), peak("")) for _ in range(runs)]
+    median, spread = _median_and_spread([own - bare for own, bare in pairs])
+    ratio = statistics.median(own / bare for own, bare in pairs)
+    what = "  its peak memory, over the bare interpreter"
+    yield Result("relocate", what, "MB", median, spread, ratio, 40)
+
+
+def _inspect(runs: int) -> Iterator[Result]:
+    arguments = ["-m", "pybpfload", "inspect", str(FIXTURES / "execsnoop.bpf.o")]
+    own, bare = _beside_bare(arguments, runs)
+    ratio = statistics.median(own) / statistics.median(bare)
+    what = "pybpfload inspect execsnoop, in all"
+    yield Result("inspect", what, "ms", *_median_and_spread(own), ratio)
+
+
+def _open(runs: int) -> Iterator[Result]:
+    import pybpfload
+
+    for name in ("minimal", "execsnoop", "core_local"):
+        data = (FIXTURES / f"{name}.bpf.o").read_bytes()
+        what = f"open {name} ({len(data) / 1e3:.0f} kB)"
+        yield _repeated("open", what, lambda data=data: pybpfload.open(data), runs)
+
+
+def _btf(runs: int) -> Iterator[Result]:
+    import pybpfload
+    from pybpfload.relocate import Target, relocate
+
+    data = VMLINUX.read_bytes()
+    what = f"index vmlinux BTF ({len(data) / 1e6:.1f} MB)"
+    yield _repeated("btf", what, lambda: pybpfload.Btf.from_bytes(data), runs)
+    btf = pybpfload.Btf.from_bytes(data)
+    what = "  find a struct by name in it"
+    yield _repeated("btf", what, lambda: btf.find("task_struct"), runs)
+    spec = pybpfload.open(FIXTURES / "execsnoop.bpf.o")
+    target = Target(btf)
+    what = "  relocate execsnoop against it"
+    yield _repeated("btf", what, lambda: relocate(spec, target), runs)
+
+
+MEASUREMENTS: dict[str, Callable[[int], Iterator[Result]]] = {
+    "import": _import,
+    "help": _help,
+    "relocate": _relocate,
+    "inspect": _inspect,
+    "open": _open,
+    "btf": _btf,
+}
