@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,9 +13,7 @@ if TYPE_CHECKING:
 
     from pybpfload.object.spec import Named, ObjectSpec
 
-__all__ = ["BYTE_ORDERS", "Parser", "check_names", "open_object", "print_json"]
-
-BYTE_ORDERS = {"<": "little", ">": "big"}
+__all__ = ["Parser", "check_names", "open_object", "print_json"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,5 +83,7 @@ def check_names(wanted: Sequence[str], known: Named) -> None:
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document on standard output."""
+    import json
+
     json.dump(document, sys.stdout, indent=indent, allow_nan=False)
     sys.stdout.write("\n")

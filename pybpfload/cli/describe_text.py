@@ -15,7 +15,7 @@ __all__ = ["render"]
 
 
 def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
-    """Yield the lines about an object that :func:`pybpfload.cli.inspect.describe` described."""
+    """Yield the lines about an object that :func:`pybpfload.cli.describe.describe` described."""
     yield visible(one["object"])
     yield from _summary(one)
     parts = (
