@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
@@ -185,4 +186,5 @@ class EventBuffer:
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            with suppress(ImportError):  # the interpreter is going down
+                self.close()
