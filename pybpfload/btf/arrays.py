@@ -121,7 +121,7 @@ class ArrayCodec(Codec):
         self.element = element
         self.element_size = element.size
         self.count = count if element.size else 0
-        self.exact = element.exact
+        self.loss = element.loss
         self.cost = 1 + self.count * element.cost
         self.fields = element.fields
         self._unpack = None

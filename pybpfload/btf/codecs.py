@@ -83,7 +83,8 @@ class Codec:
         code: ``struct`` code that reads it as one value, without byte order.
         order: Byte order, ``"<"`` or ``">"``.
         convert: Makes the final value from what ``code`` gives; ``None`` when it is that already.
-        exact: Whether reading and writing again gives the same bytes, all of them.
+        loss: What reading and writing again may change: 0 nothing, 1 padding, 2 the kind of a NaN,
+            3 the number behind a truth value.
         cost: Number of Python values that reading makes.
         fields: Number of members of structs inside, those of arrays counted once.
     """
@@ -94,8 +95,8 @@ class Codec:
         "code",
         "convert",
         "cost",
-        "exact",
         "fields",
+        "loss",
         "name",
         "order",
         "size",
@@ -107,7 +108,7 @@ class Codec:
         self.code = code
         self.order = order
         self.convert: Callable[[Any], Any] | None = None
-        self.exact = True
+        self.loss = 0
         self.cost = 1
         self.fields = 0
         self._struct = struct.Struct(order + code)
@@ -225,7 +226,7 @@ class BoolCodec(Codec):
 
     def __init__(self, name: str, size: int, order: str) -> None:
         super().__init__(name, size, "?" if size == 1 else INT_CODES[size][1], order)
-        self.exact = False
+        self.loss = 3
         if size > 1:
             self.convert = bool
 
@@ -240,7 +241,7 @@ class FloatCodec(Codec):
 
     def __init__(self, name: str, size: int, order: str) -> None:
         super().__init__(name, size, _FLOAT_CODES[size], order)
-        self.exact = False  # a signalling NaN comes back as a quiet one
+        self.loss = 2  # a signalling NaN comes back as a quiet one
 
     def _write(self, out: bytearray, offset: int, value: Any) -> None:
         try:
@@ -272,7 +273,7 @@ class EnumCodec(IntCodec):
     """Enums of 1, 2, 4 or 8 bytes: members of an :class:`enum.IntEnum`, made when first needed.
 
     Enumerators that Python does not take as names (``mro``, ``_like_``, ``__these__``) get an
-    ``e`` in front. An enum of more than 4096 enumerators stays plain integers.
+    ``e`` in front. An enum of no enumerators, or more than 4096, stays plain integers.
     """
 
     __slots__ = ("_known", "_label", "_pairs", "_type")
@@ -288,22 +289,25 @@ class EnumCodec(IntCodec):
     ) -> None:
         super().__init__(name, size, signed, order)
         self._label = label
-        self._pairs = tuple(pairs)
+        self._pairs = tuple(pair for pair in pairs if pair[0])
         self._type: type[BtfEnum] | None = None
         self._known: dict[int, BtfEnum] = {}
-        if len(self._pairs) <= _MAX_ENUMERATORS:
+        if 0 < len(self._pairs) <= _MAX_ENUMERATORS:
             self.convert = self._member
 
     @property
-    def enum(self) -> type[BtfEnum]:
-        """The enumeration."""
-        if self._type is None:
+    def enum(self) -> type[BtfEnum] | None:
+        """The enumeration; ``None`` when values stay plain integers."""
+        if self._type is None and self.convert is not None:
             members: dict[str, int] = {}
-            for name, value in self._pairs[:_MAX_ENUMERATORS]:
-                if name:
-                    odd = name == "mro" or (name[0] == "_" and name[-1] == "_")
-                    members.setdefault("e" + name if odd else name, value)
-            # The class gets its name afterwards, so that no enumerator looks private to it.
+            for name, value in self._pairs:
+                odd = (
+                    name == "mro"
+                    or (name[0] == "_" and name[-1] == "_")
+                    or name.startswith("_BtfEnum__")
+                )
+                members.setdefault("e" + name if odd else name, value)
+            # Made under a name that no enumerator looks private to, which those above ensure.
             functional: Any = BtfEnum
             made: type[BtfEnum] = functional("BtfEnum", list(members.items()), module=__name__)
             made.__name__ = made.__qualname__ = self._label
@@ -315,7 +319,8 @@ class EnumCodec(IntCodec):
         try:
             return self._known[raw]
         except KeyError:
-            return self.enum(raw)
+            enum = self.enum
+            return raw if enum is None else enum(raw)
 
     def _write(self, out: bytearray, offset: int, value: Any) -> None:
         super()._write(out, offset, self.number(value))

@@ -138,7 +138,7 @@ class BitsCodec(Codec):
         self._width = width
         self._mask = (1 << width) - 1
         self._shift = bit if inner.order == "<" else 8 * size - bit - width
-        self.exact = False
+        self.loss = 3 if self._bool and width > 1 else 1
         self.convert = self._from_bytes
 
     @property
@@ -217,9 +217,9 @@ class RecordCodec(Codec):
             and member.codec.element_size
         )
         self.convert = self._closed if self._flexible else self.decode
-        # What reads back exactly is written last, so that it decides where members share bytes.
+        # Where members share bytes, those that lose least are written last and decide.
         self._write_order = sorted(
-            range(len(names)), key=lambda index: self.members[index].codec.exact
+            range(len(names)), key=lambda index: -self.members[index].codec.loss
         )
         self._plan()
 
@@ -236,9 +236,8 @@ class RecordCodec(Codec):
             codes.append((f"{gap}x" if gap else "") + member.codec.code)
             position = member.offset + member.codec.size
         tail = self.size - position
-        self.exact = not (self._overlapping or holes or tail) and all(
-            member.codec.exact for member in self.members
-        )
+        padded = self._overlapping or holes or tail > 0
+        self.loss = max([int(padded), *(member.codec.loss for member in self.members)])
         self._conversions = tuple(
             (index, member.codec.convert)
             for index, member in enumerate(self.members)
