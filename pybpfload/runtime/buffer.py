@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventBuffer"]
 
+_PORTION = 1024  # events that an iteration keeps at most
 _NAP = 0.0005  # seconds between looks at a record that a program is still writing
 
 
@@ -94,11 +95,12 @@ class EventBuffer:
                 raise
         return out
 
-    def poll(self, timeout: float | None = None) -> list[Any]:
+    def poll(self, timeout: float | None = None, *, limit: int | None = None) -> list[Any]:
         """Wait for events and return those that are there then.
 
         Args:
             timeout: Seconds to wait at most; ``None`` waits for ever.
+            limit: At most so many.
 
         Returns:
             At least one event; none after the time, or when the buffer was closed meanwhile.
@@ -107,7 +109,7 @@ class EventBuffer:
             ValueError: The buffer is closed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        events = self.consume()
+        events = self.consume(limit)
         while not events:
             rest = None if deadline is None else deadline - time.monotonic()
             if rest is not None and rest <= 0:
@@ -123,7 +125,7 @@ class EventBuffer:
             with self._lock:
                 if self._closed:
                     break
-                events = self.consume()
+                events = self.consume(limit)
             if ready and not events:
                 time.sleep(_NAP)  # a record that is still being written, or was thrown away
         return events
@@ -157,7 +159,7 @@ class EventBuffer:
                 if self._closed:
                     return
                 try:
-                    pending.extend(self.poll())
+                    pending.extend(self.poll(limit=_PORTION))
                 except ValueError:
                     if self._closed:  # by another thread, just now
                         return

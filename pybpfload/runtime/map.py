@@ -16,6 +16,8 @@ from pybpfload.runtime.mapkinds import EVENTS, FULL_ARRAYS, PER_CPU, QUEUES, dec
 from pybpfload.uapi import Cmd, ElemFlag, MapType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybpfload.btf import Btf
     from pybpfload.runtime.events import Choice, EventTypes
     from pybpfload.runtime.perfbuf import PerfBuffer
@@ -112,6 +114,11 @@ class Map(MapHandle, MutableMapping[K, V]):
         self._values = mapkinds.value_codec(
             type, value_size, flags, btf, value_type_id, possible, _open_inner
         )
+        self._can = mapkinds.can(type)
+        self._encode_key: Callable[[Any], bytes] | None = None
+        if self._keys is not None:
+            self._encode_key, _ = mapkinds.fast(self._keys)
+        self._encode, self._decode = mapkinds.fast(self._values)
         self._elements = Elements(
             fd,
             name=name,
@@ -174,7 +181,7 @@ class Map(MapHandle, MutableMapping[K, V]):
             if default is _MISSING:
                 raise self._no_key(key)
             return default
-        value = self._values.decode(raw)
+        value = self._decode(raw)
         if cpu is None:
             return value
         if self.type not in PER_CPU:
@@ -230,7 +237,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         raw = self._elements.lookup(self._key(key, "l"))
         if raw is None:
             raise self._no_key(key)
-        value: V = self._values.decode(raw)
+        value: V = self._decode(raw)
         return value
 
     def __setitem__(self, key: K, value: Any) -> None:
@@ -242,7 +249,7 @@ class Map(MapHandle, MutableMapping[K, V]):
 
     def __contains__(self, key: object) -> bool:
         if self.type == MapType.BLOOM_FILTER:
-            return self._elements.contains(self._values.encode(key))
+            return self._elements.contains(self._encode(key))
         raw: Any = key
         return self._elements.lookup(self._key(raw, "l")) is not None
 
@@ -277,7 +284,7 @@ class Map(MapHandle, MutableMapping[K, V]):
             if raw is not None and not self._elements.delete(raw_key):
                 raw = None
         if raw is not None:
-            return self._values.decode(raw)
+            return self._decode(raw)
         if default is _MISSING:
             raise self._no_key(key)
         return default
@@ -288,9 +295,9 @@ class Map(MapHandle, MutableMapping[K, V]):
         while True:
             raw = self._elements.lookup(raw_key)
             if raw is not None:
-                return self._values.decode(raw)
+                return self._decode(raw)
             if self._elements.update(raw_key, raw_value, ElemFlag.NOEXIST):
-                return self._values.decode(raw_value)
+                return self._decode(raw_value)
 
     # Queues, stacks, Bloom filters
 
@@ -308,7 +315,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         if self.type not in QUEUES and self.type != MapType.BLOOM_FILTER:
             raise self._cannot("push()")
         flags = ElemFlag.EXIST if force else 0
-        self._elements.update(None, self._values.encode(value), flags)
+        self._elements.update(None, self._encode(value), flags)
 
     def peek(self, default: Any = _MISSING) -> Any:
         """The value that :meth:`pop` would take out of a queue or stack.
@@ -324,7 +331,7 @@ class Map(MapHandle, MutableMapping[K, V]):
             raise self._cannot("peek()")
         raw = self._elements.lookup(None, take=take)
         if raw is not None:
-            return self._values.decode(raw)
+            return self._decode(raw)
         if default is _MISSING:
             raise IndexError(f"map {self.name}: the {self.type.name.lower()} is empty")
         return default
@@ -364,7 +371,7 @@ class Map(MapHandle, MutableMapping[K, V]):
 
     def __bool__(self) -> bool:
         """Whether it has elements; always true for types whose elements cannot be counted."""
-        if not mapkinds.can(self.type, "i"):
+        if "i" not in self._can:
             return True
         return next(self._elements.portions(), None) is not None
 
@@ -469,24 +476,24 @@ class Map(MapHandle, MutableMapping[K, V]):
     # Helpers
 
     def _key(self, key: Any, ability: str) -> bytes | None:
-        if not mapkinds.can(self.type, ability):
+        if ability not in self._can:
             raise self._cannot({"l": "lookup", "u": "update", "d": "deletion"}[ability])
-        if self._keys is None:
+        if self._encode_key is None:
             return None
-        raw = self._keys.encode(key)
+        raw = self._encode_key(key)
         if len(raw) != self.key_size:
             raise BpfError(f"map {self.name}: a key has {self.key_size} bytes, not {len(raw)}")
         return raw
 
     def _value(self, value: Any) -> bytes:
-        raw = self._values.encode(value)
+        raw = self._encode(value)
         if len(raw) != self._values.size:
             size = self._values.size
             raise BpfError(f"map {self.name}: a value has {size} bytes, not {len(raw)}")
         return raw
 
     def _need(self, ability: str, what: str) -> None:
-        if not mapkinds.can(self.type, ability):
+        if ability not in self._can:
             raise self._cannot(what)
 
     def _no_key(self, key: Any) -> KeyError:

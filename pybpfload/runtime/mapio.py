@@ -106,6 +106,12 @@ class Elements:
             slot.flagged = flags
         return door.bpf(command, slot.attr, _SIZE)
 
+    def _take(self) -> _Slot:
+        try:
+            return self._pool.pop()
+        except IndexError:
+            return self._slot()
+
     def _slot(self) -> _Slot:
         return _Slot(self._fd.fileno(), self._key_size, self._value_size)
 
@@ -121,9 +127,16 @@ class Elements:
             KernelError: The kernel refused.
         """
         pool = self._pool
-        slot = pool.pop() if pool else self._slot()
+        try:
+            slot = pool.pop()
+        except IndexError:
+            slot = self._slot()
         command = _TAKE if take else _LOOKUP
-        result = self._call(command, slot, key, flags)
+        if flags or slot.flagged or key is None:
+            result = self._call(command, slot, key, flags)
+        else:  # the same in short: this is the call that is made most often
+            slot.key[:] = key
+            result = door.bpf(command, slot.attr, _SIZE)
         if result >= 0:
             value = bytes(slot.value)
             pool.append(slot)
@@ -156,7 +169,7 @@ class Elements:
             KernelError: The kernel refused for another reason.
         """
         pool = self._pool
-        slot = pool.pop() if pool else self._slot()
+        slot = self._take()
         slot.value[:] = value
         result = self._call(_UPDATE, slot, key, flags)
         pool.append(slot)
@@ -175,7 +188,7 @@ class Elements:
             KernelError: The kernel refused.
         """
         pool = self._pool
-        slot = pool.pop() if pool else self._slot()
+        slot = self._take()
         result = self._call(_DELETE, slot, key, 0)
         pool.append(slot)
         if result >= 0:
@@ -190,7 +203,7 @@ class Elements:
         Raises:
             KernelError: The kernel refused.
         """
-        slot = self._slot() if key is None else (self._pool.pop() if self._pool else self._slot())
+        slot = self._slot() if key is None else self._take()
         if key is None:
             struct.pack_into("=Q", slot.attr, 8, 0)
         result = self._call(_NEXT, slot, key, 0)

@@ -48,6 +48,7 @@ __all__ = [
     "abilities",
     "can",
     "decode_all",
+    "fast",
     "key_codec",
     "value_codec",
 ]
@@ -134,21 +135,16 @@ _SPECIAL = {
 }
 
 
-def can(map_type: int, ability: str) -> bool:
-    """Whether maps of a type can do something.
-
-    Args:
-        map_type: The type.
-        ability: ``"l"`` lookup, ``"u"`` update, ``"d"`` delete, ``"i"`` iterate over keys.
-    """
-    return ability in _ABILITIES.get(map_type, "ludi")
+def can(map_type: int) -> str:
+    """What maps of a type can do: ``l`` lookup, ``u`` update, ``d`` delete, ``i`` iterate."""
+    return _ABILITIES.get(map_type, "ludi")
 
 
 def abilities(map_type: int) -> str:
     """What maps of a type can do, in words that follow "it can"."""
     special = _SPECIAL.get(MapType(map_type))
     words = [special] if special else []
-    words += [text for letter, text in _WORDS.items() if can(map_type, letter)]
+    words += [text for letter, text in _WORDS.items() if letter in can(map_type)]
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
@@ -243,6 +239,29 @@ def decode_all(codec: Codec, buffer: memoryview, count: int) -> list[Any]:
     if convert is None:
         return [row[0] for row in rows]
     return [convert(row[0]) for row in rows]
+
+
+def fast(codec: Codec) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    """Encoder and decoder of whole values, without detours for integers."""
+    code = getattr(codec, "code", "")
+    if len(code) != 1 or code not in "bBhHiIqQ":
+        return codec.encode, codec.decode
+    order: str = codec.order  # type: ignore[attr-defined]
+    packer = struct.Struct(order + code)
+    pack, unpack, encode_any = packer.pack, packer.unpack, codec.encode
+
+    def encode(value: Any) -> bytes:
+        if type(value) is int:
+            try:
+                return pack(value)
+            except struct.error:
+                pass  # negative, or the codec says what does not fit
+        return encode_any(value)
+
+    def decode(raw: bytes) -> Any:
+        return unpack(raw)[0]
+
+    return encode, codec.decode if codec.convert else decode  # type: ignore[attr-defined]
 
 
 class _Descriptor:
