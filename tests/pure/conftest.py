@@ -1,0 +1,7 @@
+"""Settings of the pure ring."""
+
+from hypothesis import settings
+
+# No deadline: rings run side by side, and a busy machine is no defect.
+settings.register_profile("pybpfload", deadline=None)
+settings.load_profile("pybpfload")
