@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventTypes"]
 
+_TAG = "record:"
 _COMPOSITE = (Kind.STRUCT, Kind.UNION)
 
 
@@ -33,22 +34,27 @@ class EventTypes:
     1. what the user chose: ``obj.maps["events"].event_type = "event"``, the name of a struct of the
        object's BTF, a codec, or a function that gets the record (a ``memoryview``, valid during the
        call) and returns either, or ``None`` for bytes;
-    2. the candidates' only one of the record's size. Candidates are structs and unions
-
-       * that the object *exports* for its reader by a global variable (so they are in its BTF
-         though no program needs the variable): ``__export_<anything>`` or ``<anything>unused<...>``
-         of that type or a pointer to it, as bpf2go has it, or ``_event`` of ``struct event``;
-       * that are *named like the map*: ``event``, ``events``, ``event_t`` or ``events_t`` for a map
-         ``events``.
-
-       Of several with the size, the one that is named like the map;
-    3. the only candidate, if the record ends inside its last member, an array (programs often send
+    2. of several candidates, the one that the record's first member names: if the first member of
+       all is of the same enum, and for each candidate an enumerator ends in its name
+       (``EVENT_OPEN`` for ``struct open`` or ``struct open_event``);
+    3. the only candidate of the record's size; of several, the one that is named like the map;
+    4. the only candidate, if the record ends inside its last member, an array (programs often send
        no more of a buffer than is filled; the rest is zero), or goes on behind it and that last
-       member is a flexible array (``char data[]``);
-    4. otherwise none: the record comes as ``bytes``.
+       member is a flexible array (``char data[]``); this holds for the one found by 2 too;
+    5. otherwise none: the record comes as ``bytes``.
 
-    The size of a record in a perf buffer is known up to padding only (to 8 bytes, less 4): there
-    "of the record's size" means of a size that is padded to it.
+    *Candidates* are the structs and unions that the map's definition names by declaration tags
+    ``record:<name>`` (``__attribute__((btf_decl_tag("record:event")))`` on the map's variable). If
+    no map of the object has one, candidates are the structs and unions
+
+    * that the object *exports* for its reader by a global variable (so they are in its BTF though
+      no program needs the variable): ``__export_<anything>`` or ``<anything>unused<...>`` of that
+      type or a pointer to it, as bpf2go has it, or ``_event`` of ``struct event``;
+    * that are *named like the map*: ``event``, ``events``, ``event_t`` or ``events_t`` for a map
+      ``events``.
+
+    The size of a record in a perf buffer is known up to padding only (to a multiple of 8 less 4):
+    there "of the record's size" means of a size that is padded to it.
 
     Args:
         btf: BTF of the object, or ``None``.
@@ -115,19 +121,36 @@ class EventTypes:
         if self._choice is not None:
             return self._ask
         found = self._found()
-        fitting = [
-            pair for pair in found if (_padded(pair[0].size) if padded else pair[0].size) == size
+        by_tag = _tags([codec for codec, _ in found])
+        if by_tag is not None:
+            return self._by_tag(*by_tag, padded)
+        sized = [
+            pair for pair in found if size == (_padded(pair[0].size) if padded else pair[0].size)
         ]
-        if len(fitting) > 1:
-            fitting = [pair for pair in fitting if pair[1]]
-        if len(fitting) == 1:
-            return _decoder(fitting[0][0], size)
-        if not fitting and len(found) == 1:
-            only = found[0][0]
-            start, flexible = _last_array(only)
-            if start is not None and (flexible if size > only.size else size >= start):
-                return _decoder(only, size)
+        if len(sized) > 1:
+            sized = [pair for pair in sized if pair[1]]
+        if len(sized) == 1:
+            return _decoder(sized[0][0], size)
+        if not sized and len(found) == 1:
+            return _decoder_if_fit(found[0][0], size, padded)
         return _bytes
+
+    def _by_tag(
+        self, tag: Codec, table: dict[int, Codec], padded: bool
+    ) -> Callable[[memoryview, int, int], Any]:
+        known: dict[tuple[int, int], Callable[[memoryview, int, int], Any]] = {}
+
+        def decode(buffer: memoryview, offset: int, size: int) -> Any:
+            value = tag.decode(buffer, offset) if size >= tag.size else -1
+            found = known.get((value, size))
+            if found is None:
+                chosen = table.get(value)
+                found = _bytes if chosen is None else _decoder_if_fit(chosen, size, padded)
+                if len(known) < 4096:
+                    known[value, size] = found
+            return found(buffer, offset, size)
+
+        return decode
 
     def _ask(self, buffer: memoryview, offset: int, size: int) -> Any:
         assert callable(self._choice)
@@ -144,7 +167,10 @@ class EventTypes:
         if self._candidates is None:
             like_map = self._names()
             found: dict[int, bool] = {}
-            for type_id in self._exported() + self._like_map(like_map):
+            tagged = self._tagged()
+            for type_id in (
+                self._exported() + self._like_map(like_map) if tagged is None else tagged
+            ):
                 found.setdefault(type_id, self._type_name(type_id) in like_map)
             ordered = sorted(found.items(), key=lambda item: not item[1])
             self._candidates = []
@@ -159,6 +185,21 @@ class EventTypes:
         name = self.map_name
         singular = name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s")
         return {name, singular, f"{name}_t", f"{singular}_t"}
+
+    def _tagged(self) -> list[int] | None:
+        """What declaration tags say; ``None`` if no map of the object has any."""
+        btf = self.btf
+        found = None
+        for type_id in btf.own_ids() if btf is not None else ():
+            if btf is None or btf.kind(type_id) != Kind.DECL_TAG:
+                continue
+            tag = btf[type_id]
+            if not tag.name.startswith(_TAG) or btf.kind(tag.type) != Kind.VAR:  # type: ignore[attr-defined]
+                continue
+            found = found or []
+            if btf.type_name(tag.type) == self.map_name:  # type: ignore[attr-defined]
+                found += self._like_map({tag.name.removeprefix(_TAG).removeprefix("struct ")})
+        return found
 
     def _exported(self) -> list[int]:
         btf = self.btf
@@ -229,6 +270,41 @@ def _last_array(found: Codec) -> tuple[int | None, bool]:
     if not members or getattr(members[-1].codec, "element_size", None) is None:
         return None, False
     return members[-1].offset, not members[-1].codec.size
+
+
+def _decoder_if_fit(found: Codec, size: int, padded: bool) -> Callable[[memoryview, int, int], Any]:
+    """Decoder for records whose type is settled, if they have a size that it can have."""
+    start, flexible = _last_array(found)
+    if size == (_padded(found.size) if padded else found.size):
+        return _decoder(found, size)
+    if start is not None and (flexible if size > found.size else size >= start):
+        return _decoder(found, size)
+    return _bytes
+
+
+def _tags(candidates: list[Codec]) -> tuple[Codec, dict[int, Codec]] | None:
+    """The enum that all candidates begin with, and which of its values means which candidate."""
+    firsts: list[Any] = [getattr(found, "members", ())[:1] for found in candidates]
+    if len(firsts) < 2 or not all(first and first[0].offset == 0 for first in firsts):
+        return None
+    tags = [first[0].codec for first in firsts]
+    known = [dict(getattr(getattr(tag, "enum", None), "__members__", {})) for tag in tags]
+    if not known[0] or any(members != known[0] for members in known):
+        return None
+    table: dict[int, Codec] = {}
+    for found in candidates:
+        name = found.name.split()[-1].lower()
+        names = {name, name.removesuffix("_t"), name.removesuffix("_event")}
+        ends = tuple(f"_{each}" for each in names)
+        values = [
+            int(value)
+            for word, value in known[0].items()
+            if word.lower() in names or word.lower().endswith(ends)
+        ]
+        if len(values) != 1 or values[0] in table:
+            return None
+        table[values[0]] = found
+    return tags[0], table
 
 
 def _decoder(found: Codec, size: int) -> Callable[[memoryview, int, int], Any]:
