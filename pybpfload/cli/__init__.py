@@ -108,9 +108,8 @@ def _dispatch(arguments: list[str]) -> int:
         from pybpfload.cli.failure import UsageError, did_you_mean
 
         what = "option" if command.startswith("-") else "command"
-        raise UsageError(
-            f"unknown {what} {command!r}{did_you_mean(command, COMMANDS)}; see pybpfload --help"
-        )
+        close = did_you_mean(command, COMMANDS)
+        raise UsageError(f"unknown {what} {command!r}{close or '; see pybpfload --help'}")
     from importlib import import_module
 
     status: int = import_module(f"{__name__}.{command}").run([*early, *arguments])

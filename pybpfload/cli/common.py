@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             option = unknown[0].partition("=")[0]
             close = did_you_mean(option, self._option_string_actions)
-            self.error(f"unknown argument {option!r}{close}")
+            raise UsageError(f"unknown argument {option!r}{close or f'; see {self.prog} --help'}")
         return options
 
 

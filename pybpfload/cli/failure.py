@@ -27,8 +27,13 @@ class UsageError(Exception):
     """The command line makes no sense: exit status 2."""
 
 
-def report(error: Exception, *, verbose: bool) -> int | None:
+def report(error: Exception, *, verbose: bool, about: str = "") -> int | None:
     """Print an error on standard error: one line, and what is known beyond that if ``verbose``.
+
+    Args:
+        error: The error.
+        verbose: Whether to print the verifier's log, what failed before, and causes.
+        about: What it is about, if the error may not say so itself.
 
     Returns:
         The exit status, or ``None`` when it is no error that a user can make.
@@ -36,6 +41,8 @@ def report(error: Exception, *, verbose: bool) -> int | None:
     if not isinstance(error, (UsageError, BpfError, OSError)):
         return None
     line = _line(error)
+    if about not in line:
+        line = f"{about}: {line}"
     details = list(_details(error))
     if isinstance(error, VerifierError) and error.log and not verbose:
         line += " (-v shows the verifier's log)"
