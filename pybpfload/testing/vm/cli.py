@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from pybpfload.testing.vm import kernels, userland
+from pybpfload.testing.vm import kernels, matrix, userland
 from pybpfload.testing.vm.cache import VirtualMachineError, cache_folder, size_of
 from pybpfload.testing.vm.machine import DIED, TIMED_OUT, Result, VirtualMachine
 from pybpfload.testing.vm.modules import find_module
@@ -69,6 +69,56 @@ def kernels_main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
+
+
+def suite_main(arguments: list[str] | None = None) -> int:
+    """tools/test-kernels: run tests marked `vm` under several kernels."""
+    options, rest = _test_parser().parse_known_args(arguments)
+    _log_progress()
+    try:
+        return matrix.main(
+            matrix.kernel_names(options.kernels),
+            [word for word in rest if word != "--"] or ["tests/kernel"],
+            jobs=options.jobs,
+            timeout=options.timeout,
+            junit=options.junit,
+        )
+    except VirtualMachineError as error:
+        print(f"test-kernels: {error}", file=sys.stderr)
+        return UNAVAILABLE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _test_parser() -> argparse.ArgumentParser:
+    here = ",".join(
+        name for name, kernel in kernels.KERNELS.items() if kernel.architecture == "amd64"
+    )
+    parser = argparse.ArgumentParser(
+        prog="test-kernels",
+        usage="%(prog)s [options] [PYTEST ARGUMENTS...]",
+        description="Run the tests marked `vm` (below tests/kernel, unless told otherwise) under several "
+        "kernels, each in a virtual machine, and print a table of what passed where.",
+        epilog="Exit status: 0 if nothing failed and every machine ran, 1 otherwise. "
+        "What is not an option of this tool is passed on to pytest.",
+    )
+    parser.add_argument(
+        "--kernels", default=here, metavar="NAMES", help="with commas between, or all [%(default)s]"
+    )
+    parser.add_argument(
+        "--jobs", "-j", type=int, default=2, metavar="N", help="machines at a time [%(default)s]"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=900,
+        metavar="S",
+        help="seconds for each machine [%(default)s]",
+    )
+    parser.add_argument(
+        "--junit", type=Path, metavar="FILE", help="all results in JUnit's XML format"
+    )
+    return parser
 
 
 def _run_parser() -> argparse.ArgumentParser:

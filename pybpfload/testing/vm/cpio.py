@@ -82,14 +82,18 @@ class CpioWriter:
     def copy(self, source: Path, path: str | PurePath) -> None:
         """Add one file or symbolic link of this machine's, with its time and its permissions.
 
-        Owners and special permission bits are not kept; devices and sockets are left out.
+        Owners and special permission bits are not kept. Devices and sockets are left out, and so is
+        what is gone: an editor may work in the same folder.
         """
-        status = source.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            self.symlink(path, str(source.readlink()))
-        elif stat.S_ISREG(status.st_mode):
-            mode = status.st_mode & 0o755 | 0o444
-            self.file(path, source.read_bytes(), mode=mode, mtime=status.st_mtime)
+        try:
+            status = source.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                self.symlink(path, str(source.readlink()))
+            elif stat.S_ISREG(status.st_mode):
+                mode = status.st_mode & 0o755 | 0o444
+                self.file(path, source.read_bytes(), mode=mode, mtime=status.st_mtime)
+        except FileNotFoundError:
+            pass
 
     def tree(
         self, source: Path, path: str | PurePath, keep: Callable[[str], bool] = lambda _: True

@@ -34,6 +34,7 @@ ln -s /proc/self/fd/2 /dev/stderr
 hostname -F /etc/hostname
 ip link set lo up
 
+echo /usr/bin/modprobe >/proc/sys/kernel/modprobe
 while read -r module; do
     insmod "$module" || echo "pybpfload: $module does not load"
 done </etc/pybpfload/modules

@@ -75,7 +75,7 @@ class _Architecture:
 
 
 _ARCHITECTURES = {
-    "amd64": _Architecture("x86_64", ("-machine", "q35", "-cpu", "max"), "ttyS0"),
+    "amd64": _Architecture("x86_64", ("-machine", "q35", "-cpu", "max,-erms,-fsrm"), "ttyS0"),
     # Faster than `max` under emulation: no pointer authentication to compute.
     "arm64": _Architecture("aarch64", ("-machine", "virt", "-cpu", "cortex-a57"), "ttyAMA0"),
     "s390x": _Architecture(

@@ -65,15 +65,16 @@ AVAILABLE = (
 def modules_archive(kernel: Kernel) -> Path:
     """The modules of a kernel as a cpio archive; made if it is not there.
 
-    It holds `/lib/modules/RELEASE` with decompressed modules, modules.dep and modules.alias, and
-    `/etc/pybpfload/modules`: the paths of those to load at boot, one a line, in order.
+    It holds `/lib/modules/RELEASE` with decompressed modules, modules.dep and modules.alias; the
+    kernel's configuration in `/boot`; and `/etc/pybpfload/modules`: the paths of the modules to load at
+    boot, one a line, in order.
     """
 
     def make(archive: Path) -> None:
         with archive.open("wb") as file, CpioWriter(file) as cpio:
             _pack(kernel, cpio)
 
-    name = f"{kernel.name}-{digest(kernel.release, NEEDED, LOADED, AVAILABLE)}.cpio"
+    name = f"{kernel.name}-{digest(kernel.release, NEEDED, LOADED, AVAILABLE, 'config')}.cpio"
     return build(cache_folder() / "modules" / name, make)
 
 
@@ -132,6 +133,8 @@ def _pack(kernel: Kernel, cpio: CpioWriter) -> None:
     for name in ("modules.builtin", "modules.order"):
         if (kernel.modules / name).exists():
             cpio.copy(kernel.modules / name, f"{top}/{name}")
+    # Where distributions put it, and where libbpf and pybpfload look for it.
+    cpio.copy(kernel.folder / "config", f"/boot/config-{kernel.release}")
     order: list[str] = []
     for name in (*NEEDED, *LOADED):
         in_order(name, order)
