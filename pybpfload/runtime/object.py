@@ -108,7 +108,8 @@ class Object:
         try:
             for program in self.programs.values():
                 if program.spec.autoattach and is_automatic(program.spec) and not program.links:
-                    made.append(program.attach())
+                    # One by one, so that a failure finds those before it.
+                    made.append(program.attach())  # noqa: PERF401
         except BaseException:
             for link in reversed(made):
                 link.close()

@@ -43,6 +43,8 @@ _LOST_COUNT = struct.Struct("=8xQ")
 _LOST = 2
 _SAMPLE = 9
 
+_LEAST = {_SAMPLE: 16, _LOST: 24}  # bytes of the shortest record
+
 _BATCH = 256
 
 
@@ -70,7 +72,7 @@ def scan(data: memoryview, tail: int, head: int, limit: int) -> tuple[list[Sampl
     while position < head and len(found) < limit:
         at = position & mask
         kind, _, length = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size or position + length > head:
+        if length < _LEAST.get(kind, _HEADER.size) or length & 7 or position + length > head:
             raise BpfError(
                 f"perf buffer: the record at position {position} has {length} bytes of "
                 f"{head - position}; is there another reader?"

@@ -133,6 +133,13 @@ def test_socket_map(iterators):
     assert lines == ["sock 5 family 2"]
 
 
+def test_parameters_that_the_kernel_does_not_know_are_refused(iterators):
+    if [int(n) for n in os.uname().release.split(".")[:2]] >= [6, 1]:
+        pytest.skip("this kernel knows them")
+    with pytest.raises(pybpfload.NotSupportedError, match=r"needs Linux 6\.1"):
+        iterators("iter_task").programs["iter_task"].attach(tid=os.getpid())
+
+
 @pytest.mark.kernel("6.1")
 class TestTaskParameters:
     def test_pid(self, iterators):

@@ -26,7 +26,7 @@ def traced(opened, tracefs):
 def test_data_loc_string(traced):
     traced.programs["on_exec"].attach()
     run_true()
-    (event,) = traced.maps["events"].poll(1)
+    (event,) = traced.maps["events"].reader().poll(1)
     assert event.filename == "/bin/true"
     assert event.ppid == os.getpid()
 

@@ -22,7 +22,7 @@ def test_fentry_fexit_and_fmod_ret_see_a_file_removed(trampolines, opened, unlin
         links = obj.attach()
         assert [link.program for link in links] == ["unlink_enter", "unlink_exit", "unlink_modify"]
         unlink_a_file("seen-by-three")
-        events = [e for e in obj.maps["events"].poll(1) if e.name == "seen-by-three"]
+        events = [e for e in obj.maps["events"].reader().poll(1) if e.name == "seen-by-three"]
         assert [(e.probe.name, e.tgid, e.retval) for e in events] == [
             ("PROBE_FENTRY", os.getpid(), 0),
             ("PROBE_FMOD_RET", os.getpid(), 0),
@@ -135,7 +135,7 @@ class TestProgramAsTarget:
             links = obj.attach()
             assert len(links) == 3
             self.provoke()
-            self.check(obj.maps["events"].poll(1))
+            self.check(obj.maps["events"].reader().poll(1))
 
     @pytest.mark.parametrize("how", ["object", "id", "pin"])
     def test_in_two_objects(self, opened, how, bpffs):
@@ -157,7 +157,7 @@ class TestProgramAsTarget:
                     obj.attach()
                     tracer.attach()
                     self.provoke()
-                    self.check(obj.maps["events"].poll(1))
+                    self.check(obj.maps["events"].reader().poll(1))
             finally:
                 if how == "pin":
                     os.unlink(pin)

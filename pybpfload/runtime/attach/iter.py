@@ -7,9 +7,12 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
+from pybpfload.btf import Kind
+from pybpfload.btf.types import Composite
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.bpf_iter import link_info
 from pybpfload.kernel import bpf, door
+from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime.link import Link
 from pybpfload.uapi import AttachType, CgroupIterOrder
@@ -132,6 +135,7 @@ def attach(
     if needs_parameters(spec) and not parameters:
         wanted = "cgroup=" if loaded_for.name.endswith("cgroup") else "map="
         raise AttachError(f"iterator {loaded_for.name} needs {wanted}", program=program.name)
+    _check_known(program, parameters)
     try:
         info, owned = iter_info(**parameters)
     except AttachError as error:
@@ -142,11 +146,7 @@ def attach(
     except KernelError as error:
         error.target = f"iterator {program.name}"
         if error.errno == errno.EINVAL and info:
-            error.hint = (
-                f"iterator {loaded_for.name} does not take {', '.join(parameters)}, "
-                "or this kernel is too old for it "
-                "(task and cgroup parameters: 6.1)"
-            )
+            error.hint = f"iterator {loaded_for.name} does not take {', '.join(parameters)}"
         if error.errno == errno.EINVAL and not info:
             raise NotSupportedError(
                 f"program {program.name}: this kernel cannot attach iterators", since="5.8"
@@ -161,6 +161,28 @@ def attach(
         target=loaded_for.name,
         program=program.name,
     )
+
+
+def _check_known(program: Program, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that an older kernel would not notice, going over everything instead.
+
+    Raises:
+        NotSupportedError: The kernel's own type of iterator parameters does not have them.
+    """
+    arms = {"pid": "task", "tid": "task", "pidfd": "task"}
+    arms.update(dict.fromkeys(("cgroup", "cgroup_id", "order"), "cgroup"))
+    wanted = {arms[name] for name in parameters if name in arms}
+    if not wanted:
+        return
+    btf = kernel_btf.vmlinux()
+    union = btf[btf.find("bpf_iter_link_info", Kind.UNION)]
+    known = {member.name for member in union.members} if isinstance(union, Composite) else wanted
+    if not wanted <= known:
+        raise NotSupportedError(
+            f"program {program.name}: iterators of this kernel do not take {', '.join(parameters)}",
+            feature="iterator parameters",
+            since="6.1",
+        )
 
 
 class _Stream(io.RawIOBase):
@@ -181,7 +203,7 @@ class _Stream(io.RawIOBase):
             try:
                 data = door.read(self._owner.fileno(), len(buffer))
             except BlockingIOError:
-                continue  # the kernel stops a read that takes too long; reading again goes on from
+                continue  # the kernel ended a read that took too long; the next goes on there
             buffer[: len(data)] = data
             return len(data)
 
