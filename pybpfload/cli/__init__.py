@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         kernel, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        # Names from files may be of any alphabet, which the terminal's encoding need not have.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _dispatch(arguments)

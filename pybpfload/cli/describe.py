@@ -81,13 +81,13 @@ class _Definitions:
     """C definitions of the structs, unions and enums that something is made of."""
 
     def __init__(self, btf: Btf | None) -> None:
-        self._btf = btf
+        self.btf = btf
         self._size = 0
         self.texts: dict[str, str] = {}
 
     def name(self, type_id: int) -> str | None:
         """C text of a type, which is defined too."""
-        btf = self._btf
+        btf = self.btf
         if btf is None or not type_id:
             return None
         self._add(btf, type_id)
@@ -98,12 +98,19 @@ class _Definitions:
 
         A pointer is followed: ``struct event *unused;`` is how C authors put a type into BTF.
         """
-        btf = self._btf
+        btf = self.btf
         if btf is None or not type_id:
             return None
         found = btf[btf.strip(type_id)]
         self._add(btf, found.type if isinstance(found, t.Ptr) else type_id)
         return declare(btf, type_id, name)
+
+    def define(self, name: str) -> None:
+        """Define a type by its name in C: ``struct event``."""
+        keyword, _, bare = name.rpartition(" ")
+        kinds = {"struct": t.Kind.STRUCT, "union": t.Kind.UNION}
+        if self.btf is not None and (found := self.btf.find(bare, kinds.get(keyword))):
+            self._add(self.btf, found)
 
     def _add(self, btf: Btf, type_id: int) -> None:
         waiting, seen = [type_id], set()
@@ -170,9 +177,22 @@ def _map(found: MapSpec, definitions: _Definitions) -> dict[str, Any]:
         "numa_node": found.numa_node,
         "map_extra": found.map_extra,
         "ifindex": found.ifindex,
+        "records": _records(found, definitions),
         "inner": _map(found.inner, definitions) if found.inner is not None else None,
         "values": found.values,
     }
+
+
+def _records(found: MapSpec, definitions: _Definitions) -> list[str] | None:
+    """Types that records of a ring or perf buffer may have, the likeliest first."""
+    if found.type not in (MapType.RINGBUF, MapType.PERF_EVENT_ARRAY):
+        return None
+    from pybpfload.runtime.events import EventTypes
+
+    names = EventTypes(definitions.btf, found.name).candidates
+    for name in names:
+        definitions.define(name)
+    return names
 
 
 def _variables(

@@ -109,6 +109,8 @@ def _map_details(found: dict[str, Any]) -> Iterator[str]:
         key = _sized(inner["key_type"], inner["key_size"]) or "no key"
         value = _sized(inner["value_type"], inner["value_size"]) or "no value"
         yield f"inner {inner['type']}: {key}, {value}, {inner['max_entries']} entries"
+    if found["records"]:
+        yield "records " + ", ".join(found["records"])
     if found["values"]:
         yield "values " + ", ".join(value or "-" for value in found["values"])
 
