@@ -224,7 +224,7 @@ class BtfBuilder:
         members: Iterable[MemberLike],
         kflag: bool = False,
     ) -> int:
-        listed = [m if isinstance(m, t.Member) else t.Member(*m) for m in members]
+        listed = [m if isinstance(m, t.Member) else _member(m) for m in members]
         # One bit field makes the offsets of all members carry a width (libbpf btf__add_field).
         kflag = kflag or any(m.bitfield_size for m in listed)
         extra: list[int] = []
@@ -379,6 +379,10 @@ def word(value: int) -> int:
     if not -(1 << 31) <= value < 1 << 32:
         raise ValueError(f"{value} does not fit into 32 bits")
     return value & 0xFFFFFFFF
+
+
+def _member(given: tuple[str, int, int] | tuple[str, int, int, int]) -> t.Member:
+    return t.Member(given[0], given[1], given[2], given[3] if len(given) == 4 else 0)
 
 
 def _enumerator(name: str, value: int, signed: bool, bits: int) -> int:
