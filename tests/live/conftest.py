@@ -1,0 +1,26 @@
+"""Tests that ask the machine's own kernel: nothing they make outlives them or is seen by others."""
+
+from __future__ import annotations
+
+import pytest
+
+from pybpfload.errors import BpfError
+from pybpfload.kernel import bpf
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "live: asks the machine's own kernel, as root")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("live") and (reason := _refusal()):
+        pytest.skip(reason)
+
+
+def _refusal() -> str:
+    """Why this process may not use bpf(2), or nothing."""
+    try:
+        bpf.map_get_next_id(0)
+    except BpfError as error:
+        return f"no BPF here: {error}"
+    return ""
