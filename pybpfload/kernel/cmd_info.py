@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import struct
 
+from pybpfload.errors import KernelError
 from pybpfload.kernel.attrs import address, layout
 from pybpfload.kernel.call import Record, invoke
 from pybpfload.kernel.errors import kernel_error
@@ -210,17 +211,11 @@ def obj_get_info(fd: int, info: bytearray) -> int:
     Raises:
         KernelError: The kernel refused.
     """
-    size = len(info)
-    while True:
-        attr = layout("OBJ_GET_INFO_BY_FD").build(bpf_fd=fd, info_len=size, info=info)
-        result = invoke(attr)
-        if result == -errno.E2BIG and size > 80:
-            # Before 4.16 longer structures were refused even if their tail was zero.
-            size = 80
-            continue
-        if result < 0:
-            raise kernel_error(result, "BPF_OBJ_GET_INFO_BY_FD", f"fd {fd}")
-        return attr["info_len"]
+    attr = layout("OBJ_GET_INFO_BY_FD").build(bpf_fd=fd, info_len=len(info), info=info)
+    result = invoke(attr)
+    if result < 0:
+        raise kernel_error(result, "BPF_OBJ_GET_INFO_BY_FD", f"fd {fd}")
+    return attr["info_len"]
 
 
 def _text(raw: bytes | bytearray) -> str:
@@ -265,11 +260,15 @@ def btf_info(fd: int, *, data: bool = True) -> BtfInfo:
     name = bytearray(64)
     blob = bytearray()
     while True:
-        raw = bytearray(
-            form.pack(address(blob, keep), len(blob), 0, address(name, keep), len(name), 0)
-        )
-        if obj_get_info(fd, raw) < 32:  # before 5.11
-            name = bytearray(64)
+        given = form.pack(address(blob, keep), len(blob), 0, address(name, keep), len(name), 0)
+        raw = bytearray(given)
+        try:
+            obj_get_info(fd, raw)
+        except KernelError as error:
+            if error.errno != errno.E2BIG or not name:
+                raise
+            name = bytearray()  # before 5.11
+            continue
         _, size, number, _, _, kernel = form.unpack(raw)
         if not data or size <= len(blob):
             break
@@ -362,7 +361,7 @@ def _make_prog_info(values: dict[str, Any], buffers: dict[str, bytearray]) -> Pr
         type=ProgType(values["type"]),
         tag=values["tag"].hex(),
         name=_text(values["name"]),
-        gpl_compatible=bool(values["gpl_compatible"] & 1),
+        gpl_compatible=bool(values["gpl_compatible"]),  # a bit field: which bit depends
         jited_insns=bytes(buffers.get("jited_prog_insns", b"")),
         xlated_insns=bytes(buffers.get("xlated_prog_insns", b"")),
         map_ids=numbers("map_ids", "I"),

@@ -223,7 +223,8 @@ def map_freeze(fd: int) -> None:
     """``BPF_MAP_FREEZE`` (5.2): no more writes by system calls; programs still may.
 
     Raises:
-        KernelError: EBUSY while it is mapped writable, EPERM when it is frozen already, and others.
+        KernelError: EBUSY while it is mapped writable, EBUSY or (newer kernels) EPERM when it is
+            frozen already, and others.
     """
     call("MAP_FREEZE", f"map fd {fd}", map_fd=fd)
 

@@ -31,6 +31,7 @@ FIRST_LOG_SIZE = 64 << 10
 LOG_LIMIT = 0x3FFFFFFF
 """Greatest log buffer the kernel takes (since 5.2; before, :data:`_OLD_LOG_LIMIT`)."""
 _OLD_LOG_LIMIT = 0xFFFFFF
+_ENOTSUPP = 524
 
 
 def load_program(
@@ -84,6 +85,11 @@ def load_program(
     if not reading.summary and reading.insn is None:
         target = f"program {name}" if name else "a program"
         error = kernel_error(fd, "BPF_PROG_LOAD", target)
+        if -fd in (errno.ENOMEM, _ENOTSUPP) and options.get("attach_btf_id"):
+            error.hint = (
+                "this program needs the JIT compiler, which this kernel lacks or has switched off "
+                "(net.core.bpf_jit_enable), or there is no kernel memory"
+            )
         if -fd == errno.EINVAL and error.hint is None:
             error.hint = (
                 "the verifier was not even asked: the kernel probably does not know the program "

@@ -233,7 +233,10 @@ def refuse(kernel: FakeKernel, call: Call) -> int:
         return 0
     if call.command == "OBJ_GET_INFO_BY_FD" and "MODULE_BTF" in lacks:
         target = kernel.fds.get(fields["bpf_fd"])
-        return errno.E2BIG if target and target.kind == "btf" and fields["info_len"] > 16 else 0
+        from pybpfload.testing.fakekernel import memory
+
+        named = any(memory(fields["info"], fields["info_len"])[16:])
+        return errno.E2BIG if target and target.kind == "btf" and named else 0
     if call.command == "PROG_BIND_MAP" and "PROG_BIND_MAP" in lacks:
         return errno.EINVAL
     if call.command.endswith("_BATCH") and "BATCH" in lacks:

@@ -181,7 +181,7 @@ def test_freeze(hash_map: int) -> None:
     bpf.map_freeze(hash_map)
     with pytest.raises(PermissionError):
         bpf.map_update_elem(hash_map, u32(1), bytes(8))
-    with pytest.raises(KernelError, match="frozen"):
+    with pytest.raises(KernelError, match=r"EBUSY|frozen"):  # newer kernels: EPERM
         bpf.map_freeze(hash_map)
 
 
@@ -348,8 +348,10 @@ def test_unknown_program_type() -> None:
     assert caught.value.errno == errno.EINVAL
 
 
-def test_refused_trampolines_are_explained(opened: list[int]) -> None:
+def test_refused_trampolines_are_explained(opened: list[int], program: int) -> None:
     """Where root may not load fentry programs the error names the likely cause in one line."""
+    if not bpf.prog_info(program).jited_prog_len:
+        pytest.skip("this kernel has no JIT compiler, without which there are no trampolines")
     try:
         target = btf.vmlinux().find("bpf_fentry_test1")
     except NotSupportedError as error:

@@ -378,6 +378,15 @@ def test_prog_info_grows_with_the_program() -> None:
     assert rounds == 4
 
 
+def test_btf_info_of_old_kernels() -> None:
+    """Before 5.11 there were no names, and asking for one was an error."""
+    data = bytes(range(24))
+    with FakeKernel(lacks={"MODULE_BTF"}) as fake:
+        fd = fake.open_object(fake.make("btf", data=data))
+        info = bpf.btf_info(fd)
+        assert (info.data, info.name, info.kernel_btf, info.btf_size) == (data, "", False, 24)
+
+
 def test_results_show_their_fields() -> None:
     with FakeKernel():
         fd = bpf.map_create(MapType.HASH, 4, 4, 8, map_name="abc")

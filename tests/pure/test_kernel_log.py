@@ -221,6 +221,14 @@ def test_refused_before_the_verifier() -> None:
     assert not isinstance(caught.value, VerifierError)
 
 
+def test_trampolines_without_a_jit() -> None:
+    with (
+        FakeKernel(refuses={"PROG_LOAD": errno.ENOMEM}),
+        pytest.raises(KernelError, match="bpf_jit_enable"),
+    ):
+        load_program(ProgType.TRACING, RETURN_0, attach_btf_id=7)
+
+
 def test_names_are_left_out_on_old_kernels() -> None:
     with FakeKernel() as fake:
         load_program(ProgType.XDP, RETURN_0, name="a-very.long name of a program")
