@@ -74,6 +74,14 @@ def iter_info(
         ), owned
     if cgroup is not None and cgroup_id:
         raise AttachError("cgroup and cgroup_id exclude each other")
+    if order is None:
+        order = CgroupIterOrder.SELF_ONLY
+    elif isinstance(order, str):
+        try:
+            order = CgroupIterOrder[order.upper()]
+        except KeyError:
+            known = ", ".join(o.name.lower() for o in CgroupIterOrder)
+            raise AttachError(f"order {order!r} is none of {known}") from None
     fd = 0
     if isinstance(cgroup, (str, os.PathLike)):
         owner = FileDescriptor(
@@ -83,14 +91,6 @@ def iter_info(
         fd = owner.fileno()
     elif cgroup is not None:
         fd = _fd(cgroup)
-    if order is None:
-        order = CgroupIterOrder.SELF_ONLY
-    elif isinstance(order, str):
-        try:
-            order = CgroupIterOrder[order.upper()]
-        except KeyError:
-            known = ", ".join(o.name.lower() for o in CgroupIterOrder)
-            raise AttachError(f"order {order!r} is none of {known}") from None
     return link_info("cgroup", order=int(order), cgroup_fd=fd, cgroup_id=cgroup_id), owned
 
 
