@@ -171,11 +171,17 @@ class BtfExt:
             words = array("I", body[start : start + count * rec_size])
             if self.byteorder != _NATIVE:
                 words.byteswap()
-            blocks.append(InfoBlock(self._btf.string(name_off), count, words))
+            blocks.append(InfoBlock(self._section(name_off), count, words))
             position = start + count * rec_size
         if not blocks:
             raise FormatError(f"{label} has no block", offset=offset)
         return InfoPart(rec_size, blocks)
+
+    def _section(self, name_off: int) -> str:
+        try:
+            return self._btf.string(name_off)
+        except FormatError:
+            return ""  # no section's name: nothing will look for these records
 
     def core_relos(self) -> Iterator[tuple[str, CoreRelo]]:
         """Yield ``(ELF section name, record)`` for every CO-RE relocation in file order."""

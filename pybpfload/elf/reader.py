@@ -31,6 +31,11 @@ _SECTION_HEADER_SIZE = 64
 _SYMBOL_SIZE = 24
 _REL_SIZE = 16
 
+# Bounds for hostile files, in multiples of the file's size: names share suffixes in honest string
+# tables too, section contents overlap in none.
+_NAMES_LIMIT = 16
+_CONTENTS_LIMIT = 2
+
 
 class Symbol(NamedTuple):
     """One symbol; ``index`` is its place in the table, ``value`` and ``size`` are in bytes."""
@@ -152,6 +157,8 @@ def _read(data: bytes, name: str) -> ElfFile:
         raise FormatError("not a 64-bit ELF file, as BPF objects are", offset=4)
     if data[5] not in (1, 2):
         raise FormatError(f"unknown byte order {data[5]}, expected 1 (little) or 2 (big)", offset=5)
+    if data[6] != 1:
+        raise FormatError(f"unknown ELF version {data[6]}, expected 1", offset=6)
     byteorder = "<" if data[5] == 1 else ">"
     elf = _open(data)
     header = elf.header
@@ -165,14 +172,19 @@ def _read(data: bytes, name: str) -> ElfFile:
         raise FormatError(f"{count} section headers cannot fit {len(data)} bytes", offset=60)
     view = memoryview(data).toreadonly()
     sections = []
-    names = _string_table(elf, view, count)
+    names = _Names(_string_table(elf, view, count), _NAMES_LIMIT * len(data))
+    budget = _CONTENTS_LIMIT * len(data)
     for index in range(count):
         raw = _guard(elf._get_section_header, index)
-        sections.append(_section(index, raw, names, view))
+        section = _section(index, raw, names, view)
+        budget -= len(section.data)
+        if budget < 0:
+            raise FormatError("sections overlap", section=section.name)
+        sections.append(section)
     result = ElfFile(
         name, byteorder, _number(header["e_type"], _TYPES), _machine(data, byteorder), sections
     )
-    _read_symbols(result)
+    _read_symbols(result, _NAMES_LIMIT * len(data))
     return result
 
 
@@ -233,11 +245,11 @@ def _string_table(elf: Any, view: memoryview, count: int) -> bytes:
     return bytes(view[offset : offset + size])
 
 
-def _section(index: int, raw: Any, names: bytes, view: memoryview) -> Section:
-    name = _name(names, raw["sh_name"], f"name of section {index}")
+def _section(index: int, raw: Any, names: _Names, view: memoryview) -> Section:
+    name = names.at(raw["sh_name"], "section", index)
     kind = _number(raw["sh_type"], _SECTION_TYPES)
     offset, size = raw["sh_offset"], raw["sh_size"]
-    if kind in (0, SHT_NOBITS):
+    if kind in (0, SHT_NOBITS) or not size:
         data = view[:0]
     elif offset + size > len(view):
         raise FormatError(
@@ -261,18 +273,38 @@ def _section(index: int, raw: Any, names: bytes, view: memoryview) -> Section:
     )
 
 
-def _name(table: bytes, offset: int, what: str) -> str:
-    if offset >= len(table):
-        if offset == 0:
-            return ""
-        raise FormatError(f"{what} lies at {offset} of a string table of {len(table)} bytes")
-    end = table.find(b"\0", offset)
-    if end < 0:
-        raise FormatError(f"{what} at {offset} of its string table has no end")
-    return table[offset:end].decode("utf-8", "backslashreplace")
+class _Names:
+    """A string table; what it hands out may be ``budget`` bytes in all."""
+
+    def __init__(self, table: bytes, budget: int) -> None:
+        self._table = table
+        self._budget = budget
+        self._seen: dict[int, str] = {}
+
+    def at(self, offset: int, what: str, index: int) -> str:
+        if not index:
+            return ""  # the first entry of either table is empty
+        name = self._seen.get(offset)
+        if name is None:
+            name = self._seen[offset] = self._decode(offset, f"name of {what} {index}")
+        return name
+
+    def _decode(self, offset: int, what: str) -> str:
+        table = self._table
+        if offset >= len(table):
+            if offset == 0:
+                return ""
+            raise FormatError(f"{what} lies at {offset} of a string table of {len(table)} bytes")
+        end = table.find(b"\0", offset)
+        if end < 0:
+            raise FormatError(f"{what} at {offset} of its string table has no end")
+        self._budget -= end - offset
+        if self._budget < 0:
+            raise FormatError(f"{what} overlaps too many others")
+        return table[offset:end].decode("utf-8", "backslashreplace")
 
 
-def _read_symbols(elf: ElfFile) -> None:
+def _read_symbols(elf: ElfFile, names_budget: int) -> None:
     tables = [s for s in elf.sections if s.type == SHT_SYMTAB]
     if len(tables) > 1:
         raise FormatError("two symbol tables, expected one", section=tables[1].name)
@@ -288,17 +320,15 @@ def _read_symbols(elf: ElfFile) -> None:
             f"symbols of {table.entsize} bytes in {table.size}, expected {_SYMBOL_SIZE}",
             section=table.name,
         )
-    strings = bytes(elf.sections[table.link].data)
+    names = _Names(bytes(elf.sections[table.link].data), names_budget)
     layout = flat(fmt.layouts(elf.byteorder).symbol)
-    seen: dict[int, str] = {}
     for index, (name_off, info, other, shndx, value, size) in enumerate(
         layout.iter_unpack(table.data)
     ):
-        name = seen.get(name_off)
-        if name is None:
-            name = seen[name_off] = _name(strings, name_off, f"name of symbol {index}")
-        if info & 0xF == STT_SECTION and not name and 0 < shndx < len(elf.sections):
-            name = elf.sections[shndx].name
+        if info & 0xF == STT_SECTION and 0 < shndx < len(elf.sections):
+            name = elf.sections[shndx].name  # its own is usually empty
+        else:
+            name = names.at(name_off, "symbol", index)
         elf.symbols.append(
             Symbol(index, name, value, size, info & 0xF, info >> 4, other & 3, shndx)
         )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["fix_up"]
 
 _VIRTUAL = (".kconfig", ".ksyms")  # exist in BTF only
+_STATIC, _EXTERN = 0, 2  # linkage
+_MASK = 0xFFFFFFFF
 
 
 def fix_up(elf: ElfFile, spec: ObjectSpec) -> None:
@@ -69,6 +71,8 @@ def _fix_section(
                 section=section.name,
             )
         size = found.size
+        if size > _MASK:
+            raise FormatError(f"its {size} bytes are too many for BTF", section=section.name)
     entries = []
     for entry in section.entries:
         variable = btf[entry.type]
@@ -78,7 +82,7 @@ def _fix_section(
                 section=section.name,
             )
         offset = entry.offset
-        if variable.linkage == 1:
+        if variable.linkage not in (_STATIC, _EXTERN):
             symbol = symbols.get(variable.name)
             if symbol is None:
                 raise FormatError(
@@ -87,9 +91,9 @@ def _fix_section(
             if fixing:
                 # The offset word is 32 bits; a symbol beyond that is caught as outside of its
                 # section later.
-                offset = symbol.value & 0xFFFFFFFF
+                offset = symbol.value & _MASK
             if symbol.is_hidden:
-                editor.set_var(entry.type, linkage=0)
+                editor.set_var(entry.type, linkage=_STATIC)
         entries.append(t.SecVar(entry.type, offset, entry.size))
     entries.sort(key=lambda entry: entry.offset)
     editor.set_datasec(section.id, size, entries)

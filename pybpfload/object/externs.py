@@ -31,11 +31,11 @@ def collect(elf: ElfFile, spec: ObjectSpec) -> list[ExternSpec]:
             cannot give.
     """
     symbols = [s for s in elf.symbols[1:] if s.is_extern and s.name]
-    if not symbols:
-        return []
-    if spec.btf is None:
-        raise FormatError("the extern has no BTF; compile with -g", symbol=symbols[0].name)
     btf = spec.btf
+    if btf is None:
+        if symbols:
+            raise FormatError("the extern has no BTF; compile with -g", symbol=symbols[0].name)
+        return []
     sections = _section_of_each(btf)
     declared = _declared(btf)
     externs = [_extern(symbol, btf, declared, sections) for symbol in symbols]

@@ -9,18 +9,19 @@ from pybpfload.elf import reader as elf_reader
 from pybpfload.errors import FormatError
 from pybpfload.isa.insn import INSN_SIZE, decode
 from pybpfload.object.sections import find_section
-from pybpfload.object.spec import Named, ObjectSpec, ProgramSpec
+from pybpfload.object.spec import ObjectSpec, ProgramSpec
 from pybpfload.uapi import ProgFlag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pybpfload.elf.reader import ElfFile, Section, Symbol
+    from pybpfload.object.opener import Layout
 
 __all__ = ["Finder", "cut", "find_types"]
 
 
-def cut(elf: ElfFile, code: list[Section], spec: ObjectSpec) -> list[ProgramSpec]:
+def cut(elf: ElfFile, layout: Layout, spec: ObjectSpec) -> list[ProgramSpec]:
     """Make a :class:`ProgramSpec` of every function symbol (libbpf ``bpf_object__add_programs``).
 
     Bytes that no function symbol covers belong to no program.
@@ -29,6 +30,7 @@ def cut(elf: ElfFile, code: list[Section], spec: ObjectSpec) -> list[ProgramSpec
         FormatError: A function lies outside its section, is not made of whole instructions, or is
             static outside ``.text``.
     """
+    code = layout.code
     by_section: dict[int, list[Symbol]] = {section.index: [] for section in code}
     for symbol in elf.symbols:
         if symbol.type == elf_reader.STT_FUNC and symbol.shndx in by_section:
@@ -51,7 +53,7 @@ def cut(elf: ElfFile, code: list[Section], spec: ObjectSpec) -> list[ProgramSpec
                     section.name.removeprefix("?"),
                     decode(body, spec.byteorder),  # type: ignore[arg-type]
                     autoload=not section.name.startswith("?"),
-                    is_subprogram=section.name == ".text",
+                    is_subprogram=section.index == layout.text,
                     is_global=symbol.binding != elf_reader.STB_LOCAL,
                     is_hidden=symbol.binding != elf_reader.STB_LOCAL and symbol.is_hidden,
                     section_index=section.index,
@@ -88,7 +90,6 @@ def _check(symbol: Symbol, section: Section) -> None:
 
 def find_types(spec: ObjectSpec) -> None:
     """Set program types by the SEC() table and collect the entry programs by name."""
-    programs = Named("program")
     for function in spec.functions:
         if function.is_subprogram:
             continue
@@ -100,15 +101,7 @@ def find_types(spec: ObjectSpec) -> None:
                 function.flags |= ProgFlag.SLEEPABLE
             if function.sec.frags:
                 function.flags |= ProgFlag.XDP_HAS_FRAGS
-        # libbpf accepts equal names and finds the first; here the others stay reachable by their
-        # section too.
-        key = (
-            function.name
-            if function.name not in programs
-            else f"{function.name}@{function.section}"
-        )
-        programs[key] = function
-    spec.programs = programs
+        spec.programs.add(function.name, function, function.section)
 
 
 class Finder:
@@ -116,12 +109,10 @@ class Finder:
 
     def __init__(self, functions: Iterable[ProgramSpec]) -> None:
         self._by_index: dict[int, tuple[list[int], list[ProgramSpec]]] = {}
-        self._first_named: dict[str, int] = {}
         for function in functions:
             starts, members = self._by_index.setdefault(function.section_index, ([], []))
             starts.append(function.start)
             members.append(function)
-            self._first_named.setdefault(function.section_name, function.section_index)
 
     def by_index(self, section: int, insn: int) -> tuple[ProgramSpec, int] | None:
         """Return ``(function, index in it)`` for an instruction of an ELF section, or ``None``."""
@@ -134,8 +125,3 @@ class Finder:
         function = members[at]
         local = insn - function.start
         return (function, local) if local < len(function.insns) else None
-
-    def by_name(self, section: str, insn: int) -> tuple[ProgramSpec, int] | None:
-        """As :meth:`by_index`, for the first ELF section of that name."""
-        index = self._first_named.get(section)
-        return None if index is None else self.by_index(index, insn)

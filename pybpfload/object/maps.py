@@ -8,6 +8,7 @@ length is the value. A type attribute is a pointer to the type. The macros of li
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
@@ -16,8 +17,6 @@ from pybpfload.object.spec import MapKind, MapSpec
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pybpfload.btf import Btf
     from pybpfload.elf import reader as elf_reader
     from pybpfload.object.opener import Layout
@@ -30,11 +29,12 @@ PAGE_SIZE = 4096
 
 _MAP_IN_MAP = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _NAME_LENGTH = 15
-_MAX_SLOTS = 1 << 20  # of declared values; the slot number comes from the file
+_MAX_SLOTS = 1 << 20  # of declared values in all; slot numbers come from the file
+_MAX_VALUE = 0xFFFFFFFF
 
 
-def collect(layout: Layout, spec: ObjectSpec, relaxed: bool) -> Iterator[tuple[str, MapSpec]]:
-    """Yield all maps by name in libbpf's order: ``.maps``, data sections, ``.kconfig``.
+def collect(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]:
+    """Return all maps in libbpf's order: ``.maps``, data sections, ``.kconfig``.
 
     Raises:
         FormatError: A definition breaks a rule; it names the map and the attribute.
@@ -45,19 +45,15 @@ def collect(layout: Layout, spec: ObjectSpec, relaxed: bool) -> Iterator[tuple[s
     if layout.arena is not None and layout.maps is not None:
         _place_arena_data(layout, found)
     for section, kind in layout.data:
-        contents = bytearray(section.size) if kind == MapKind.BSS else bytearray(section.data)
-        found.append(_data_map(spec, section.name, kind, contents))
+        made = _data_map(spec, section.name, kind, section.size)
+        if kind != MapKind.BSS:
+            made.contents = bytearray(section.data)
+        found.append(made)
     kconfig = [e for e in spec.externs.values() if e.kind == "kconfig"]
     if kconfig:
         size = kconfig[-1].offset + kconfig[-1].size
-        found.append(_data_map(spec, ".kconfig", MapKind.KCONFIG, bytearray(size)))
-    names: set[str] = set()
-    for map_spec in found:
-        # Two sections may give one name, because only 15 characters are kept; the section then
-        # tells them apart.
-        key = map_spec.name if map_spec.name not in names else f"{map_spec.name}@{map_spec.section}"
-        names.add(key)
-        yield key, map_spec
+        found.append(_data_map(spec, ".kconfig", MapKind.KCONFIG, size))
+    return found
 
 
 # Maps defined in .maps
@@ -65,9 +61,7 @@ def collect(layout: Layout, spec: ObjectSpec, relaxed: bool) -> Iterator[tuple[s
 
 def _user_maps(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]:
     btf = spec.require_btf(".maps")
-    section = next(
-        (s for s in map(btf.__getitem__, btf.find_all(".maps")) if isinstance(s, t.Datasec)), None
-    )
+    section = _maps_section(btf)
     if section is None:
         raise FormatError("BTF does not describe this section", section=".maps")
     assert layout.maps is not None
@@ -98,6 +92,12 @@ def _user_maps(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]
     if sum(m.type == MapType.ARENA for m in maps) > 1:
         raise FormatError("holds two arenas; an object can have one", section=".maps")
     return maps
+
+
+def _maps_section(btf: Btf) -> t.Datasec | None:
+    found = btf.find(".maps", t.Kind.DATASEC)
+    section = btf[found] if found else None
+    return section if isinstance(section, t.Datasec) else None
 
 
 class _Definition:
@@ -255,7 +255,9 @@ def data_map_name(object_name: str, section: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", name[:_NAME_LENGTH])
 
 
-def _data_map(spec: ObjectSpec, section: str, kind: str, contents: bytearray) -> MapSpec:
+def _data_map(spec: ObjectSpec, section: str, kind: str, size: int) -> MapSpec:
+    if size > _MAX_VALUE:
+        raise FormatError(f"its {size} bytes do not fit a map", section=section)
     internal_name = data_map_name(spec.name, section)
     custom = (kind == MapKind.DATA and section != ".data") or (
         kind == MapKind.RODATA and section != ".rodata"
@@ -264,12 +266,11 @@ def _data_map(spec: ObjectSpec, section: str, kind: str, contents: bytearray) ->
         section if custom else internal_name,
         type=MapType.ARRAY,
         key_size=4,
-        value_size=len(contents),
+        value_size=size,
         max_entries=1,
         flags=int(MapFlag.RDONLY_PROG) if kind in (MapKind.RODATA, MapKind.KCONFIG) else 0,
         kind=kind,
         section=section,
-        contents=contents,
     )
     btf = spec.btf
     if btf is not None and (type_id := btf.find(section)):
@@ -312,8 +313,8 @@ def apply_declared_values(layout: Layout, spec: ObjectSpec) -> None:
     btf = spec.btf
     if layout.maps is None or btf is None:
         return
-    user_maps = [m for m in spec.maps.values() if m.kind == MapKind.USER]
-    extents = _definition_extents(btf)
+    definitions = _definitions(spec, btf)
+    slots_left = _MAX_SLOTS
     for section, target in layout.relocations:
         if target.index != layout.maps.index:
             continue
@@ -322,40 +323,47 @@ def apply_declared_values(layout: Layout, spec: ObjectSpec) -> None:
             if entry.symbol >= len(layout.elf.symbols):
                 raise FormatError(f"names symbol {entry.symbol}, which does not exist", **place)
             symbol = layout.elf.symbols[entry.symbol]
-            owner = next(
-                (
-                    m
-                    for m in user_maps
-                    if m.offset <= entry.offset
-                    and entry.offset + 8 <= m.offset + extents.get(m.name, (0, 0))[0]
-                ),
-                None,
-            )
+            owner, values_at = _definition_at(definitions, entry.offset)
             if owner is None:
                 raise FormatError("lies in no map definition", symbol=symbol.name, **place)
             _check_declared(layout, spec, owner, symbol, place)
-            slot, rest = divmod(entry.offset - owner.offset - extents[owner.name][1], 8)
-            if slot < 0 or rest or slot > _MAX_SLOTS:
+            slot, rest = divmod(entry.offset - values_at, 8)
+            if values_at < 0 or slot < 0 or rest:
                 raise FormatError("is not at a slot of 'values'", symbol=owner.name, **place)
+            slots_left -= max(slot + 1 - len(owner.values), 0)
+            if slots_left < 0:
+                raise FormatError(f"slot {slot} is too high", symbol=owner.name, **place)
             owner.values.extend([None] * (slot + 1 - len(owner.values)))
             owner.values[slot] = symbol.name
 
 
-def _definition_extents(btf: Btf) -> dict[str, tuple[int, int]]:
-    """Map name -> (size of its variable, offset of its ``values`` or -1), in bytes."""
-    extents = {}
-    for section_id in btf.find_all(".maps", t.Kind.DATASEC)[:1]:
-        section = btf[section_id]
-        assert isinstance(section, t.Datasec)
-        for entry in section.entries:
-            variable = btf[entry.type]
-            definition = btf[btf.strip(variable.type)] if isinstance(variable, t.Var) else None
-            if not isinstance(definition, t.Struct):
-                continue
-            last = definition.members[-1] if definition.members else None
-            at = last.bit_offset // 8 if last is not None and last.name == "values" else -1
-            extents[variable.name] = (entry.size, at)
-    return extents
+_Definitions = list[tuple[int, int, int, MapSpec]]
+
+
+def _definitions(spec: ObjectSpec, btf: Btf) -> _Definitions:
+    """Return ``(start, end, start of its "values" or -1, map)`` of each definition, in order."""
+    found = []
+    section = _maps_section(btf)
+    maps = (m for m in spec.maps.values() if m.kind == MapKind.USER)
+    for entry, map_spec in zip(section.entries if section else (), maps, strict=True):
+        variable = btf[entry.type]
+        definition = btf[btf.strip(variable.type)] if isinstance(variable, t.Var) else None
+        last = definition.members[-1:] if isinstance(definition, t.Struct) else ()
+        at = -1
+        if last and last[0].name == "values":
+            at = entry.offset + last[0].bit_offset // 8
+        found.append((entry.offset, entry.offset + entry.size, at, map_spec))
+    return found
+
+
+def _definition_at(definitions: _Definitions, offset: int) -> tuple[MapSpec | None, int]:
+    """Return the definition that holds the 8 bytes at ``offset``, and where its values are."""
+    at = bisect_right(definitions, offset, key=lambda each: each[0]) - 1
+    if at >= 0:
+        _, end, values_at, map_spec = definitions[at]
+        if offset + 8 <= end:
+            return map_spec, values_at
+    return None, -1
 
 
 def _check_declared(

@@ -15,7 +15,7 @@ from pybpfload.elf import reader as elf_reader
 from pybpfload.elf.reader import ElfFile, Section, read_elf
 from pybpfload.errors import BpfError, FormatError
 from pybpfload.object import datasec, externs, functions, maps, references, struct_ops
-from pybpfload.object.spec import MapKind, Named, ObjectSpec, VariableSpec
+from pybpfload.object.spec import MapKind, ObjectSpec, VariableSpec
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -228,16 +228,22 @@ def _open(data: bytes, path: str, name: str, relaxed_maps: bool) -> ObjectSpec:
         )
     spec = ObjectSpec(name, path, elf.byteorder)
     layout = Layout(elf, spec)
-    spec.functions = functions.cut(elf, layout.code, spec)
+    for section in reversed(elf.sections):
+        spec.section_indexes[section.name] = section.index
+    spec.functions = functions.cut(elf, layout, spec)
     _read_btf(layout, spec)
-    spec.externs = Named("extern", ((e.name, e) for e in externs.collect(elf, spec)))
+    for extern in externs.collect(elf, spec):
+        spec.externs.add(extern.name, extern, extern.kind)
     datasec.fix_up(elf, spec)
-    spec.maps = Named("map", maps.collect(layout, spec, relaxed_maps))
+    for map_spec in maps.collect(layout, spec, relaxed_maps):
+        spec.maps.add(map_spec.name, map_spec, map_spec.section)
     struct_ops.collect(layout, spec)
     functions.find_types(spec)
     references.collect(layout, spec)
+    struct_ops.tie_programs(layout, spec)
     _attach_core_relos(spec)
-    spec.variables = Named("variable", ((v.name, v) for v in _variables(spec)))
+    for variable in _variables(spec):
+        spec.variables.add(variable.name, variable, variable.section)
     return spec
 
 
@@ -265,19 +271,21 @@ def _read_btf(layout: Layout, spec: ObjectSpec) -> None:
 
 
 def _attach_core_relos(spec: ObjectSpec) -> None:
-    """Hand each CO-RE record to the function that holds its instruction."""
+    """Hand each CO-RE record to the function that holds its instruction.
+
+    Damaged records are no reason to refuse the object: only relocating it needs them.
+    """
     if spec.btf_ext is None:
         return
     finder = functions.Finder(spec.functions)
-    for serial, (section, record) in enumerate(spec.btf_ext.core_relos()):
-        if record.insn_off % 8:
-            raise FormatError(
-                f"CO-RE relocation at {record.insn_off} is not at an instruction", section=section
-            )
-        # A record without a function belonged to a weak function that the static linker replaced.
-        if found := finder.by_name(section, record.insn_off // 8):
-            function, index = found
-            function.core_relos.append((serial, index, record))
+    try:
+        for serial, (section, record) in enumerate(spec.btf_ext.core_relos()):
+            found = finder.by_index(spec.section_indexes.get(section, 0), record.insn_off // 8)
+            if found is not None:
+                function, index = found
+                function.core_relos.append((serial, index, record))
+    except FormatError as error:
+        spec.notes.append(f"CO-RE relocations: {error}")
 
 
 def _variables(spec: ObjectSpec) -> list[VariableSpec]:

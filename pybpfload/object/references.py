@@ -51,7 +51,10 @@ class _Collector:
         self.finder = Finder(spec.functions)
         self.externs = {e.symbol: i for i, e in enumerate(spec.externs.values())}
         specs = list(spec.maps.values())
-        self.user_maps = {m.offset: i for i, m in enumerate(specs) if m.kind == MapKind.USER}
+        # The first map wins where two definitions start at one place.
+        self.user_maps = {
+            m.offset: i for i, m in reversed(list(enumerate(specs))) if m.kind == MapKind.USER
+        }
         # By position: sections of equal names make maps of equal names.
         internal = [i for i, m in enumerate(specs) if m.is_internal and m.kind != MapKind.KCONFIG]
         self.data_maps = {

@@ -75,6 +75,20 @@ class Named(dict[str, Any]):
     def __init__(self, what: str, items: Any = ()) -> None:
         super().__init__(items)
         self.what = what
+        self._serials: dict[str, int] = {}
+
+    def add(self, name: str, item: Any, place: str) -> None:
+        """Add something; if its name is taken, by its name and place: ``name@place``, ``@place#2``.
+
+        Equal names are legal: static variables of two functions, sections whose names are cut to
+        the same 15 characters. libbpf finds the first of them by name, as is done here.
+        """
+        key = name
+        while key in self:
+            placed = f"{name}@{place}"
+            serial = self._serials[placed] = self._serials.get(placed, 0) + 1
+            key = placed if serial == 1 else f"{placed}#{serial}"
+        self[key] = item
 
     def __missing__(self, name: str) -> Any:
         raise KeyError(f"no {self.what} {name!r}; there are: {', '.join(self) or 'none'}")
@@ -192,7 +206,8 @@ class MapSpec:
             slot.
         kind: One of :class:`MapKind`; all but ``USER`` are made from a section of the object.
         section: ELF section it comes from.
-        contents: Initial bytes of a map made from a data section; editable until loading.
+        contents: Initial bytes of a map made from a data section, editable until loading;
+            ``None`` for all other maps and for ``.kconfig``, whose values the kernel decides.
         autocreate: Whether loading creates it.
         autoattach: For struct_ops: whether :meth:`Object.attach` registers it.
         reuse: An existing map to use instead: anything with ``fileno()``, an id, or the path of a
@@ -217,10 +232,22 @@ class MapSpec:
     kind: str = MapKind.USER
     section: str = ".maps"
     offset: int = 0
-    contents: bytearray | None = None
     autocreate: bool = True
     autoattach: bool = True
     reuse: Any = None
+    _contents: bytearray | None = field(default=None, repr=False)
+
+    @property
+    def contents(self) -> bytearray | None:
+        """Initial bytes; see above."""
+        if self._contents is None and self.kind == MapKind.BSS:
+            # Made on demand: the size comes from a header, nothing in the file backs it.
+            self._contents = bytearray(self.value_size)
+        return self._contents
+
+    @contents.setter
+    def contents(self, contents: bytearray | None) -> None:
+        self._contents = contents
 
     @property
     def is_internal(self) -> bool:
@@ -381,6 +408,8 @@ class ObjectSpec:
         btf: BTF of the object, or ``None``.
         btf_ext: Function info, line info and CO-RE relocations, or ``None``.
         jump_tables: Content of ``.jumptables``.
+        struct_ops: struct_ops variables (:class:`pybpfload.object.struct_ops.StructOpsSpec`).
+        section_indexes: Index of the first ELF section of each name.
         notes: Things that were ignored, in words.
     """
 
@@ -398,7 +427,7 @@ class ObjectSpec:
     btf_ext: BtfExt | None = None
     jump_tables: bytes = b""
     struct_ops: list[Any] = field(default_factory=list)
-    sections: list[Any] = field(default_factory=list)
+    section_indexes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ load.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pybpfload.object.opener import Layout
     from pybpfload.object.spec import ObjectSpec, ProgramSpec
 
-__all__ = ["StructOpsSpec", "collect"]
+__all__ = ["StructOpsSpec", "collect", "tie_programs"]
 
 
 @dataclass(slots=True)
@@ -40,16 +41,13 @@ class StructOpsSpec:
 
 
 def collect(layout: Layout, spec: ObjectSpec) -> None:
-    """Add a map for each struct_ops variable and tie its function pointers to programs.
+    """Add a map for each struct_ops variable.
 
     Raises:
-        FormatError: BTF does not describe the section or the variable, or a pointer is not to a
-            struct_ops program.
+        FormatError: BTF does not describe the section or the variable.
     """
     for section in layout.struct_ops:
         _collect_section(section, spec)
-    if layout.struct_ops:
-        _tie_programs(layout, spec)
 
 
 def _collect_section(section: Section, spec: ObjectSpec) -> None:
@@ -83,19 +81,29 @@ def _collect_section(section: Section, spec: ObjectSpec) -> None:
             kind=MapKind.STRUCT_OPS,
             section=section.name,
             offset=entry.offset,
-            contents=bytearray(section.data[entry.offset : entry.offset + struct.size]),
+            value_type_id=struct.id,
             autocreate=autocreate,
         )
-        spec.maps[name if name not in spec.maps else f"{name}@{section.name}"] = made
+        made.contents = bytearray(section.data[entry.offset : entry.offset + struct.size])
+        spec.maps.add(name, made, section.name)
         spec.struct_ops.append(StructOpsSpec(made, struct.id))
         # libbpf drops the "?" from its working name after the first variable, so only that one is
         # off by default.
         autocreate = True
 
 
-def _tie_programs(layout: Layout, spec: ObjectSpec) -> None:
+def tie_programs(layout: Layout, spec: ObjectSpec) -> None:
+    """Tie the function pointers of struct_ops variables to programs, whose types are known by now.
+
+    Raises:
+        FormatError: A relocation is not at a pointer to a function, or not to a struct_ops program.
+    """
     finder = Finder(spec.functions)
     names = {section.index: section.name for section in layout.struct_ops}
+    members: dict[int, dict[int, t.Member]] = {}
+    variables: dict[str, list[StructOpsSpec]] = {}
+    for each in spec.struct_ops:
+        variables.setdefault(each.map.section, []).append(each)
     for section, target in layout.relocations:
         if target.index not in names:
             continue
@@ -105,8 +113,8 @@ def _tie_programs(layout: Layout, spec: ObjectSpec) -> None:
                 raise FormatError(f"names symbol {entry.symbol}, which does not exist", **place)
             symbol = layout.elf.symbols[entry.symbol]
             place["symbol"] = symbol.name
-            owner = _owner(spec, names[target.index], entry.offset)
-            member = _member(spec, owner, entry.offset) if owner else None
+            owner = _owner(variables.get(names[target.index], []), entry.offset)
+            member = _member(spec, owner, entry.offset, members) if owner else None
             if owner is None or member is None:
                 raise FormatError("is not at a member of a struct_ops variable", **place)
             if symbol.shndx >= elf_reader.SHN_LORESERVE or symbol.value % 8:
@@ -117,26 +125,26 @@ def _tie_programs(layout: Layout, spec: ObjectSpec) -> None:
             owner.programs[member] = found[0]
 
 
-def _owner(spec: ObjectSpec, section: str, offset: int) -> StructOpsSpec | None:
-    return next(
-        (
-            s
-            for s in spec.struct_ops
-            if s.map.section == section and 0 <= offset - s.map.offset < s.map.value_size
-        ),
-        None,
-    )
-
-
-def _member(spec: ObjectSpec, owner: StructOpsSpec, offset: int) -> str | None:
-    btf = spec.require_btf("struct_ops")
-    struct = btf[owner.type_id]
-    assert isinstance(struct, t.Struct)
-    for member in struct.members:
-        if member.bit_offset == 8 * (offset - owner.map.offset):
-            pointer = btf[btf.strip(member.type)]
-            is_function = isinstance(pointer, t.Ptr) and isinstance(
-                btf[btf.strip(pointer.type)], t.FuncProto
-            )
-            return member.name if is_function else None
+def _owner(variables: list[StructOpsSpec], offset: int) -> StructOpsSpec | None:
+    """Return the variable that holds an offset; they are in the order of their offsets."""
+    at = bisect_right(variables, offset, key=lambda each: each.map.offset) - 1
+    if at >= 0 and offset - variables[at].map.offset < variables[at].map.value_size:
+        return variables[at]
     return None
+
+
+def _member(
+    spec: ObjectSpec, owner: StructOpsSpec, offset: int, known: dict[int, dict[int, t.Member]]
+) -> str | None:
+    """Name of the pointer to a function at an offset; ``known`` keeps members by bit offset."""
+    btf = spec.require_btf("struct_ops")
+    members = known.get(owner.type_id)
+    if members is None:
+        struct = btf[owner.type_id]
+        assert isinstance(struct, t.Struct)
+        members = known[owner.type_id] = {m.bit_offset: m for m in reversed(struct.members)}
+    member = members.get(8 * (offset - owner.map.offset))
+    pointer = btf[btf.strip(member.type)] if member is not None else None
+    if not isinstance(pointer, t.Ptr) or not isinstance(btf[btf.strip(pointer.type)], t.FuncProto):
+        return None
+    return member.name if member is not None else None

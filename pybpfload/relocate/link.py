@@ -6,7 +6,6 @@ A program becomes itself, then its subprograms in the order of their first use, 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,20 @@ from pybpfload.errors import RelocationError
 from pybpfload.isa import insn as isa
 from pybpfload.object.functions import Finder
 from pybpfload.object.spec import ObjectSpec, ProgramSpec, Reloc, RelocKind
+from pybpfload.relocate.info import InfoTable
 
 if TYPE_CHECKING:
     from array import array
 
-    from pybpfload.btf.ext import InfoBlock, InfoPart
+    from pybpfload.btf import Btf
     from pybpfload.isa.insn import Insn
 
 __all__ = ["Linked", "Linker"]
 
 _EXCEPTION_TAG = "exception_callback:"
+
+# Each program has copies of its subprograms: a small file could ask for any number of them.
+_LINKED_LIMIT = 1 << 22
 
 
 @dataclass(slots=True)
@@ -54,6 +57,12 @@ class Linker:
         self._code = code
         self._finder = Finder(f for f in spec.functions if f.is_subprogram)
         self._text = next((f.section_index for f in spec.functions if f.is_subprogram), -1)
+        self._budget = max(_LINKED_LIMIT, 64 * sum(map(len, code.values())))
+        self._exception_tags = _exception_tags(spec.btf)
+        self._info: dict[str, InfoTable] = {}
+        if spec.btf_ext is not None:
+            self._info["func_info"] = InfoTable(spec, spec.btf_ext.func_info)
+            self._info["line_info"] = InfoTable(spec, spec.btf_ext.line_info)
 
     def link(self, main: ProgramSpec) -> Linked:
         """Link one program.
@@ -130,6 +139,13 @@ class Linker:
         return found[0]  # a call into the middle goes to the start, as libbpf has it
 
     def _append(self, linked: Linked, function: ProgramSpec, positions: dict[int, int]) -> None:
+        self._budget -= len(function.insns)
+        if self._budget < 0:
+            raise RelocationError(
+                f"the programs have more than {_LINKED_LIMIT} instructions in all",
+                program=linked.functions[0][0].name,
+                file=self._spec.path,
+            )
         position = positions[id(function)] = len(linked.insns)
         linked.insns.extend(self._code[id(function)])
         linked.functions.append((function, position))
@@ -144,14 +160,11 @@ class Linker:
     # Function and line info
 
     def _append_info(self, linked: Linked, function: ProgramSpec, position: int) -> None:
-        ext = self._spec.btf_ext
-        if ext is None:
-            return
-        for label, part in (("func_info", ext.func_info), ("line_info", ext.line_info)):
+        for label, table in self._info.items():
             so_far: array[int] | None = getattr(linked, label)
             if position and so_far is None:
                 continue  # the program itself has none
-            records = self._records(part, function, position)
+            records = table.records(function, position)
             if records is None:
                 if position:
                     raise RelocationError(
@@ -159,42 +172,11 @@ class Linker:
                         program=linked.functions[0][0].name,
                         file=self._spec.path,
                     )
-                continue
-            if so_far is None:
+            elif so_far is None:
                 setattr(linked, label, records)
-                setattr(linked, f"{label}_rec_size", part.rec_size)
+                setattr(linked, f"{label}_rec_size", table.rec_size)
             else:
                 so_far.extend(records)
-
-    def _records(self, part: InfoPart, function: ProgramSpec, position: int) -> array[int] | None:
-        block = self._block(part, function)
-        if block is None:
-            return None
-        step = part.rec_size // 4
-        offsets = block.words[::step]
-        first, end = function.start * 8, (function.start + len(function.insns)) * 8
-        # Records are sorted; from the first inside the function up to the last before the first
-        # behind it.
-        start = (
-            next((i for i, o in enumerate(offsets) if first <= o < end), None)
-            if not _is_sorted(offsets)
-            else bisect_left(offsets, first)
-        )
-        if start is None or start >= len(offsets) or not first <= offsets[start] < end:
-            return None
-        stop = start
-        for i in range(start, len(offsets)):
-            if offsets[i] >= end:
-                break
-            if offsets[i] >= first:
-                stop = i + 1
-        records = block.words[start * step : stop * step]
-        for i in range(0, len(records), step):
-            records[i] = (records[i] // 8 + position - function.start) & 0xFFFFFFFF
-        return records
-
-    def _block(self, part: InfoPart, function: ProgramSpec) -> InfoBlock | None:
-        return next((b for b in part.blocks if b.section == function.section_name), None)
 
     # Exception callbacks
 
@@ -204,13 +186,7 @@ class Linker:
         if btf is None:
             return None
         found: ProgramSpec | None = None
-        for type_id in btf:
-            if btf.kind(type_id) != t.Kind.DECL_TAG:
-                continue
-            tag = btf[type_id]
-            assert isinstance(tag, t.DeclTag)
-            if tag.component != -1 or not tag.name.startswith(_EXCEPTION_TAG):
-                continue
+        for tag in self._exception_tags:
             function = btf[tag.type]
             if not isinstance(function, t.Func) or function.linkage != 1:
                 raise RelocationError(
@@ -233,5 +209,13 @@ class Linker:
         return found
 
 
-def _is_sorted(offsets: array[int]) -> bool:
-    return all(offsets[i] <= offsets[i + 1] for i in range(len(offsets) - 1))
+def _exception_tags(btf: Btf | None) -> list[t.DeclTag]:
+    tags = []
+    for type_id in btf if btf is not None else ():
+        assert btf is not None
+        if btf.kind(type_id) == t.Kind.DECL_TAG:
+            tag = btf[type_id]
+            assert isinstance(tag, t.DeclTag)
+            if tag.component == -1 and tag.name.startswith(_EXCEPTION_TAG):
+                tags.append(tag)
+    return tags

@@ -9,6 +9,7 @@ from pybpfload.errors import RelocationError
 from pybpfload.isa import insn as isa
 from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec, Reloc, RelocKind
 from pybpfload.relocate.core.candidates import Target
+from pybpfload.relocate.core.decision import Outcome
 from pybpfload.relocate.core.driver import relocate_core
 from pybpfload.relocate.core.patch import poison
 from pybpfload.relocate.link import Linked, Linker
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from pybpfload.btf import Btf
     from pybpfload.isa.insn import Insn
+    from pybpfload.object.spec import ExternSpec
     from pybpfload.relocate.core.decision import CoreDecision
 
 __all__ = [
@@ -56,7 +58,8 @@ class Reference(NamedTuple):
     Attributes:
         insn: Index of the instruction in the final program.
         kind: One of :class:`ReferenceKind`.
-        name: Name of the map, extern or jump table.
+        name: Name of the map or extern in :attr:`ObjectSpec.maps` or
+            :attr:`ObjectSpec.externs`, or ``.jumptables``.
         addend: Byte offset inside the map value; 0 otherwise.
     """
 
@@ -146,9 +149,7 @@ def relocate(
     decisions = relocate_core(spec, code, target, everything=everything)
     _mark_function_addresses(spec, code)
     linker = Linker(spec, code)
-    by_place: dict[tuple[str, int], list[CoreDecision]] = {}
-    for decision in decisions:
-        by_place.setdefault((decision.function, decision.insn), []).append(decision)
+    by_serial = {decision.serial: decision for decision in decisions}
     programs = {}
     linked = [
         (key, function, linker.link(function))
@@ -165,7 +166,7 @@ def relocate(
             func_info_rec_size=result.func_info_rec_size,
             line_info_rec_size=result.line_info_rec_size,
         )
-        _collect_core(program, by_place)
+        _collect_core(program, by_serial)
         _resolve_references(spec, program, result)
         programs[key] = program
     return Relocation(spec, target, programs, decisions)
@@ -179,19 +180,17 @@ def _mark_function_addresses(spec: ObjectSpec, code: dict[int, list[Insn]]) -> N
                 insns[reloc.insn] = insns[reloc.insn]._replace(src=isa.PSEUDO_FUNC)
 
 
-def _collect_core(
-    program: RelocatedProgram, by_place: dict[tuple[str, int], list[CoreDecision]]
-) -> None:
+def _collect_core(program: RelocatedProgram, by_serial: dict[int, CoreDecision]) -> None:
     for function, start in program.functions:
-        for index in sorted({index for _, index, _ in function.core_relos}):
-            for decision in by_place.get((function.name, index), ()):
-                program.core.append((start + index, decision))
-                if decision.outcome == "poisoned":
-                    program.poisons[start + index] = f"{decision}: {decision.reason}"
+        for serial, index, _ in sorted(function.core_relos, key=lambda entry: entry[1]):
+            decision = by_serial[serial]
+            program.core.append((start + index, decision))
+            if decision.outcome == Outcome.POISONED:
+                program.poisons[start + index] = f"{decision}: {decision.reason}"
 
 
 def _resolve_references(spec: ObjectSpec, program: RelocatedProgram, linked: Linked) -> None:
-    maps, externs = list(spec.maps.values()), list(spec.externs.values())
+    maps, externs = list(spec.maps.items()), list(spec.externs.items())
     insns = program.insns
     for reloc in linked.relocs:
         at = reloc.insn
@@ -200,14 +199,15 @@ def _resolve_references(spec: ObjectSpec, program: RelocatedProgram, linked: Lin
         if insns[at].code == isa.CALL and insns[at].imm == 0xBAD2310:
             continue  # poisoned by CO-RE
         if reloc.kind in (RelocKind.MAP, RelocKind.MAP_VALUE):
-            _refer_to_map(program, reloc, maps[reloc.index].name, maps[reloc.index].autocreate)
+            name, map_spec = maps[reloc.index]
+            _refer_to_map(program, reloc, name, map_spec.autocreate)
         elif reloc.kind == RelocKind.JUMP_TABLE:
             insns[at] = insns[at]._replace(src=isa.PSEUDO_MAP_VALUE, off=0, imm=0)
             program.references.append(
                 Reference(at, ReferenceKind.JUMP_TABLE, ".jumptables", reloc.sym_off)
             )
         else:
-            _refer_to_extern(program, reloc, externs[reloc.index])
+            _refer_to_extern(program, reloc, *externs[reloc.index])
     program.references.sort(key=lambda reference: reference.insn)
 
 
@@ -230,18 +230,17 @@ def _refer_to_map(program: RelocatedProgram, reloc: Reloc, name: str, exists: bo
     program.references.append(Reference(at, ReferenceKind.MAP_VALUE, name, offset))
 
 
-def _refer_to_extern(program: RelocatedProgram, reloc: Reloc, extern: object) -> None:
-    from pybpfload.object.spec import ExternSpec
-
-    assert isinstance(extern, ExternSpec)
+def _refer_to_extern(
+    program: RelocatedProgram, reloc: Reloc, name: str, extern: ExternSpec
+) -> None:
     insns, at = program.insns, reloc.insn
     if reloc.kind == RelocKind.EXTERN_CALL:
         insns[at] = insns[at]._replace(src=isa.PSEUDO_KFUNC_CALL, off=0, imm=0)
-        program.references.append(Reference(at, ReferenceKind.KFUNC, extern.name))
+        program.references.append(Reference(at, ReferenceKind.KFUNC, name))
         return
     if at + 1 >= len(insns):
         raise RelocationError("64-bit constant is cut short", program=program.name, insn=at)
-    src, second, kind = 0, 0, ReferenceKind.KSYM
+    src, second, kind = insns[at].src, 0, ReferenceKind.KSYM
     if extern.kind == ExternKind.KCONFIG:
         src, second, kind = isa.PSEUDO_MAP_VALUE, extern.offset, ReferenceKind.KCONFIG
     elif extern.is_typed:
@@ -250,7 +249,7 @@ def _refer_to_extern(program: RelocatedProgram, reloc: Reloc, extern: object) ->
             kind = ReferenceKind.KFUNC
     insns[at] = insns[at]._replace(src=src, imm=0)
     insns[at + 1] = insns[at + 1]._replace(imm=second)
-    program.references.append(Reference(at, kind, extern.name, second))
+    program.references.append(Reference(at, kind, name, second))
 
 
 def _signed32(value: int) -> int:

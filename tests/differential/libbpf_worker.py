@@ -30,6 +30,7 @@ from ctypes import (
 )
 
 _LOG_LINE = 1 << 14
+_STRUCT_OPS = 26  # BPF_MAP_TYPE_STRUCT_OPS
 
 
 class OpenOptions(Structure):
@@ -93,6 +94,7 @@ def declare(library: ctypes.CDLL) -> None:
         bpf_map__set_pin_path: i p s
         bpf_map__is_internal: b p
         bpf_map__autocreate: b p
+        bpf_map__set_autocreate: i p b
         bpf_map__inner_map: p p
         bpf_map__initial_value: p p p
         btf__raw_data: p p p
@@ -153,7 +155,7 @@ class Libbpf:
         try:
             self._describe(handle, answer)
             if job.get("prepare", True):
-                self._prepare(handle, answer)
+                self._prepare(handle, answer, without_maps=job.get("without_maps", False))
         finally:
             lib.bpf_object__close(handle)
         answer["log"] = list(self.log)
@@ -203,10 +205,13 @@ class Libbpf:
         told["inner"] = self._map(inner) if inner else None
         return told
 
-    def _prepare(self, handle: int, answer: dict) -> None:
+    def _prepare(self, handle: int, answer: dict, *, without_maps: bool) -> None:
         lib = self.library
         for each in self._each("map", handle):
             lib.bpf_map__set_pin_path(each, None)  # a comparison must not leave pins behind
+            # struct_ops maps stay: without them libbpf turns their programs off too.
+            if without_maps and lib.bpf_map__type(each) != _STRUCT_OPS:
+                lib.bpf_map__set_autocreate(each, False)
         programs = self._each("program", handle)
         for each in programs:
             lib.bpf_program__set_autoload(each, True)

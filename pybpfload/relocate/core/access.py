@@ -20,7 +20,8 @@ __all__ = ["is_flexible", "parse_access", "parse_spec"]
 
 # As C's "%d" reads it: blanks and a sign may precede a number, and such a number needs no colon
 # before it.
-_NUMBER = re.compile(r"\s*[+-]?\d+")
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?)([0-9]+)")
+_LONG_DIGITS = 19  # of the largest 64-bit number; what is longer saturates
 _MASK = 0xFFFFFFFF
 
 
@@ -42,12 +43,21 @@ def parse_access(text: str) -> list[int]:
             raise Failure(f"access string {text!r} is not made of numbers and colons")
         if len(indices) == MAX_SPEC:
             raise Failure(f"access string has more than {MAX_SPEC} indices")
-        index = int(found.group())
+        index = _c_int(*found.groups())
         if index < 0:
             raise Failure(f"access string {text!r} has a negative index")
-        indices.append(index & _MASK)
+        indices.append(index)
         position = found.end()
     return indices
+
+
+def _c_int(sign: str, digits: str) -> int:
+    """What C's "%d" makes of a number too large for an int: at most 64 bits, of which 32 stay."""
+    digits = digits.lstrip("0")
+    number = int(digits or "0") if len(digits) <= _LONG_DIGITS else 1 << 63
+    number = max(-number, -1 << 63) if sign == "-" else min(number, (1 << 63) - 1)
+    number &= _MASK
+    return number - (1 << 32) if number >> 31 else number
 
 
 def parse_spec(btf: Btf, type_id: int, access: str, kind: CoreKind) -> Spec:

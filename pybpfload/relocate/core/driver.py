@@ -36,29 +36,34 @@ def relocate_core(
     Raises:
         RelocationError: A record cannot be honoured; its decision is attached.
     """
-    records = _records(spec, everything)
-    if not records:
-        return []
-    btf = spec.require_btf("CO-RE")
-    candidates = Candidates(btf, target)
-    decisions = []
-    for serial, index, record, function in records:
-        decision = _decide(
-            spec, btf, candidates, target, code[id(function)], serial, index, record, function
-        )
-        decisions.append(decision)
-    return decisions
-
-
-def _records(spec: ObjectSpec, everything: bool) -> list[tuple[int, int, CoreRelo, ProgramSpec]]:
-    found = [
+    _check_records(spec)
+    records = [
         (serial, index, record, function)
         for function in spec.functions
         if everything or function.autoload or function.is_subprogram
         for serial, index, record in function.core_relos
     ]
-    found.sort(key=lambda item: item[0])
-    return found
+    if not records:
+        return []
+    records.sort(key=lambda item: item[0])
+    btf = spec.require_btf("CO-RE")
+    candidates = Candidates(btf, target)
+    return [
+        _decide(spec, btf, candidates, target, code[id(function)], serial, index, record, function)
+        for serial, index, record, function in records
+    ]
+
+
+def _check_records(spec: ObjectSpec) -> None:
+    """Refuse damaged records, also those of code that is not relocated, as libbpf does."""
+    for section, record in spec.btf_ext.core_relos() if spec.btf_ext is not None else ():
+        if not section:
+            raise RelocationError("CO-RE relocations for a section without a name", file=spec.path)
+        if record.insn_off % 8:
+            raise RelocationError(
+                f"CO-RE relocation at {record.insn_off} of {section} is not at an instruction",
+                file=spec.path,
+            )
 
 
 def _decide(
