@@ -30,7 +30,6 @@ class Job:
     """A command to run.
 
     Attributes:
-        ring: The ring it belongs to: `"lint"`, `"pure"`, ...
         name: What people call it; unlike that of all others.
         command: The command.
         reports: The folder where it leaves its JUnit files, any number of `*.xml` at any depth;
@@ -38,7 +37,6 @@ class Job:
         prepare: Called before the command is run.
     """
 
-    ring: str
     name: str
     command: list[str]
     reports: Path | None = None
@@ -60,14 +58,17 @@ class Outcome:
         skips: For each reason, how many tests were skipped for it.
         seconds: Wall time.
         verdict: `"ok"`, `"FAILED"` or `"skipped"`.
+        parts: Where the tests ran in several suites (one for each kernel), what came of each.
     """
 
+    name: str
     job: Job
     passed: int = 0
     failed: int = 0
     skips: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     seconds: float = 0.0
     verdict: str = "ok"
+    parts: list[Outcome] = dataclasses.field(default_factory=list)
 
     @property
     def skipped(self) -> int:
@@ -104,10 +105,20 @@ def run(job: Job) -> Outcome:
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
-    outcome = Outcome(job, seconds=time.monotonic() - started)
+    outcome = Outcome(job.name, job, seconds=time.monotonic() - started)
     if job.reports is not None:
-        for report in sorted(job.reports.rglob("*.xml")):
-            _count(report, outcome)
+        suites = [
+            suite
+            for report in sorted(job.reports.rglob("*.xml"))
+            for suite in ET.parse(report).getroot().iter("testsuite")
+        ]
+        for suite in suites:
+            part = _count(suite, job)
+            outcome.passed += part.passed
+            outcome.failed += part.failed
+            outcome.skips += part.skips
+            if len(suites) > 1:
+                outcome.parts.append(part)
         nothing_ran = outcome.passed + outcome.failed == 0
         if status not in (0, _NO_TESTS) and not outcome.failed:
             outcome.failed = 1
@@ -120,12 +131,16 @@ def run(job: Job) -> Outcome:
     return outcome
 
 
-def _count(report: Path, outcome: Outcome) -> None:
-    for case in ET.parse(report).getroot().iter("testcase"):
+def _count(suite: ET.Element, job: Job) -> Outcome:
+    part = Outcome(suite.get("name", ""), job, seconds=float(suite.get("time", 0)))
+    for case in suite.iter("testcase"):
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
-            outcome.failed += 1
+            part.failed += 1
         elif skip is not None:
-            outcome.skips[skip.get("message") or "no reason given"] += 1
+            part.skips[skip.get("message") or "no reason given"] += 1
         else:
-            outcome.passed += 1
+            part.passed += 1
+    if part.failed:
+        part.verdict = "FAILED"
+    return part

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import functools
 import os
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ RINGS = {
     "differential": "against libbpf, on this machine's kernel",
     "kernel": "kernels in virtual machines",
 }
-_LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports_command as c; c()"
+_LINT_IMPORTS = "from importlinter.cli import lint_imports_command as run; run()"
 
 
 def main(description: str) -> int:
@@ -44,7 +44,7 @@ def main(description: str) -> int:
         outcomes.append(outcome)
         print(_line(outcome), flush=True)
         if outcome.verdict == "FAILED":
-            print(_indented(outcome.job.log.read_text(errors="replace")), flush=True)
+            print(_last_lines(outcome.job.log), flush=True)
 
     together: list[Job] = []
     alone: list[Job] = []
@@ -102,74 +102,87 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
         yield from _lint()
     elif ring == "pure":
         yield from _pure(options)
-    elif (ROOT / "tests" / ring).exists():
-        yield _pytest(ring, ring, options)
+    elif ring == "live":
+        yield _pytest("live", ["tests/live", "tests/kernel"], options)
+    elif ring == "differential":
+        yield _pytest("differential", ["tests/differential"], options)
+    else:
+        yield _pytest("kernel", ["tests/kernel", "--kernels=all"], options)
 
 
 def _lint() -> Iterator[Job]:
     for name, arguments in {
-        "pyright": ["-m", "pyright"],
+        "pyright": ["-m", "pyright", "--level", "error"],
         "mypy": ["-m", "mypy"],
         "import contracts": ["-c", _LINT_IMPORTS],
         "ruff check": ["-m", "ruff", "check", "."],
         "ruff format": ["-m", "ruff", "format", "--check", "."],
     }.items():
-        yield Job("lint", name, [sys.executable, *arguments])
+        yield Job(name, [sys.executable, *arguments])
 
 
 def _pure(options: argparse.Namespace) -> Iterator[Job]:
     own = sys.version_info[:2]
-    yield _pytest("pure", "pure {}.{}".format(*own), options)
+    yield _pytest("pure {}.{}".format(*own), ["tests/pure"], options)
     if options.quick:
         return
     for interpreter in environment.interpreters():
         if interpreter.version[:2] == own:
             continue
         folder = ROOT / f".venv-{interpreter.short}"
-        prepare = functools.partial(environment.provide, folder, ["test"], interpreter)
-        job = _pytest(
-            "pure", f"pure {interpreter.short}", options, python=folder / "bin" / "python"
-        )
-        yield dataclasses.replace(job, prepare=prepare)
+        python = folder / "bin" / "python"
+        job = _pytest(f"pure {interpreter.short}", ["tests/pure"], options, python=python)
+        job.prepare = functools.partial(environment.provide, folder, ["test"], interpreter)
+        yield job
 
 
 def _pytest(
-    ring: str, name: str, options: argparse.Namespace, *, python: Path = Path(sys.executable)
+    name: str,
+    arguments: list[str],
+    options: argparse.Namespace,
+    *,
+    python: Path = Path(sys.executable),
 ) -> Job:
-    """A run of a ring's tests in the virtual environment of `python`."""
+    """A run of tests by the Python of a virtual environment."""
     reports = jobs.RESULTS / name.replace(" ", "-")
-    command = [str(python), "-m", "pytest", f"tests/{ring}", f"--junitxml={reports}/report.xml"]
+    command = [str(python), "-m", "pytest", *arguments, f"--junitxml={reports}/report.xml"]
     if options.k:
         command += ["-k", options.k]
-    return Job(ring, name, command, reports)
+    return Job(name, command, reports)
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: Outcome, indent: str = "") -> str:
     counts = (
         f"{outcome.passed:6} passed {outcome.failed:4} failed {outcome.skipped:4} skipped"
         if outcome.job.reports is not None
         else ""
     )
-    line = f"{outcome.job.name:<18} {outcome.verdict:<8} {outcome.seconds:6.1f} s  {counts}"
+    name = f"{indent}{outcome.name}"
+    line = f"{name:<24} {outcome.verdict:<8} {outcome.seconds:6.1f} s  {counts}"
     return line.rstrip()
 
 
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
+def _last_lines(log: Path, most: int = 200) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    if len(lines) > most:
+        lines = [f"... {log.relative_to(ROOT)} has all {len(lines)} lines", *lines[-most:]]
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _report(
     outcomes: list[Outcome], not_run: dict[str, str], seconds: float, options: argparse.Namespace
 ) -> int:
     """Print the summary; returns the exit status."""
-    print("\nring               result     time    tests")
+    print(f"\n{'ring':<24} {'result':<8} {'time':>8}  {'tests':>12}")
     for outcome in outcomes:
         print(_line(outcome))
+        for part in outcome.parts:
+            print(_line(part, indent="  "))
     for ring, reason in not_run.items():
-        print(f"{ring:<18} not run: {reason}")
+        print(f"{ring:<24} not run: {reason}")
     _list_skips(outcomes)
     complaints = [
-        f"the {outcome.job.name} ring could run here, but every test of it was skipped"
+        f"the {outcome.name} ring could run here, but every test of it was skipped"
         for outcome in outcomes
         if outcome.verdict == "skipped" and not options.k
     ]
@@ -188,8 +201,10 @@ def _list_skips(outcomes: list[Outcome]) -> None:
     reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for outcome in outcomes:
         for reason, count in outcome.skips.items():
-            reasons[reason][outcome.job.name] += count
+            # What this machine or kernel has instead differs from place to place.
+            reasons[reason.partition("; this is ")[0]][outcome.name] += count
     if reasons:
         print("\nskipped:")
     for reason, where in sorted(reasons.items()):
-        print(f"  {reason}: " + ", ".join(f"{count} in {name}" for name, count in where.items()))
+        places = ", ".join(f"{count} in {name}" for name, count in where.items())
+        print(f"  {textwrap.shorten(reason, 160)}: {places}")
