@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pybpfload.btf import Btf, BtfExt
+    from pybpfload.btf.classes import TypeClasses
     from pybpfload.btf.ext import CoreRelo
     from pybpfload.isa.insn import Insn
     from pybpfload.object.sections import SecDef
@@ -440,6 +441,13 @@ class ObjectSpec:
     def subprograms(self) -> list[ProgramSpec]:
         """Functions of ``.text``."""
         return [function for function in self.functions if function.is_subprogram]
+
+    @property
+    def types(self) -> TypeClasses:
+        """C types of the object as Python classes: ``spec.types["event"]``."""
+        from pybpfload.btf.classes import TypeClasses
+
+        return TypeClasses(self.btf)
 
     @property
     def rodata(self) -> SectionVariables:

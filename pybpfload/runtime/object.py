@@ -13,6 +13,7 @@ from pybpfload.uapi import MapFlag
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pybpfload.btf.classes import TypeClasses
     from pybpfload.runtime.link import Link
 
 __all__ = ["Object", "load_object"]
@@ -68,6 +69,13 @@ class Object:
     def links(self) -> list[Link]:
         """Open links of all programs."""
         return [link for p in self.programs.values() for link in p.links if not link.closed]
+
+    @property
+    def types(self) -> TypeClasses:
+        """C types of the object as Python classes: ``obj.types["event"]``."""
+        from pybpfload.btf.classes import TypeClasses
+
+        return TypeClasses(self.btf)
 
     @property
     def rodata(self) -> SectionVariables:
