@@ -341,7 +341,7 @@ class Map(MapHandle, MutableMapping[K, V]):
     def __iter__(self) -> Iterator[Any]:
         if self.type in EVENTS:
             return iter(self.reader())
-        self._need("i", "iteration")
+        self._need("i", "iteration over keys")
         return self._iterate_keys()
 
     def _iterate_keys(self) -> Iterator[K]:
@@ -354,7 +354,7 @@ class Map(MapHandle, MutableMapping[K, V]):
             yield from decode_all(self._keys, keys, count)
 
     def _iterate_items(self) -> Iterator[tuple[K, V]]:
-        self._need("i", "iteration")
+        self._need("i", "iteration over keys")
         assert self._keys is not None
         for keys, values, count in self._elements.portions():
             yield from zip(

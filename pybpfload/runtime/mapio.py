@@ -17,7 +17,7 @@ from pybpfload.errors import KernelError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.attrs import address
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.runtime.mapkinds import INDEXED
+from pybpfload.runtime.mapkinds import INDEXED, STORAGE
 from pybpfload.uapi import Cmd, ElemFlag, MapFlag, MapType
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ _PATIENCE = 16  # times that a batch is repeated whose elements vanish under it
 class _Slot:
     """Key, value and attribute of one call."""
 
-    __slots__ = ("attr", "flagged", "hold", "key", "other", "value")
+    __slots__ = ("attr", "flagged", "hold", "key", "no_value", "other", "value")
 
     def __init__(self, fd: int, key_size: int, value_size: int) -> None:
         self.hold: list[object] = []  # exports, so that nobody can resize the memory
@@ -57,6 +57,7 @@ class _Slot:
         self.value = memoryview(value)[:value_size]
         self.other = memoryview(value)[:key_size]
         self.attr = bytearray(_ELEM.pack(fd, *at, 0))
+        self.no_value = bytearray(_ELEM.pack(fd, at[0], 0, 0))  # deleting refuses an address there
         self.flagged = 0
 
 
@@ -189,7 +190,9 @@ class Elements:
         """
         pool = self._pool
         slot = self._take()
-        result = self._call(_DELETE, slot, key, 0)
+        if key is not None:
+            slot.key[:] = key
+        result = door.bpf(_DELETE, slot.no_value, _SIZE)
         pool.append(slot)
         if result >= 0:
             return True
@@ -309,7 +312,12 @@ class Elements:
                 break  # one by one: says which, or finds that only batches are refused
             first = last
         for index in range(first, len(keys)):
-            if not self.update(keys[index], values[index], flags):
+            try:
+                done = self.update(keys[index], values[index], flags)
+            except KernelError as error:
+                error.target = f"{error.target} after {index} elements"
+                raise
+            if not done:
                 number = errno.ENOENT if flags & ElemFlag.EXIST else errno.EEXIST
                 raise self.failed(number, _UPDATE, f"after {index} elements")
 
@@ -356,12 +364,18 @@ class Elements:
             if self._type in INDEXED:
                 return f"the index is beyond the end: it has {self._max_entries} elements"
             return f"the map is full: it has room for {self._max_entries} elements"
+        if number == errno.ENOSPC and command == _LOOKUP:
+            return "sockets can be looked up in maps with values of 8 bytes only, as cookies"
         if number == errno.EEXIST:
             return "the key is there already, and NOEXIST was asked for"
         if number == errno.ENOENT and command == _UPDATE:
             return "the key is not there, and EXIST was asked for"
         if number == errno.EINVAL and command == _UPDATE:
             return "the kernel does not take this value, or these flags, for this type of map"
+        if number == errno.EINVAL and command == _LOOKUP:
+            return "lock needs a struct bpf_spin_lock in the value"
+        if number == errno.EBADF and self._type in STORAGE:
+            return "the key is not a descriptor of the kind of thing that this map stores for"
         return None
 
     def _why_refused(self, command: int) -> str | None:
