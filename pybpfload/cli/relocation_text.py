@@ -96,7 +96,8 @@ def _reference(spec: ObjectSpec, reference: Reference) -> str:
             if variable.map.name == reference.name and 0 <= distance < max(variable.size, 1):
                 return f"&{variable.name}" + (f"+{distance}" if distance else "")
         return f"map_value {reference.name}+{reference.addend}"
-    return f"{reference.kind} {reference.name}"
+    offset = f"+{reference.addend}" if reference.kind == ReferenceKind.JUMP_TABLE else ""
+    return f"{reference.kind} {reference.name}{offset}"
 
 
 def _core_note(decision: CoreDecision) -> str:

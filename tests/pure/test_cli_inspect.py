@@ -1,0 +1,246 @@
+"""``pybpfload inspect``."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import pybpfload
+from pybpfload.cli import main
+from pybpfload.cli.describe import describe
+from pybpfload.cli.describe_text import render
+from pybpfload.cli.table import shorten, table
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+OBJECTS = sorted(FIXTURES.glob("bpfe?/*.bpf.o"))
+LITTLE = FIXTURES / "bpfel"
+
+KEYS = {
+    "object": str,
+    "name": str,
+    "byteorder": str,
+    "license": str,
+    "kernel_version": (int, type(None)),
+    "programs": list,
+    "subprograms": list,
+    "maps": list,
+    "variables": list,
+    "externs": list,
+    "core_relocations": dict,
+    "btf": (dict, type(None)),
+    "definitions": dict,
+    "notes": list,
+}
+PROGRAM_KEYS = {
+    "name": str,
+    "section": str,
+    "type": str,
+    "expected_attach_type": (str, type(None)),
+    "attach_to": (str, type(None)),
+    "attached_by": (str, type(None)),
+    "flags": list,
+    "autoload": bool,
+    "insn_count": int,
+    "linked_insn_count": (int, type(None)),
+    "subprograms": (list, type(None)),
+    "maps": list,
+    "core_relocations": int,
+}
+MAP_KEYS = {
+    "name": str,
+    "type": str,
+    "kind": str,
+    "section": str,
+    "key_size": int,
+    "key_type": (str, type(None)),
+    "value_size": int,
+    "value_type": (str, type(None)),
+    "max_entries": int,
+    "flags": list,
+    "pinning": (str, type(None)),
+    "numa_node": int,
+    "map_extra": int,
+    "ifindex": int,
+    "records": (list, type(None)),
+    "inner": (dict, type(None)),
+    "values": list,
+}
+VARIABLE_KEYS = {
+    "name": str,
+    "declaration": (str, type(None)),
+    "section": str,
+    "map": str,
+    "offset": int,
+    "size": int,
+    "static": bool,
+    "const": bool,
+    "value": object,
+}
+
+
+def check(document, keys):
+    assert list(document) == list(keys)
+    for key, kind in keys.items():
+        assert isinstance(document[key], kind), key
+
+
+def inspect_json(path, capsys):
+    assert main(["inspect", "--json", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return json.loads(out)
+
+
+def by_name(items):
+    return {item["name"]: item for item in items}
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_fixture_is_described_or_refused_in_one_line(path, capsys):
+    status = main(["inspect", "--json", str(path)])
+    out, err = capsys.readouterr()
+    if status:
+        assert status == 1
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert path.name in err
+        return
+    assert err == ""
+    document = json.loads(out)
+    check(document, KEYS)
+    for program in document["programs"]:
+        check(program, PROGRAM_KEYS)
+    for found in document["maps"]:
+        check(found, MAP_KEYS)
+        if found["inner"]:
+            check(found["inner"], MAP_KEYS)
+    for variable in document["variables"]:
+        check(variable, VARIABLE_KEYS)
+    for extern in document["externs"]:
+        assert set(extern) == {"name", "kind", "weak", "declaration"}
+    text = "\n".join(render(document, verbose=True))
+    for kind in ("programs", "maps", "externs"):
+        for item in document[kind]:
+            assert item["name"] in text
+
+
+@pytest.mark.parametrize("order", ["bpfel", "bpfeb"])
+def test_both_byte_orders_say_the_same(order, capsys):
+    document = inspect_json(FIXTURES / order / "globals.bpf.o", capsys)
+    assert document["byteorder"] == {"bpfel": "little", "bpfeb": "big"}[order]
+    values = {name: v["value"] for name, v in by_name(document["variables"]).items()}
+    assert values["data_s64"] == -9000000000000000000
+    assert values["data_bool"] is True
+    assert values["data_text"] == "hello"
+    assert values["data_bytes"] == "0102030405"
+    assert values["data_matrix"] == [[1, -2, 3], [-4, 5, -6]]
+    assert values["data_color"] == "BLUE"
+    assert values["bss_wide"] == 0
+    assert values["data_point"] == {"x": 3, "y": -4}
+    assert values["data_record"]["low"] == 5
+    assert values["data_double"] == 2.5
+    assert values["bss_array"] == [0, 0, 0, 0]
+
+
+def test_programs(capsys):
+    programs = by_name(inspect_json(LITTLE / "execsnoop.bpf.o", capsys)["programs"])
+    on_exec = programs["on_exec"]
+    assert on_exec["section"] == "tp_btf/sched_process_exec"
+    assert on_exec["type"] == "tracing"
+    assert on_exec["expected_attach_type"] == "trace_raw_tp"
+    assert on_exec["attach_to"] == "sched_process_exec"
+    assert on_exec["autoload"] is True
+    assert on_exec["insn_count"] == on_exec["linked_insn_count"] > 0
+    assert on_exec["core_relocations"] == 8
+    assert set(on_exec["maps"]) == {"events", "execsnoo.rodata", "execsnoo.bss"}
+
+
+def test_the_question_mark_of_a_section_is_autoload(capsys):
+    programs = by_name(inspect_json(LITTLE / "extack.bpf.o", capsys)["programs"])
+    assert programs["fentry__netlink_extack"]["autoload"] is False
+    assert programs["fentry__netlink_extack"]["section"] == "fentry"
+    assert programs["tp__netlink_extack"]["autoload"] is True
+
+
+def test_subprograms_are_those_that_are_linked(capsys):
+    document = inspect_json(LITTLE / "callbacks.bpf.o", capsys)
+    nested = by_name(document["programs"])["loop_nested"]
+    assert nested["subprograms"] == ["add_half", "half"]
+    sizes = {f["name"]: f["insn_count"] for f in document["subprograms"]}
+    assert nested["linked_insn_count"] == nested["insn_count"] + sizes["add_half"] + sizes["half"]
+
+
+def test_maps(capsys):
+    maps = by_name(inspect_json(LITTLE / "maps_attrs.bpf.o", capsys)["maps"])
+    every = maps["all_attributes"]
+    assert every["key_type"] == "struct key"
+    assert every["value_type"] == "struct value"
+    assert every["flags"] == ["no_prealloc", "numa_node"]
+    assert maps["bloom"]["map_extra"] == 3
+    inner = by_name(inspect_json(LITTLE / "maps_inner.bpf.o", capsys)["maps"])["outer_array"]
+    assert inner["inner"]["type"] == "array"
+    assert inner["values"] == ["first", None, None, "second"]
+    ring = by_name(inspect_json(LITTLE / "ringbuf.bpf.o", capsys)["maps"])["events"]
+    assert ring["records"] == ["struct number", "struct text", "struct pair"]
+
+
+def test_definitions_are_in_c(capsys):
+    definitions = inspect_json(LITTLE / "execsnoop.bpf.o", capsys)["definitions"]
+    assert set(definitions) == {"struct event", "enum event_kind"}
+    assert "char comm[16]; /* 40 */" in definitions["struct event"]
+
+
+def test_externs(capsys):
+    externs = by_name(inspect_json(LITTLE / "kconfig.bpf.o", capsys)["externs"])
+    assert externs["CONFIG_HZ"]["kind"] == "kconfig"
+    kfuncs = by_name(inspect_json(LITTLE / "kfuncs.bpf.o", capsys)["externs"])
+    assert kfuncs["pybpfload_missing"]["weak"] is True
+    assert kfuncs["bpf_rcu_read_lock"]["declaration"] == "void bpf_rcu_read_lock(void)"
+
+
+def test_the_text(capsys):
+    assert main(["inspect", str(LITTLE / "execsnoop.bpf.o")]) == 0
+    out = capsys.readouterr().out
+    assert "byte order  little endian" in out
+    assert "CO-RE       16 relocations (16 byte_off)" in out
+    assert re.search(r"const volatile u32 target_ppid +\.rodata +0 +4 +0\n", out)
+    assert "struct event {" not in out
+    assert main(["inspect", "-v", str(LITTLE / "execsnoop.bpf.o")]) == 0
+    assert "struct event {" in capsys.readouterr().out
+
+
+def test_several_objects(capsys):
+    one, two = str(LITTLE / "minimal.bpf.o"), str(LITTLE / "rawtp.bpf.o")
+    assert main(["inspect", "--json", one, "missing.o", two]) == 1
+    out, err = capsys.readouterr()
+    assert [document["object"] for document in json.loads(out)] == [one, two]
+    assert err == "pybpfload: missing.o: No such file or directory\n"
+
+
+def test_a_program_that_cannot_be_linked_is_a_note():
+    described = describe(pybpfload.open(LITTLE / "bad_exception_cb.bpf.o"))
+    assert "cannot be put together" in described["notes"][0]
+    assert described["programs"][0]["subprograms"] is None
+
+
+def test_a_section_that_claims_to_be_huge_costs_nothing():
+    spec = pybpfload.open(LITTLE / "minimal.bpf.o")
+    spec.variables["hits"].map.value_size = 1 << 40
+    spec.variables["hits"].size = 1 << 40
+    described = describe(spec)
+    assert by_name(described["variables"])["hits"]["value"] is None
+    assert "values are shown" in described["notes"][-1]
+
+
+def test_tables():
+    assert table(("a", "b"), []) == []
+    rows = [("x", 1, None), ("long", 200, None), ("\x1b", None, None)]
+    assert table(("name", "size", "empty"), rows) == [
+        "  name  size",
+        "  x        1",
+        "  long   200",
+        "  \\x1b     -",
+    ]
+    assert shorten("a" * 100, 20) == "aaaaaaaaaaa...aaaaaa"
+    assert shorten("short") == "short"
