@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pybpfload.btf import Btf
-    from pybpfload.runtime.events import Choice, EventTypes
-    from pybpfload.runtime.perfbuf import PerfBuffer
-    from pybpfload.runtime.ringbuf import RingBuffer
+    from pybpfload.runtime.events import EventTypes
 
 __all__ = ["Map"]
 
@@ -105,9 +103,8 @@ class Map(MapHandle, MutableMapping[K, V]):
             key_type_id=key_type_id,
             value_type_id=value_type_id,
             pin_path=pin_path,
+            event_types=event_types,
         )
-        self._event_types = event_types
-        self._reader: RingBuffer | PerfBuffer | None = None
         possible = cpus.possible_cpus() if type in PER_CPU else 1
         padded = (value_size + 7 & -8) * possible if type in PER_CPU else value_size
         self._keys = mapkinds.key_codec(type, key_size, btf, key_type_id)
@@ -134,13 +131,8 @@ class Map(MapHandle, MutableMapping[K, V]):
 
         The map itself lives as long as a program, a pin or another descriptor holds it.
         """
-        reader, self._reader = self._reader, None
         self._elements.close()
-        try:
-            if reader is not None:
-                reader.close()
-        finally:
-            super().close()
+        super().close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"fd {self.fileno()}"
@@ -153,7 +145,8 @@ class Map(MapHandle, MutableMapping[K, V]):
         parts = [self.type.name, types, f"{self.max_entries} {unit}", state]
         return f"<Map {self.name}: {', '.join(part for part in parts if part)}>"
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return id(self)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -427,51 +420,6 @@ class Map(MapHandle, MutableMapping[K, V]):
         self._need("i", "clear()")
         for keys, _, count in self._elements.portions():
             self._elements.delete_all(keys, count)
-
-    # Events
-
-    @property
-    def event_type(self) -> Choice:
-        """What the user chose as type of the events of a ring buffer or perf event array.
-
-        The name of a struct of the object's BTF, a codec, or a function that gets the record and
-        returns either; ``None`` leaves the choice to :class:`~pybpfload.runtime.events.EventTypes`,
-        which has the whole rule.
-        """
-        return self.event_types.choice
-
-    @event_type.setter
-    def event_type(self, choice: Choice) -> None:
-        self.event_types.choice = choice
-
-    @property
-    def event_types(self) -> EventTypes:
-        """How events are typed."""
-        if self._event_types is None:
-            from pybpfload.runtime.events import EventTypes
-
-            self._event_types = EventTypes(self.btf, self.name)
-        return self._event_types
-
-    def reader(self) -> RingBuffer | PerfBuffer:
-        """The buffer that ``for event in m`` reads; made at first use and closed with the map.
-
-        Raises:
-            TypeError: This type of map has no events.
-            KernelError: It cannot be opened.
-        """
-        if self._reader is None:
-            if self.type == MapType.RINGBUF:
-                from pybpfload.runtime.ringbuf import RingBuffer
-
-                self._reader = RingBuffer(self)
-            elif self.type == MapType.PERF_EVENT_ARRAY:
-                from pybpfload.runtime.perfbuf import PerfBuffer
-
-                self._reader = PerfBuffer(self)
-            else:
-                raise self._cannot("reading events")
-        return self._reader
 
     # Helpers
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pybpfload.btf import Btf
+    from pybpfload.runtime.events import Choice, EventTypes
+    from pybpfload.runtime.perfbuf import PerfBuffer
+    from pybpfload.runtime.ringbuf import RingBuffer
 
 __all__ = ["MapHandle"]
 
@@ -43,6 +46,7 @@ class MapHandle:
         key_type_id: int = 0,
         value_type_id: int = 0,
         pin_path: str | None = None,
+        event_types: EventTypes | None = None,
     ) -> None:
         self._fd = fd
         self._view: mmap.mmap | None = None
@@ -57,6 +61,8 @@ class MapHandle:
         self.key_type_id = key_type_id
         self.value_type_id = value_type_id
         self.pin_path = pin_path
+        self._event_types = event_types
+        self._reader: RingBuffer | PerfBuffer | None = None
 
     # Opening
 
@@ -147,15 +153,20 @@ class MapHandle:
 
         The map itself lives as long as a program, a pin or another descriptor holds it.
         """
+        reader, self._reader = self._reader, None
         view, self._view = self._view, None
         windows, self._windows = self._windows, []
-        for window in windows:
-            with suppress(BufferError):
-                window.release()
-        if view is not None:
-            with suppress(BufferError):  # somebody looks into it; it goes with the last of them
-                view.close()
-        self._fd.close()
+        try:
+            if reader is not None:
+                reader.close()
+            for window in windows:
+                with suppress(BufferError):
+                    window.release()
+            if view is not None:
+                with suppress(BufferError):  # somebody looks into it; it goes with the last of them
+                    view.close()
+        finally:
+            self._fd.close()
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +226,7 @@ class MapHandle:
             raise kernel_error(error.errno or 0, "mmap", f"map {self.name}") from None
         return self._view
 
-    def window(self, offset: int, size: int, code: str = "B") -> memoryview:
+    def window(self, offset: int, size: int, code: Any = "B") -> memoryview:
         """A part of :meth:`view`; closing the map makes it unusable.
 
         Args:
@@ -273,6 +284,52 @@ class MapHandle:
             raise kernel_error(error.errno or 0, "unlink", where) from None
         if where == self.pin_path:
             self.pin_path = None
+
+    # Events
+
+    @property
+    def event_type(self) -> Choice:
+        """What the user chose as type of the events of a ring buffer or perf event array.
+
+        The name of a struct of the object's BTF, a codec, or a function that gets the record and
+        returns either; ``None`` leaves the choice to :class:`~pybpfload.runtime.events.EventTypes`,
+        which has the whole rule.
+        """
+        return self.event_types.choice
+
+    @event_type.setter
+    def event_type(self, choice: Choice) -> None:
+        self.event_types.choice = choice
+
+    @property
+    def event_types(self) -> EventTypes:
+        """How events are typed."""
+        if self._event_types is None:
+            from pybpfload.runtime.events import EventTypes
+
+            self._event_types = EventTypes(self.btf, self.name)
+        return self._event_types
+
+    def reader(self) -> RingBuffer | PerfBuffer:
+        """The buffer that ``for event in m`` reads; made at first use and closed with the map.
+
+        Raises:
+            TypeError: This type of map has no events.
+            KernelError: It cannot be opened.
+        """
+        if self._reader is None:
+            this: Any = self
+            if self.type == MapType.RINGBUF:
+                from pybpfload.runtime.ringbuf import RingBuffer
+
+                self._reader = RingBuffer(this)
+            elif self.type == MapType.PERF_EVENT_ARRAY:
+                from pybpfload.runtime.perfbuf import PerfBuffer
+
+                self._reader = PerfBuffer(this)
+            else:
+                raise self._cannot("reading events")
+        return self._reader
 
     def _cannot(self, what: str) -> TypeError:
         able = mapkinds.abilities(self.type)

@@ -24,16 +24,20 @@ if TYPE_CHECKING:
         @property
         def size(self) -> int:
             """Size in bytes."""
+            ...
 
         @property
         def name(self) -> str:
             """What the type is called."""
+            ...
 
         def decode(self, buffer: Any, offset: int = 0) -> Any:
             """Read a value."""
+            ...
 
         def encode(self, value: Any) -> bytes:
             """Return the bytes of a value."""
+            ...
 
 
 __all__ = [

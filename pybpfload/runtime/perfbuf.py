@@ -167,7 +167,7 @@ class CpuRing:
 
     def _decode(self, samples: list[Sample], out: list[Any]) -> None:
         decoder, with_cpu, cpu = self._owner.decoder, self._owner.with_cpu, self.cpu
-        known = -1
+        known, decode = -1, decoder(0)
         for data, at, length, _ in samples:
             if length != known:
                 decode = decoder(length)

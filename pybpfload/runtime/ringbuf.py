@@ -178,7 +178,7 @@ class Ring:
 
     def _decode(self, records: list[tuple[int, int]], out: list[Any]) -> None:
         data, decoder, source = self._data, self._decoder, self._source
-        known = -1
+        known, decode = -1, decoder(0)
         for at, length in records:
             if length != known:
                 decode = decoder(length)
