@@ -6,9 +6,10 @@ and the memory of a ``bpf_attr``.
 
 from __future__ import annotations
 
+import pybpfload.kernel.bpf as commands
 from pybpfload.kernel.bpf import *  # noqa: F403
-from pybpfload.kernel.bpf import __all__ as _commands
 from pybpfload.kernel.door import bpf, ioctl, log_calls, perf_event_open
 from pybpfload.kernel.fd import FileDescriptor
 
-__all__ = ["FileDescriptor", "bpf", "ioctl", "log_calls", "perf_event_open", *_commands]  # noqa: PLE0604
+__all__ = ["FileDescriptor", "bpf", "ioctl", "log_calls", "perf_event_open"]
+__all__ += commands.__all__

@@ -7,6 +7,7 @@ Written by ``tools/gen-uapi``. Names are the kernel's without their common prefi
 Each class is made when it is first asked for, because making an enumeration costs 15 microseconds
 a member. ``uapi.pyi`` spells them out for people and type checkers.
 """
+# pyright: reportUnsupportedDunderAll=false
 
 from __future__ import annotations
 

@@ -190,9 +190,10 @@ class Layout:
             if code == "ptr" and not isinstance(value, int):
                 value = address(value, keep)
             elif code == "c16":
-                value = value.encode() if isinstance(value, str) else value or b""
-                if len(value) > 15 or b"\0" in value:
+                text = value.encode() if isinstance(value, str) else bytes(value or b"")
+                if len(text) > 15 or b"\0" in text:
                     raise ValueError(f"{name} {value!r} is not a name of at most 15 bytes")
+                value = text
             filled.append(value)
         if values:
             raise TypeError(f"{self.command.name} has no field {', '.join(values)}")

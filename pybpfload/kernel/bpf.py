@@ -8,17 +8,6 @@ numbers that the caller owns. Nothing here falls back, probes or raises limits: 
 
 from __future__ import annotations
 
-from pybpfload.kernel.cmd_info import (
-    BtfInfo,
-    LinkInfo,
-    MapInfo,
-    ProgInfo,
-    btf_info,
-    link_info,
-    map_info,
-    obj_get_info,
-    prog_info,
-)
 from pybpfload.kernel.cmd_link import link_create, link_detach, link_update
 from pybpfload.kernel.cmd_map import (
     BatchResult,
@@ -69,6 +58,22 @@ from pybpfload.kernel.cmd_prog import (
     prog_test_run,
 )
 from pybpfload.kernel.errors import BatchError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pybpfload.kernel.cmd_info import (
+        BtfInfo,
+        LinkInfo,
+        MapInfo,
+        ProgInfo,
+        btf_info,
+        link_info,
+        map_info,
+        obj_get_info,
+        prog_info,
+    )
 
 __all__ = [
     "BatchError",
@@ -125,3 +130,25 @@ __all__ = [
     "task_fd_query",
     "token_create",
 ]
+
+
+_INFO = (
+    "BtfInfo",
+    "LinkInfo",
+    "MapInfo",
+    "ProgInfo",
+    "btf_info",
+    "link_info",
+    "map_info",
+    "obj_get_info",
+    "prog_info",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Load what tells about objects when it is first asked for."""
+    if name not in _INFO:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pybpfload.kernel import cmd_info
+
+    return getattr(cmd_info, name)

@@ -284,7 +284,8 @@ def btf_info(fd: int, *, data: bool = True) -> BtfInfo:
 
 # Fields of bpf_prog_info in order; pointers and counts are dealt with by _ARRAYS.
 _PROG = struct.Struct("=II8sIIQQQIIQ16sIIQQIIQQIIQIIQQIIIIQQQQIII")
-_PROG_FIELDS = """
+_PROG_FIELDS: tuple[str, ...] = tuple(
+    """
     type id tag jited_prog_len xlated_prog_len jited_prog_insns xlated_prog_insns load_time
     created_by_uid nr_map_ids map_ids name ifindex gpl_compatible netns_dev netns_ino
     nr_jited_ksyms nr_jited_func_lens jited_ksyms jited_func_lens btf_id func_info_rec_size
@@ -292,6 +293,7 @@ _PROG_FIELDS = """
     line_info_rec_size jited_line_info_rec_size nr_prog_tags prog_tags run_time_ns run_cnt
     recursion_misses verified_insns attach_btf_obj_id attach_btf_id
 """.split()  # noqa: SIM905
+)
 
 # pointer field: (count field, bytes of an element or the field that tells)
 _ARRAYS: dict[str, tuple[str, int | str]] = {

@@ -357,7 +357,9 @@ def prog_test_run(
     data_out = bytearray(data_size_out)
     context = bytearray(ctx_in)
     context_out = bytearray(ctx_size_out)
-    for _ in range(_RUN_ATTEMPTS):
+    attempts = _RUN_ATTEMPTS
+    while True:
+        # Made afresh each time: an interrupted run has overwritten some fields.
         attr = layout("PROG_TEST_RUN").build(
             prog_fd=prog_fd,
             data_size_in=size_in,
@@ -374,7 +376,8 @@ def prog_test_run(
             batch_size=batch_size,
         )
         result = invoke(attr)
-        if result != -EINTR:
+        attempts -= 1
+        if result != -EINTR or not attempts:
             break
     if result < 0:
         hint = None

@@ -141,10 +141,11 @@ def open_event(
     pid = max(pid, -1)
     if cpu is None:
         cpu = 0 if pid == -1 else -1
-    for _ in range(5):
+    fd = -errno.EINTR
+    attempts = 5
+    while fd == -errno.EINTR and attempts:
         fd = door.perf_event_open(attr, pid, cpu, group_fd, flags | PERF_FLAG_FD_CLOEXEC)
-        if fd != -errno.EINTR:
-            break
+        attempts -= 1
     fd = at_least_3(fd)
     if fd < 0:
         raise kernel_error(fd, "perf_event_open", target)

@@ -22,7 +22,7 @@ from pybpfload.kernel.call import invoke
 from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
 from pybpfload.kernel.fd import at_least_3
-from pybpfload.uapi import AttachType, Helper, MapFlag, MapType, ProgType
+from pybpfload.uapi import AttachType, MapFlag, MapType, ProgType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ class Feature(Enum):
     def what(self) -> str:  # noqa: D102
         return str(self.value[1])
 
+
+# Helpers by number: making the whole enumeration would take longer than all probes.
+_PROBE_READ_KERNEL = 113
+_KTIME_GET_COARSE_NS = 160
+_GET_FUNC_IP = 173
+_GET_ATTACH_COOKIE = 174
 
 # Answers that say nothing about the feature.
 _INCONCLUSIVE = (
@@ -176,7 +182,7 @@ _EXIT = Insn(0x95, 0, 0, 0, 0)
 _RETURN_0 = (Insn(0xB7, 0, 0, 0, 0), _EXIT)
 
 
-def _call(helper: Helper) -> Insn:
+def _call(helper: int) -> Insn:
     return Insn(0x85, 0, 0, 0, helper)
 
 
@@ -261,7 +267,7 @@ def _probe_read_kernel() -> int:
         Insn(0x07, 1, 0, 0, -8),
         Insn(0xB7, 2, 0, 0, 8),
         Insn(0xB7, 3, 0, 0, 0),
-        _call(Helper.PROBE_READ_KERNEL),
+        _call(_PROBE_READ_KERNEL),
         _EXIT,
     )
     return _closed(_prog(ProgType.TRACEPOINT, code))
@@ -343,7 +349,7 @@ def _arg_ctx_tag() -> int:
     btf = _load_raw_btf(words, strings)
     if btf < 0:
         return btf
-    code = (Insn(0x85, 0, 1, 0, 1), _EXIT, _call(Helper.GET_FUNC_IP), _EXIT)
+    code = (Insn(0x85, 0, 1, 0, 1), _EXIT, _call(_GET_FUNC_IP), _EXIT)
     prog = _prog(
         ProgType.KPROBE,
         code,
@@ -420,10 +426,10 @@ _PROBES: dict[Feature, Callable[[], int]] = {
     Feature.MODULE_BTF: _module_btf,
     Feature.PERF_LINK: _perf_link,
     Feature.BPF_COOKIE: lambda: _closed(
-        _prog(ProgType.TRACEPOINT, (_call(Helper.GET_ATTACH_COOKIE), _EXIT))
+        _prog(ProgType.TRACEPOINT, (_call(_GET_ATTACH_COOKIE), _EXIT))
     ),
     Feature.MEMCG_ACCOUNT: lambda: _closed(
-        _prog(ProgType.SOCKET_FILTER, (_call(Helper.KTIME_GET_COARSE_NS), _EXIT))
+        _prog(ProgType.SOCKET_FILTER, (_call(_KTIME_GET_COARSE_NS), _EXIT))
     ),
     Feature.SYSCALL_WRAPPER: _syscall_wrapper,
     Feature.UPROBE_MULTI_LINK: _uprobe_multi_link,

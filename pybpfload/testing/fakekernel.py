@@ -297,7 +297,7 @@ class FakeKernel:
     def _batch(self, command: str, fields: dict[str, Any], attr: bytearray) -> int:
         target = self.fds[fields["map_fd"]]
         key_size, value_size = target["key_size"], per_cpu(target, self.cpus)
-        count, done = fields["count"], 0
+        count, done, result = fields["count"], 0, 0
         struct.pack_into("=I", attr, 32, 0)
         if command in ("MAP_UPDATE_BATCH", "MAP_DELETE_BATCH"):
             while done < count:
@@ -311,7 +311,7 @@ class FakeKernel:
                     break
                 done += 1
             struct.pack_into("=I", attr, 32, done)
-            return 0 if done == count else result
+            return result
         start = struct.unpack("=I", memory(fields["in_batch"], 4))[0] if fields["in_batch"] else 0
         keys = target.keys()[start : start + count]
         for done, key in enumerate(keys):
