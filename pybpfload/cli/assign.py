@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf.arrays import ArrayCodec, BytesCodec, TextCodec
@@ -109,7 +110,15 @@ def _bytes(codec: BytesCodec, text: str) -> Any:
 
 
 def _elements(codec: ArrayCodec, text: str) -> list[Any]:
-    values = [_parse(codec.element, item.strip()) for item in text.split(",")]
-    zero = bytes(codec.element.size)
-    values += [codec.element.decode(zero) for _ in range(codec.count - len(values))]
+    """Elements in the order in which they lie in memory, as in C also for arrays of arrays."""
+    rows = []  # length of a row in each dimension but the first
+    element = codec.element
+    while isinstance(element, ArrayCodec):
+        rows.append(element.count)
+        element = element.element
+    values = [_parse(element, item.strip()) for item in text.split(",")]
+    zero = element.decode(bytes(element.size))
+    values += [zero] * (codec.count * math.prod(rows) - len(values))
+    for length in reversed(rows):
+        values = [values[i : i + length] for i in range(0, len(values), length or 1)]
     return values
