@@ -53,7 +53,7 @@ def main() -> None:
     with spec.load() as obj:
         obj.attach()
         add_filter_to_missing_qdisc()
-        for event in obj.maps["events"].poll(1):
+        for event in obj.maps["events"].reader().poll(1):
             source = event.source.name.removeprefix("SOURCE_").lower()
             returned = f" (it returned {event.retval})" if source == "fexit" else ""
             print(f"{source:>10}: {event.msg}{returned}")

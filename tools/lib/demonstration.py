@@ -37,7 +37,7 @@ def execsnoop() -> bool:
         say(f"loaded and attached {len(links)} programs; now three children run:")
         for command in (["true"], ["uname", "-r"], ["sh", "-c", "exit 3"]):
             subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-        events = obj.maps["events"].poll(5)
+        events = obj.maps["events"].reader().poll(5)
     for event in events:
         if event.kind.name == "EVENT_EXEC":
             show(f"exec  pid {event.tgid}  {event.comm:<8} {event.filename}")
@@ -59,7 +59,7 @@ def trampolines() -> bool:
         path = Path(folder, "seen-by-bpf")
         path.write_bytes(b"")
         path.unlink()
-        events = [each for each in obj.maps["events"].poll(5) if each.name == path.name]
+        events = [each for each in obj.maps["events"].reader().poll(5) if each.name == path.name]
         hits = obj.variables["hits"].value
     for event in events:
         probe = event.probe.name.removeprefix("PROBE_").lower()
