@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pybpfload.btf import Btf
+from pybpfload.elf.image import btf_from_image
 from pybpfload.errors import BpfError
 from pybpfload.isa import insn as isa
 from pybpfload.object import ObjectSpec, open_object
@@ -61,7 +62,6 @@ def kernel_btf(name: str, *, fetch: bool = False) -> Path | None:
     Returns:
         ``None`` when the kernel isn't in the cache and ``fetch`` does not ask for it.
     """
-    from pybpfload.elf.image import btf_from_image
     from pybpfload.testing.vm import kernels
     from pybpfload.testing.vm.cache import build, cache_folder
 
@@ -143,6 +143,7 @@ class Result:
         differences: One line each; empty when both agree.
         known: Differences that docs/differences.md explains.
         not_compared: Parts that libbpf did not get to on this machine, and why.
+        refused: Runs that both refused to relocate.
         programs, insns, relocations: How much was compared.
     """
 
@@ -152,18 +153,24 @@ class Result:
     known: list[str] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     verdict: str = ""
+    refused: int = 0
     programs: int = 0
     insns: int = 0
     relocations: int = 0
 
+    def say(self, difference: str) -> None:
+        """Note a difference."""
+        is_known = any(re.fullmatch(known, difference) for known in _KNOWN)
+        (self.known if is_known else self.differences).append(difference)
+
 
 class Target:
-    """A BTF to relocate against: a file that both sides can read."""
+    """A BTF to relocate against: a file that both sides can read, raw or ELF."""
 
     def __init__(self, name: str = "this kernel", path: Path | None = None) -> None:
         self.name, self.path = name, path
-        shown = path or Path("/sys/kernel/btf/vmlinux")
-        self.btf = Btf.from_bytes(shown.read_bytes(), name="vmlinux")
+        data = (path or Path("/sys/kernel/btf/vmlinux")).read_bytes()
+        self.btf = Btf.from_bytes(btf_from_image(data), name="vmlinux")
 
 
 _KNOWN = (
@@ -175,8 +182,9 @@ _KNOWN = (
 def compare(libbpf: Libbpf, path: Path, target: Target, *, without_maps: bool = False) -> Result:
     """Give one object to both sides.
 
-    Where libbpf stops early for reasons of this machine (an extern that this kernel lacks, a map
-    type that it refuses), what it had done by then is compared.
+    All programs are relocated together; then, where some are off, those that are on; and where all
+    together are refused, each alone. Where libbpf stops early for reasons of this machine (an
+    extern that this kernel lacks, a map type that it refuses), what it had done by then counts.
 
     Args:
         libbpf: A running worker.
@@ -186,50 +194,70 @@ def compare(libbpf: Libbpf, path: Path, target: Target, *, without_maps: bool = 
             objects whose maps this kernel had better not see.
     """
     result = Result(f"{path.parent.name}/{path.name}", target.name)
-
-    def say(difference: str) -> None:
-        is_known = any(re.fullmatch(known, difference) for known in _KNOWN)
-        (result.known if is_known else result.differences).append(difference)
-
     try:
         spec: ObjectSpec | None = open_object(path)
         problem = ""
     except BpfError as error:
         spec, problem = None, str(error)
-    kconfig = kconfig_text(spec) if spec else ""
-    theirs = libbpf.run(path, target.path, kconfig=kconfig, without_maps=without_maps)
+    options = {"kconfig": kconfig_text(spec) if spec else "", "without_maps": without_maps}
+    theirs = libbpf.run(path, target.path, **options)
     if "crashed" in theirs:
         result.not_compared.append(f"libbpf crashed, status {theirs['crashed']}")
         return result
     if spec is None or not theirs["opened"]:
         if spec is not None:
             why = f"{theirs['error']}: {last_words(theirs)}"
-            say(f"open: libbpf refuses ({why}), pybpfload does not")
+            result.say(f"open: libbpf refuses ({why}), pybpfload does not")
         elif theirs["opened"]:
-            say(f"open: pybpfload refuses ({problem}), libbpf does not")
+            result.say(f"open: pybpfload refuses ({problem}), libbpf does not")
         result.verdict = "both refuse to open it"
         return result
-    compare_opened(spec, theirs, say)
-    stage = reached(theirs)
-    if stage == "externs":
-        result.not_compared.append(f"relocation: libbpf stopped before it: {last_words(theirs)}")
-        return result
+    compare_opened(spec, theirs, result.say)
     for each in spec.maps.values() if without_maps else ():
         each.autocreate = each.kind == "struct_ops"
+    on = [program.autoload for program in spec]
+    selections = [[at] for at in range(len(on))] if len(on) > 1 else []
+    if _compare_selection(spec, theirs, target, result, everything=True):
+        selections = [] if all(on) else [[at for at, loaded in enumerate(on) if loaded]]
+    for selection in selections:
+        for at, program in enumerate(spec):
+            program.autoload = at in selection
+        theirs = libbpf.run(path, target.path, load=selection, **options)
+        if "crashed" not in theirs:
+            _compare_selection(spec, theirs, target, result, everything=False)
+    return result
+
+
+def _compare_selection(
+    spec: ObjectSpec,
+    theirs: dict[str, Any],
+    target: Target,
+    result: Result,
+    *,
+    everything: bool,
+) -> bool:
+    """Compare what both make of the programs that are on; return whether both relocated them."""
+    stage = reached(theirs)
+    if stage == "externs":
+        told = f"relocation: libbpf stopped before it: {last_words(theirs)}"
+        if told not in result.not_compared:
+            result.not_compared.append(told)
+        return True
     try:
-        ours = relocate(spec, target.btf, everything=True)
+        ours = relocate(spec, target.btf, everything=everything)
     except BpfError as error:
         if stage != "refused":
-            say(f"relocate: pybpfload refuses ({error}), libbpf does not")
+            result.say(f"relocate: pybpfload refuses ({error}), libbpf does not")
         result.verdict = "both refuse to relocate it"
-        return result
+        result.refused += 1
+        return False
     if stage == "refused":
-        say(f"relocate: libbpf refuses ({last_words(theirs)}), pybpfload does not")
-        return result
+        result.say(f"relocate: libbpf refuses ({last_words(theirs)}), pybpfload does not")
+        return False
     if stage == "maps":
         result.not_compared.append(f"map references: {last_words(theirs)}")
     compare_relocated(spec, ours, theirs, result)
-    return result
+    return True
 
 
 def kconfig_text(spec: ObjectSpec) -> str:
@@ -341,9 +369,12 @@ def compare_relocated(
     spec: ObjectSpec, ours: Relocation, theirs: dict[str, Any], result: Result
 ) -> None:
     """Compare instructions, function and line info, and CO-RE decisions."""
-    say = result.differences.append
+    say = result.say
     fds = {int(fd): index for fd, index in theirs["map_fds"].items() if int(fd) >= 0}
-    for told, mine in zip(theirs["programs"], ours.programs.values(), strict=True):
+    for told, key in zip(theirs["programs"], spec.programs, strict=True):
+        if key not in ours.programs:
+            continue
+        mine = ours.programs[key]
         _compare_code(say, spec, told, mine, fds, _host_shifts(spec, mine))
         for label in ("func_info", "line_info") if theirs["prepared"] == 0 else ():
             words = array("I", _bytes(told[label])).tolist()
@@ -351,7 +382,7 @@ def compare_relocated(
         result.programs += 1
         result.insns += len(mine.insns)
     log = _logged_decisions(theirs["log"])
-    mine = [
+    decisions = [
         (
             d.function,
             str(d),
@@ -359,10 +390,10 @@ def compare_relocated(
         )
         for d in ours.decisions
     ]
-    result.relocations = len(mine)
-    for left, right in zip(log, mine, strict=False):
+    result.relocations += len(decisions)
+    for left, right in zip(log, decisions, strict=False):
         _same(say, f"CO-RE of {right[0]}", left, right)
-    _same(say, "number of CO-RE relocations", len(log), len(mine))
+    _same(say, "number of CO-RE relocations", len(log), len(decisions))
 
 
 def _host_shifts(spec: ObjectSpec, mine: Any) -> set[int]:

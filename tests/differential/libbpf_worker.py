@@ -1,10 +1,13 @@
 """libbpf's side of the comparison: opens and prepares objects through ctypes, tells all as JSON.
 
 This file is run as a program of its own, by a Python that runs on the C library of the packages
-that libbpf came with (:func:`libbpf_compare.worker_command`), so it imports nothing but the
-standard library. It reads one job a line, ``{"object": path, "btf": path or null, "kconfig":
-text}``, and answers each with one line: ``{"version", "opened", "error", "log", "programs", "maps",
-...}``.
+that libbpf came with (:class:`libbpf_compare.Libbpf`), so it imports nothing but the standard
+library. It reads one job a line,
+
+    {"object": path, "btf": path or null, "kconfig": text, "relaxed_maps": false,
+     "without_maps": false, "load": [indices of programs; all by default]}
+
+and answers each with one line: ``{"version", "opened", "error", "log", "programs", "maps", ...}``.
 
 Nothing is loaded: ``bpf_object__prepare`` (libbpf 1.5) relocates, uploads BTF and creates maps.
 Maps are kept from being pinned, and every file descriptor is closed before the answer is given.
@@ -155,7 +158,7 @@ class Libbpf:
         try:
             self._describe(handle, answer)
             if job.get("prepare", True):
-                self._prepare(handle, answer, without_maps=job.get("without_maps", False))
+                self._prepare(handle, answer, job)
         finally:
             lib.bpf_object__close(handle)
         answer["log"] = list(self.log)
@@ -205,16 +208,16 @@ class Libbpf:
         told["inner"] = self._map(inner) if inner else None
         return told
 
-    def _prepare(self, handle: int, answer: dict, *, without_maps: bool) -> None:
+    def _prepare(self, handle: int, answer: dict, job: dict) -> None:
         lib = self.library
         for each in self._each("map", handle):
             lib.bpf_map__set_pin_path(each, None)  # a comparison must not leave pins behind
             # struct_ops maps stay: without them libbpf turns their programs off too.
-            if without_maps and lib.bpf_map__type(each) != _STRUCT_OPS:
+            if job.get("without_maps") and lib.bpf_map__type(each) != _STRUCT_OPS:
                 lib.bpf_map__set_autocreate(each, False)
         programs = self._each("program", handle)
-        for each in programs:
-            lib.bpf_program__set_autoload(each, True)
+        for at, each in enumerate(programs):
+            lib.bpf_program__set_autoload(each, "load" not in job or at in job["load"])
         answer["prepared"] = lib.bpf_object__prepare(handle)
         for told, each in zip(answer["programs"], programs, strict=True):
             count = lib.bpf_program__insn_cnt(each)
