@@ -3,18 +3,24 @@
 :func:`btf_from_image` takes the bytes of
 
 * raw BTF, as in ``/sys/kernel/btf/vmlinux``;
-* an ELF file with a ``.BTF`` section: ``vmlinux``, or a module ``.ko``, whose BTF is split BTF on top of vmlinux's;
+* an ELF file with a ``.BTF`` section: ``vmlinux``, or a module ``.ko``, whose BTF is split BTF on
+  top of vmlinux's;
 * an x86 ``bzImage`` (``Documentation/arch/x86/boot.rst``);
-* an EFI zboot image, the ``vmlinuz.efi`` of arm64, RISC-V and LoongArch (``drivers/firmware/efi/libstub/zboot-header.S``);
-* a flat image without section headers (``arch/arm64``'s and ``arch/riscv``'s ``Image``), in which BTF is found by its magic;
-* an image that unpacks itself (s390x, 32-bit Arm), in which the compressed kernel is found by its magic;
+* an EFI zboot image, the ``vmlinuz.efi`` of arm64, RISC-V and LoongArch
+  (``drivers/firmware/efi/libstub/zboot-header.S``);
+* a flat image without section headers (``arch/arm64``'s and ``arch/riscv``'s ``Image``), in which
+  BTF is found by its magic;
+* an image that unpacks itself (s390x, 32-bit Arm), in which the compressed kernel is found by its
+  magic;
 * any of these compressed as a whole: ``Image.gz``, ``veth.ko.xz``, ...
 
-Compression is gzip, xz, LZMA, bzip2, LZ4 or zstd. All but zstd need nothing beyond CPython's standard library; zstd is in
-it from Python 3.14 on, and comes from the ``zstandard`` package before (the extra ``pybpfload[images]``).
+Compression is gzip, xz, LZMA, bzip2, LZ4 or zstd. All but zstd need nothing beyond CPython's
+standard library; zstd is in it from Python 3.14 on, and comes from the ``zstandard`` package before
+(the extra ``pybpfload[images]``).
 
-Images may come from strangers: the output of decompression is limited to :data:`OUTPUT_LIMIT`, the memory of a
-decompressor to :data:`WINDOW_LIMIT`, and the number of places that are tried is limited too.
+Images may come from strangers: the output of decompression is limited to :data:`OUTPUT_LIMIT`, the
+memory of a decompressor to :data:`WINDOW_LIMIT`, and the number of places that are tried is limited
+too.
 """
 
 from __future__ import annotations
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTPUT_LIMIT", "WINDOW_LIMIT", "btf_from_image", "decompress", "elf_section"]
 
 OUTPUT_LIMIT = 1 << 30
-"""Most bytes that one decompression may yield. A vmlinux with BTF and without DWARF has 30 to 100 MB."""
+"""Most bytes that one decompression may yield. A vmlinux without DWARF has 30 to 100 MB."""
 
 WINDOW_LIMIT = 1 << 28
 """Most bytes of memory that a decompressor may take for its window or dictionary."""
@@ -58,7 +64,7 @@ _LZO = b"\x89LZO\0\r\n\x1a\n"
 
 
 class _DamagedError(Exception):
-    """Compressed data that cannot be decompressed; becomes a FormatError where the file's name is known."""
+    """What is wrong with the data; becomes a FormatError where the file's name is known."""
 
 
 def btf_from_image(data: Buffer, name: str = "") -> bytes:
@@ -72,7 +78,8 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
         The raw BTF, header included, in the byte order of the kernel's architecture.
 
     Raises:
-        FormatError: There is no BTF in it, it is damaged, or it is compressed in a way for which a package is missing.
+        FormatError: There is no BTF in it, it is damaged, or it is compressed in a way for which a
+            package is missing.
     """
     file = name or None
     try:
@@ -88,7 +95,7 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
 
 
 def decompress(data: Buffer, name: str = "", *, limit: int = OUTPUT_LIMIT) -> bytes:
-    """Decompress a file by the magic that it begins with; a file with no such magic is returned as it is.
+    """Decompress a file by the magic that it begins with; one without is returned as it is.
 
     Args:
         data: The whole file. What follows the compressed data in it is ignored.
@@ -99,7 +106,8 @@ def decompress(data: Buffer, name: str = "", *, limit: int = OUTPUT_LIMIT) -> by
         What was compressed.
 
     Raises:
-        FormatError: The data is damaged, yields more than ``limit`` bytes, or needs a package that is missing.
+        FormatError: The data is damaged, yields more than ``limit`` bytes, or needs a package that
+            is missing.
     """
     view = memoryview(data).cast("B")
     method = _method(view)
@@ -154,7 +162,7 @@ def _btf(data: memoryview, nesting: int) -> memoryview | None:
     return next(_embedded(data, nesting), None)
 
 
-# --- BTF by its magic -------------------------------------------------------------------------------------------------
+# --- BTF by its magic -----------------------------------------------------------------------------
 
 
 def _blob(data: memoryview, start: int) -> memoryview:
@@ -180,7 +188,7 @@ def _blob(data: memoryview, start: int) -> memoryview:
 
 
 def _blobs(data: memoryview) -> Iterator[memoryview]:
-    """All BTF blobs with types in a flat image: the kernel's, and those of BPF programs that it carries."""
+    """All BTF with types in a flat image: the kernel's, and that of BPF programs inside it."""
     content = (
         data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else bytes(data)
     )
@@ -193,11 +201,14 @@ def _blobs(data: memoryview) -> Iterator[memoryview]:
             start = content.find(magic, start + max(len(blob), 1))
 
 
-# --- containers -------------------------------------------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------
 
 
 def _bzimage_payload(data: memoryview) -> memoryview | None:
-    """The compressed vmlinux in an x86 bzImage of boot protocol 2.08 (Linux 2.6.26) or later; None if it is not one."""
+    """The compressed vmlinux in an x86 bzImage; None if it is not one.
+
+    Before boot protocol 2.08 (Linux 2.6.26) the header did not tell where it is.
+    """
     if bytes(data[0x202:0x206]) != b"HdrS" or len(data) < 0x250:
         return None
     (version,) = struct.unpack_from("<H", data, 0x206)
@@ -208,7 +219,7 @@ def _bzimage_payload(data: memoryview) -> memoryview | None:
     start = (setup_sectors + 1) * 512 + offset
     if size == 0 or start + size > len(data):
         raise _DamagedError(
-            f"the bzImage header puts the kernel at {start:#x}..{start + size:#x}, past the end of the file"
+            f"bzImage header: the kernel is at {start:#x}..{start + size:#x}, past the end"
         )
     return data[start : start + size]
 
@@ -220,7 +231,7 @@ def _zboot_payload(data: memoryview) -> memoryview | None:
     offset, size = struct.unpack_from("<II", data, 8)
     if size == 0 or offset + size > len(data):
         raise _DamagedError(
-            f"the zboot header puts the kernel at {offset:#x}..{offset + size:#x}, past the end of the file"
+            f"zboot header: the kernel is at {offset:#x}..{offset + size:#x}, past the end"
         )
     return data[offset : offset + size]
 
@@ -285,7 +296,7 @@ def _section(data: memoryview, wanted: bytes) -> memoryview | None:
     return None
 
 
-# --- compression ------------------------------------------------------------------------------------------------------
+# --- compression ----------------------------------------------------------------------------------
 
 
 def _method(data: memoryview) -> Callable[[memoryview], Iterator[bytes]] | None:
@@ -305,8 +316,8 @@ def _method(data: memoryview) -> Callable[[memoryview], Iterator[bytes]] | None:
         return _unbzip2
     if start.startswith(_LZO):
         return _unlzo
-    # LZMA has no magic: these are the usual properties, a dictionary of a whole number of 64 KiB, and an uncompressed size
-    # that is either unknown or below 1 TiB.
+    # LZMA has no magic: these are the usual properties, a dictionary of a whole number of 64 KiB,
+    # and an uncompressed size that is either unknown or below 1 TiB.
     if start.startswith(_LZMA) and (start[5:13] == b"\xff" * 8 or start[10:13] == b"\0\0\0"):
         return _unlzma
     return None
@@ -385,12 +396,13 @@ def _unzstd(data: memoryview) -> Iterator[bytes]:
         zstandard = importlib.import_module("zstandard")
     except ImportError:
         raise _DamagedError(
-            "it is compressed with zstd, which Python has from 3.14 on: install the package zstandard "
-            "(pip install 'pybpfload[images]')"
+            "it is compressed with zstd, which Python has from 3.14 on: install the package "
+            "zstandard (pip install 'pybpfload[images]')"
         ) from None
     stream = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT).decompressobj()
     try:
-        # It has no way to limit what one call yields, but a block of 128 KiB takes 4 bytes of input.
+        # It has no way to limit what one call yields, but a block of 128 KiB takes 4 bytes of
+        # input.
         for start in range(0, len(data), 1024):
             yield stream.decompress(data[start : start + 1024])
             if stream.eof:
@@ -407,7 +419,10 @@ def _unlzo(data: memoryview) -> Iterator[bytes]:
 
 
 def _unlz4_legacy(data: memoryview) -> Iterator[bytes]:
-    """The format of ``lz4 -l``, which the kernel uses: blocks without an end, so what cannot be one ends it."""
+    """The format of ``lz4 -l``, which the kernel uses.
+
+    It has no mark of its end: whatever cannot be a block ends it.
+    """
     position = 4
     while position + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, position)
@@ -454,7 +469,10 @@ def _unlz4_frame(data: memoryview) -> Iterator[bytes]:
 
 
 def _lz4_block(source: memoryview, out: bytearray, limit: int) -> bytearray:
-    """Decompress one LZ4 block onto the end of `out`, whose bytes it may refer to, adding at most `limit` bytes."""
+    """Decompress one LZ4 block to the end of `out`, at most `limit` bytes.
+
+    What `out` holds already may be referred to.
+    """
     block = bytes(source)
     end = len(block)
     limit += len(out)

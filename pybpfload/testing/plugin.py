@@ -7,12 +7,13 @@ Marks (`pytest --markers` shows them):
     @pytest.mark.kernel(below="6.0")        needs an older one
     @pytest.mark.needs_feature("module_btf", "lsm")
 
-`needs_feature` takes the names of `pybpfload.kernel.probe.Feature`, in any case, and those of `FEATURES`
-here, with what follows a colon as their argument: `"config:NETKIT"`, `"function:vfs_unlink"`.
+`needs_feature` takes the names of `pybpfload.kernel.probe.Feature`, in any case, and those of
+`FEATURES` here, with what follows a colon as their argument: `"config:NETKIT"`,
+`"function:vfs_unlink"`.
 
-With `--kernels 5.10,6.1`, pytest runs nothing itself. It boots a virtual machine for each kernel, runs
-the tests marked `vm` there, or those that `-m` selects, and shows a table of tests and kernels; see
-`pybpfload.testing.vm`. All other arguments are passed on.
+With `--kernels 5.10,6.1`, pytest runs nothing itself. It boots a virtual machine for each kernel,
+runs the tests marked `vm` there, or those that `-m` selects, and shows a table of tests and
+kernels; see `pybpfload.testing.vm`. All other arguments are passed on.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--kernels",
         metavar="NAMES",
-        help="run the tests marked `vm` on these kernels, not here: names with commas between, or `all`",
+        help="run the tests marked `vm` on these kernels, not here: names with commas, or `all`",
     )
     group.addoption(
         "--kernel-jobs",
@@ -187,11 +188,11 @@ FEATURES: dict[str, Callable[[str], str | None]] = {
     "config": _config,
     "function": _function,
 }
-"""What `needs_feature` knows besides the library's own probes: each tells why the kernel lacks it, or `None`.
+"""What `needs_feature` knows besides the library's probes: each tells why the kernel lacks it.
 
-`btf`: the kernel has BTF. `jit`: programs are compiled, which trampolines (fentry, LSM, struct_ops) need.
-`lsm`: the BPF security module is active. `module:NAME`: a module is loaded. `config:NAME`: a build option
-is y or m. `function:NAME`: the kernel's BTF has a function.
+`btf`: the kernel has BTF. `jit`: programs are compiled, which trampolines (fentry, LSM, struct_ops)
+need. `lsm`: the BPF security module is active. `module:NAME`: a module is loaded. `config:NAME`: a
+build option is y or m. `function:NAME`: the kernel's BTF has a function.
 """
 
 

@@ -1,12 +1,13 @@
-"""Kernels in virtual machines: run a command, or a test suite, on kernels of several ages and architectures.
+"""Kernels in virtual machines: run commands and tests on kernels of several ages and kinds.
 
     from pybpfload.testing.vm import run
 
     result = run("6.1", ["python3", "-c", "import os; print(os.uname().release)"])
     print(result.exit_status, result.stdout)
 
-Works on Debian (apt, dpkg) without any privilege: kernels, QEMU and the guest's userland come from Debian's
-archive and are kept in a cache folder. `python -m pybpfload.testing.vm` is the same for the shell.
+Works on Debian (apt, dpkg) without any privilege: kernels, QEMU and the guest's userland come from
+Debian's archive and are kept in a cache folder. `python -m pybpfload.testing.vm` is the same for
+the shell.
 """
 
 from __future__ import annotations

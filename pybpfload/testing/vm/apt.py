@@ -1,12 +1,13 @@
-"""Debian packages of any suite and architecture, through the machine's own apt, without touching the system.
+"""Debian packages of any suite and architecture, without touching the system.
 
-apt is run with a private configuration, state and cache for each pair of suite and architecture. Everything that
-decides how packages are reached (archive address, proxies, authentication) is still the machine's: the address is
-the one of the machine's own Debian source, asked for another suite. Lists and packages are verified against
-Debian's archive keys as in any apt run. Nothing is installed; packages are unpacked into folders of the caller's.
+apt is run with a private configuration, state and cache for each pair of suite and architecture.
+Everything that decides how packages are reached (archive address, proxies, authentication) is still
+the machine's: the address is the one of the machine's own Debian source, asked for another suite.
+Lists and packages are verified against Debian's archive keys as in any apt run. Nothing is
+installed; packages are unpacked into folders of the caller's.
 
-It works on Debian 11 and later, as root or not. On another distribution, `PYBPFLOAD_DEBIAN_ARCHIVE` names an
-archive, and the packages `apt`, `dpkg` and `debian-archive-keyring` have to be there.
+It works on Debian 11 and later, as root or not. On another distribution, `PYBPFLOAD_DEBIAN_ARCHIVE`
+names an archive, and the packages `apt`, `dpkg` and `debian-archive-keyring` have to be there.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def archive_address() -> str:
     """
     if chosen := os.environ.get("PYBPFLOAD_DEBIAN_ARCHIVE"):
         return chosen
-    # Without release information, addresses are told even before the machine's first `apt-get update`.
+    # Without release information, addresses are told even before the machine's first `apt-get
+    # update`.
     fields = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
     lines = _run(["apt-get", "indextargets", "--no-release-info", "--format", fields]).splitlines()
     for line in lines:
@@ -60,7 +62,8 @@ def archive_address() -> str:
             case [address, suite, "main"] if _MAIN_SUITE.fullmatch(suite):
                 return address
     raise VirtualMachineError(
-        "apt on this machine names no Debian archive; set PYBPFLOAD_DEBIAN_ARCHIVE to the address of one"
+        "apt on this machine names no Debian archive; "
+        "set PYBPFLOAD_DEBIAN_ARCHIVE to the address of one"
     )
 
 
@@ -124,8 +127,8 @@ class Apt:
         Args:
             packages: Their names.
             folder: Created if missing.
-            dependencies: With all that they depend on, as on a system with nothing installed; without what they
-                only recommend.
+            dependencies: With all that they depend on, as on a system with nothing installed;
+                without what they only recommend.
         """
         self.update()
         folder.mkdir(parents=True, exist_ok=True)
@@ -192,20 +195,21 @@ Dir::Cache::Archives "{self.folder}/archives";
 
 
 def library_path(folder: Path) -> str:
-    """The library directories of a folder that packages were unpacked to, for `ld.so --library-path`."""
+    """Where libraries are below unpacked packages, as for `ld.so --library-path`."""
     found = {each.parent for each in folder.glob("usr/lib/*-linux-gnu*/*.so*")}
     return ":".join(str(each) for each in sorted(found))
 
 
 def foreign_command(folder: Path, program: str) -> list[str]:
-    """How to run a program of unpacked packages on this machine, whatever C library the machine has.
+    """How to run a program of unpacked packages, whatever C library this machine has.
 
     Args:
         folder: Where the packages, all of the machine's own architecture, were unpacked.
         program: Path of the program in it.
 
     Returns:
-        The first words of the command: the packages' own dynamic loader, told where their libraries are.
+        The first words of the command: the packages' own dynamic loader, told where their libraries
+        are.
     """
     for pattern in ("usr/lib64/ld-*.so*", "usr/lib/ld-*.so*", "usr/lib/*/ld-linux*.so*"):
         for loader in sorted(folder.glob(pattern)):
@@ -214,7 +218,7 @@ def foreign_command(folder: Path, program: str) -> list[str]:
 
 
 def _unpack(deb: Path, folder: Path) -> None:
-    """Unpack one package over what is there, /lib and the like merged into /usr as on an installed system."""
+    """Unpack one package over what is there, with /lib and the like merged into /usr."""
     with tempfile.TemporaryDirectory(dir=deb.parent) as name:
         fresh = Path(name)
         _run(["dpkg-deb", "--extract", str(deb), str(fresh)])
@@ -236,7 +240,8 @@ def _run(command: Iterable[str], *, cwd: Path | None = None) -> str:
     """Run a program of the machine's and return what it prints.
 
     Raises:
-        VirtualMachineError: It is missing, or it failed; with the last lines that it wrote to its standard error.
+        VirtualMachineError: It is missing, or it failed; with the last lines that it wrote to its
+            standard error.
     """
     command = list(command)
     if shutil.which(command[0]) is None:

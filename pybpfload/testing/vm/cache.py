@@ -1,8 +1,9 @@
 """Where kernels, QEMU and guest userlands are kept, and how a folder of it comes into being.
 
-Everything in the cache can be made again from Debian's archive, so it may be deleted at any time. A folder or
-file appears in it only when it is complete: it is built beside its final place and renamed, under a lock, so
-that several processes (two virtual machines starting at once, say) can share one cache.
+Everything in the cache can be made again from Debian's archive, so it may be deleted at any time. A
+folder or file appears in it only when it is complete: it is built beside its final place and
+renamed, under a lock, so that several processes (two virtual machines starting at once, say) can
+share one cache.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 class VirtualMachineError(Exception):
     """A virtual machine could not be prepared or started.
 
-    Nothing has run in a guest when this is raised: what happens to a guest that did start is told by
-    `Result.outcome`.
+    Nothing has run in a guest when this is raised: what happens to a guest that did start is told
+    by `Result.outcome`.
     """
 
 
 def cache_folder() -> Path:
     """The folder for everything downloaded or made.
 
-    `$PYBPFLOAD_CACHE` if set, else `$XDG_CACHE_HOME/pybpfload`, else `~/.cache/pybpfload`. It is not created.
+    `$PYBPFLOAD_CACHE` if set, else `$XDG_CACHE_HOME/pybpfload`, else `~/.cache/pybpfload`. It is
+    not created.
     """
     if chosen := os.environ.get("PYBPFLOAD_CACHE"):
         return Path(chosen).expanduser().absolute()
@@ -40,7 +42,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path` (a file beside it), waiting for another process to leave it."""
+    """Hold the lock that belongs to `path`, a file beside it, waiting until it is free."""
     import fcntl  # not on Windows, where kernel names can still be listed
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,8 @@ def build(target: Path, make: Callable[[Path], None], *, replace: bool = False) 
 
     Args:
         target: The file or folder wanted.
-        make: Called with a path beside `target` that does not exist; it creates a file or a folder there.
+        make: Called with a path beside `target` that does not exist; it creates a file or a folder
+            there.
         replace: Make it even though it is there.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The command lines of this package: tools/vm and tools/kernels, and `python -m pybpfload.testing.vm`."""
+"""The command lines of this package: tools/vm, tools/test-kernels and tools/kernels."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def _test_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="test-kernels",
         usage="%(prog)s [options] [PYTEST ARGUMENTS...]",
-        description="Run the tests marked `vm` (below tests/kernel, unless told otherwise) under several "
-        "kernels, each in a virtual machine, and print a table of what passed where.",
+        description="Run the tests marked `vm` (below tests/kernel, unless told otherwise) under "
+        "several kernels, each in a virtual machine, and print a table of what passed where.",
         epilog="Exit status: 0 if nothing failed and every machine ran, 1 otherwise. "
         "What is not an option of this tool is passed on to pytest.",
     )
@@ -125,10 +125,10 @@ def _run_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vm",
         usage="%(prog)s --kernel NAME [--kernel NAME ...] [options] -- COMMAND...",
-        description="Run a command under a real kernel, in a virtual machine that has this checkout.",
+        description="Run a command under a real kernel, in a virtual machine with this checkout.",
         epilog=f"Kernels: {', '.join(kernels.KERNELS)}. "
-        f"Exit status: the command's own (of the first kernel where it is not 0); {TIMED_OUT}: time-out; "
-        f"{DIED}: the guest died (panic, oops); {UNAVAILABLE}: no virtual machine could be had; "
+        f"Exit status: the command's own (of the first kernel where it is not 0); "
+        f"{TIMED_OUT}: time-out; {DIED}: the guest died (panic, oops); {UNAVAILABLE}: no virtual machine could be had; "
         "126, 127: the command cannot be run, or is not found.",
     )
     parser.add_argument(
@@ -149,7 +149,8 @@ def _run_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where files come that the command leaves in /tmp/results (with several kernels: DIR/NAME)",
+        help="where files come that the command leaves in /tmp/results "
+        "(with several kernels: DIR/NAME)",
     )
     parser.add_argument(
         "--env",
@@ -213,7 +214,7 @@ def _warn(shared: _Output, result: Result) -> None:
 
 
 class _Output:
-    """Standard output and error, shared by machines; prefixed line by line when there are several."""
+    """Standard output and error of all machines, prefixed by line when there are several."""
 
     def __init__(self, *, prefixed: bool) -> None:
         self._prefixed = prefixed
@@ -269,8 +270,8 @@ def _kernels_parser() -> argparse.ArgumentParser:
     which = action.add_mutually_exclusive_group()
     which.add_argument("--module", metavar="M", help="the split BTF of one module, not vmlinux's")
     which.add_argument(
-        "--all-modules", type=Path, metavar="DIR", help="vmlinux's and all modules', a file each, as in "
-        "/sys/kernel/btf"
+        "--all-modules", type=Path, metavar="DIR",
+        help="vmlinux's and all modules', a file each, as in /sys/kernel/btf",
     )  # fmt: skip
     action.set_defaults(action=_btf)
 

@@ -2,7 +2,8 @@
 
 The format is in the kernel's Documentation/driver-api/early-userspace/buffer-format.rst. The kernel
 accepts several archives one after the other in one initrd, later files replacing earlier ones: the
-guest's userland, a kernel's modules and one run's payload are made, and cached, apart from each other.
+guest's userland, a kernel's modules and one run's payload are made, and cached, apart from each
+other.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _BLOCK = 512
 
 
 class CpioWriter:
-    """Writes one archive. A context manager: leaving it writes the trailer, without closing the file.
+    """Writes one archive. A context manager: leaving it writes the trailer.
 
-    All files belong to root. Paths are in the guest: absolute, or relative to its root, which is the
-    same. Folders above a path are made as needed. An archive with the same files has the same bytes.
+    All files belong to root. Paths are in the guest: absolute, or relative to its root, which is
+    the same. Folders above a path are made as needed. An archive with the same files has the same
+    bytes.
 
     Args:
         file: Where to write it, at any multiple of four bytes from the beginning of the initrd.
@@ -129,7 +131,8 @@ class CpioWriter:
     ) -> None:
         self._count += 1
         path = name.encode("utf-8", "surrogateescape") + b"\0"
-        # ino, mode, uid, gid, nlink, mtime, filesize, dev major/minor, rdev major/minor, namesize, check
+        # ino, mode, uid, gid, nlink, mtime, filesize, dev major/minor, rdev major/minor, namesize,
+        # check
         fields = (self._count, mode, 0, 0, 1, mtime, len(data), 0, 0, *device, len(path), 0)
         header = b"070701" + b"".join(b"%08X" % field for field in fields) + path
         self._write(header + bytes(-len(header) % 4))

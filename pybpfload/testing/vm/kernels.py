@@ -79,7 +79,8 @@ class Kernel:
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
-        # Debian 5.10 has the BPF LSM built in but not among the active ones; naming those is the only way.
+        # Debian 5.10 has the BPF LSM built in but not among the active ones; naming those is the
+        # only way.
         Kernel(
             "5.10",
             "amd64",
@@ -91,11 +92,12 @@ KERNELS: dict[str, Kernel] = {
         Kernel("6.12", "amd64", "trixie", "linux-image-cloud-amd64"),
         Kernel("sid", "amd64", "sid", "linux-image-cloud-amd64"),
         Kernel("6.12-arm64", "arm64", "trixie", "linux-image-cloud-arm64"),
-        # Big endian, and Debian builds it without the BPF JIT: no trampolines, so no fentry and its like.
+        # Big endian, and Debian builds it without the BPF JIT: no trampolines, so no fentry and its
+        # like.
         Kernel("6.12-s390x", "s390x", "trixie", "linux-image-s390x"),
     )
 }
-"""The kernels known, by name. "sid" is the newest that Debian has, whatever its version is today."""
+"""The kernels known, by name. "sid" is the newest that Debian has on that day."""
 
 
 def find(name: str) -> Kernel:
@@ -146,9 +148,10 @@ def fetch(name: str, *, update: bool = False) -> Kernel:
 
 
 def _packages(apt: Apt, meta: str) -> list[str]:
-    """The packages with the files of the newest kernel that `meta` stands for, that with the image's name first.
+    """The packages with the files of the kernel that `meta` stands for, the image first.
 
-    Up to Debian 13 one package has them all; later ones split it in image, modules and configuration.
+    Up to Debian 13 one package has them all; later ones split it in image, modules and
+    configuration.
     """
     image = next((each for each in apt.depends(meta) if re.match(r"linux-image-\d", each)), None)
     if image is None:
@@ -163,7 +166,7 @@ def _packages(apt: Apt, meta: str) -> list[str]:
 
 
 def _arrange(folder: Path) -> None:
-    """Turn unpacked kernel packages below `folder / "unpacked"` into the layout that this module promises."""
+    """Turn packages unpacked to `folder / "unpacked"` into the layout of this module."""
     unpacked = folder / "unpacked"
     trees = sorted(each.parent for each in unpacked.glob("usr/lib/modules/*/kernel"))
     if len(trees) != 1:

@@ -2,14 +2,14 @@
 
 Every run boots a fresh machine from memory: no disk, no network, nothing left over. The guest finds
 
-* the checkout and the Python packages at the same paths as on this machine, so that tracebacks make sense
-  on both;
+* the checkout and the Python packages at the same paths as on this machine, so that tracebacks make
+  sense on both;
 * `python3` (and `python`), busybox's programs, `ip`, `tc`, `bpftool` and `strace` in its `PATH`;
 * all file systems mounted that BPF programs and their tests use (see init.sh);
 * a folder `/tmp/results`: what the command leaves there comes back.
 
-QEMU emulates the processor ("tcg"): it works without any privilege on any machine, at about an eighth of
-its speed. What a guest writes comes back through virtio ports, the kernel's console separately.
+QEMU emulates the processor ("tcg"): it works without any privilege on any machine, at about an
+eighth of its speed. What a guest writes comes back through virtio ports, the kernel's console separately.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Result:
     Attributes:
         kernel: Name of the kernel.
         release: Its `uname -r`.
-        outcome: `"exited"`: the command ended and `status` is its exit status. `"timeout"`: it did not end
-            in time. `"died"`: the guest ended or broke before the command did.
+        outcome: `"exited"`: the command ended and `status` is its exit status. `"timeout"`: it did
+            not end in time. `"died"`: the guest ended or broke before the command did.
         status: The command's exit status; `None` if it has none.
         stdout: What the command wrote to its standard output.
         stderr: What it wrote to its standard error.
@@ -130,7 +130,7 @@ class Result:
         return [line for line in self.console.splitlines() if _CONSOLE_TROUBLE.search(line)]
 
     def explain(self, lines: int = 40) -> str:
-        """Why there is no exit status, with the last lines of the console; empty if there is one."""
+        """Why there is no exit status, with the console's last lines; empty if there is one."""
         if self.outcome == "exited":
             return ""
         if self.outcome == "timeout":
@@ -148,14 +148,16 @@ class Result:
 class VirtualMachine:
     """A machine with a given kernel, which can be booted any number of times.
 
-    Making one fetches what it needs (the kernel, QEMU, the guest's userland) unless it is in the cache.
+    Making one fetches what it needs (the kernel, QEMU, the guest's userland) unless it is in the
+    cache.
 
     Args:
         kernel: Name of a kernel in `KERNELS`.
         cpus: How many processors it has. Two show what is kept per processor.
         memory: Its memory in MiB; 512 is enough for most.
         parameters: More words for the kernel's command line.
-        accelerator: QEMU's `-accel`: `"kvm"` where that works, for a kernel of this machine's architecture.
+        accelerator: QEMU's `-accel`: `"kvm"` where that works, for a kernel of this machine's
+            architecture.
 
     Raises:
         VirtualMachineError: Something that it needs cannot be had.
@@ -198,12 +200,14 @@ class VirtualMachine:
 
         Args:
             command: The program and its arguments, as for `subprocess.run`.
-            folder: The working directory, by default this process's. The git checkout that it is in, or
-                it itself if it is in none, is brought into the guest and is first in `PYTHONPATH`.
+            folder: The working directory, by default this process's. The git checkout that it is
+                in, or it itself if it is in none, is brought into the guest and is first in
+                `PYTHONPATH`.
             environment: Variables for the command, besides those of the guest.
-            packages: Names of Python distributions, installed here, that the guest gets with all they
-                require, as far as they are pure Python.
-            output: A folder, made if missing, for the files that the command leaves in `/tmp/results`.
+            packages: Names of Python distributions, installed here, that the guest gets with all
+                they require, as far as they are pure Python.
+            output: A folder, made if missing, for the files that the command leaves in
+                `/tmp/results`.
             timeout: Seconds for everything, booting included.
             on_stdout: Called with pieces of the standard output as they come.
             on_stderr: Called with pieces of the standard error as they come.
@@ -278,6 +282,7 @@ class VirtualMachine:
             "panic=-1",  # at a panic, reboot at once; with -no-reboot QEMU ends then
             "oops=panic",
             "mitigations=off",
+            "init_on_alloc=0",  # less to emulate
             *self.kernel.parameters,
             *self.parameters,
         ]
@@ -436,8 +441,9 @@ def _add_payload(
     for place, files in payload.package_files(site_packages, packages).items():
         payload.add_files(cpio, place, files)
         path.append(place)
-    # Plugins of pytest are loaded by name where they are wanted. Found by themselves, each would have its
-    # whole distribution compiled again for pytest's assertions, which takes the guest half a minute.
+    # Plugins of pytest are loaded by name where they are wanted. Found by themselves, each would
+    # have its whole distribution compiled again for pytest's assertions, which takes the guest half
+    # a minute.
     variables = {
         "PYTHONPATH": ":".join(map(str, path)),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -475,7 +481,7 @@ def _lines(listener: Callable[[str], object] | None) -> Callable[[bytes], object
 
 
 def _extract(archive: bytearray, folder: Path) -> None:
-    """Unpack what came of `/tmp/results`: regular files and folders only, and only below `folder`."""
+    """Unpack what was in `/tmp/results`: only files and folders, and only below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     if not archive:
         return

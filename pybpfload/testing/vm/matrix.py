@@ -1,8 +1,8 @@
 """A test suite on several kernels: one virtual machine each, and a table of what passed where.
 
-This is what `pytest --kernels` and tools/test-kernels do. In each machine pytest runs once; the plugin
-(`pybpfload.testing.plugin`) reports every test from there as it happens, so that it is known which test
-a kernel died of.
+This is what `pytest --kernels` and tools/test-kernels do. In each machine pytest runs once; the
+plugin (`pybpfload.testing.plugin`) reports every test from there as it happens, so that it is known
+which test a kernel died of.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class TestOutcome:
     """What became of one test on one kernel.
 
     Attributes:
-        outcome: pytest's word: `"passed"`, `"failed"`, `"error"`, `"skipped"`, `"xfailed"`, `"xpassed"`;
-            or `"died"`: the kernel or its time was over during it; or `"not run"` after that.
+        outcome: pytest's word: `"passed"`, `"failed"`, `"error"`, `"skipped"`, `"xfailed"`,
+            `"xpassed"`; or `"died"`: the kernel or its time was over during it; or `"not run"`
+            after that.
         seconds: How long it took.
         detail: Why it failed or was skipped.
     """

@@ -1,7 +1,7 @@
 """The kernel modules that a guest gets.
 
-Debian's kernel packages have no modules.dep (it is made on installation), so the modules' own notes on
-what they depend on are read, from their .modinfo section.
+Debian's kernel packages have no modules.dep (it is made on installation), so the modules' own notes
+on what they depend on are read, from their .modinfo section.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NEEDED = ("virtio_pci", "virtio_console")
-"""Modules that the guest must have loaded to talk to this machine. (On s390x there is no PCI between them;
-what is built into a kernel is not a module of it and is passed over.)"""
+"""Modules that the guest needs to talk to this machine. What a kernel has built in, or does not have
+(s390x reaches virtio devices without PCI), is passed over."""
 
 LOADED = ("nf_tables", "veth", "dummy", "sch_ingress", "cls_bpf", "act_bpf")
-"""Modules that are loaded in every guest, so that tests find module BTF and network devices."""
+"""Modules loaded in every guest, so that tests find module BTF and network devices."""
 
 AVAILABLE = (
-    "crc32c_generic",  # libcrc32c, and so nf_tables, asks the kernel for one of these where it is a module
+    "crc32c_generic",  # libcrc32c, which nf_tables needs, asks for one of these by alias
     "crc32c_s390",
     "bonding",
     "br_netfilter",
@@ -59,15 +59,15 @@ AVAILABLE = (
     "vsock",
     "wireguard",
 )
-"""Modules that a guest has on its disk: `modprobe NAME` loads them, and so does the kernel when it needs one."""
+"""Modules that a guest also has: `modprobe NAME` loads them, and so does the kernel on demand."""
 
 
 def modules_archive(kernel: Kernel) -> Path:
     """The modules of a kernel as a cpio archive; made if it is not there.
 
     It holds `/lib/modules/RELEASE` with decompressed modules, modules.dep and modules.alias; the
-    kernel's configuration in `/boot`; and `/etc/pybpfload/modules`: the paths of the modules to load at
-    boot, one a line, in order.
+    kernel's configuration in `/boot`; and `/etc/pybpfload/modules`: the paths of the modules to
+    load at boot, one a line, in order.
     """
 
     def make(archive: Path) -> None:

@@ -67,8 +67,8 @@ def checkout_files(checkout: Path) -> list[Path]:
 def site_packages(checkout: Path) -> list[Path]:
     """The folders where this machine's Python packages for a checkout are.
 
-    Those of the virtual environment that runs this process, or else of `$VIRTUAL_ENV`, or of `.venv` in
-    the checkout; without any of them, those of the Python that runs this process.
+    Those of the virtual environment that runs this process, or else of `$VIRTUAL_ENV`, or of
+    `.venv` in the checkout; without any of them, those of the Python that runs this process.
     """
     if sys.prefix == sys.base_prefix:
         for venv in (os.environ.get("VIRTUAL_ENV"), str(checkout / ".venv")):
@@ -119,10 +119,10 @@ def package_files(folders: Sequence[Path], packages: Iterable[str]) -> dict[Path
 
 
 def add_files(cpio: CpioWriter, folder: Path, files: Iterable[Path]) -> None:
-    """Add files below a folder of this machine's, at the same place in the guest, Python ones compiled.
+    """Add files of this machine's at the same place in the guest, Python ones compiled too.
 
-    Compiled modules are kept in the cache from run to run, so only changed ones are compiled. They are
-    valid in the guest because files keep their times.
+    Compiled modules are kept in the cache from run to run, so only changed ones are compiled. They
+    are valid in the guest because files keep their times.
     """
     files = list(files)
     modules = [folder / file for file in files if file.suffix == ".py"]

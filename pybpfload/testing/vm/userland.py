@@ -1,8 +1,8 @@
 """What runs QEMU here, and what runs in the guest besides the kernel: both Debian 13's, made once.
 
-* `tools()` is a folder with QEMU for all guest architectures and with the guest's Python built for this
-  machine, which compiles the guest's modules. Both run through their own dynamic loader and libraries,
-  so it does not matter what this machine has installed.
+* `tools()` is a folder with QEMU for all guest architectures and with the guest's Python built for
+  this machine, which compiles the guest's modules. Both run through their own dynamic loader and
+  libraries, so it does not matter what this machine has installed.
 * `root_archive()` is the guest's root file system for one architecture: Python, busybox, iproute2,
   bpftool and strace, as a cpio archive.
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SUITE = "trixie"
-"""The Debian release that QEMU and the guest's userland are of. Its QEMU is 10.0; QEMU 7.2 of the release
-before corrupts the registers of newer kernels."""
+"""The Debian release that QEMU and the guest's userland are of. Its QEMU is 10.0; QEMU 7.2, of the
+release before, corrupts registers of newer kernels."""
 
 PYTHON = "python3.13"
 """The guest's Python: package and program."""
@@ -87,7 +87,7 @@ _GUEST_LEFT_OUT = (
 )
 _EMPTY_FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "mnt", "etc", "var/tmp", "var/log")
 _FILES = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost vm\n::1 localhost\n",
     "etc/hostname": "vm\n",
@@ -95,7 +95,7 @@ _FILES = {
 
 
 def tools(*, update: bool = False) -> Path:
-    """The folder with QEMU and the guest's Python for this machine; made if it is not there.
+    """The folder with QEMU and a Python for this machine; made if it is not there.
 
     Args:
         update: Make it anew, of Debian's newest packages.
@@ -120,8 +120,8 @@ def compile_modules(modules: Iterable[Path], prefix: Path, *options: str) -> Non
 
     Args:
         modules: Absolute paths of the modules.
-        prefix: `PYTHONPYCACHEPREFIX`: a compiled module goes to a path below it that begins with the
-            whole path of its source. What is there and still up to date is left.
+        prefix: `PYTHONPYCACHEPREFIX`: a compiled module goes to a path below it that begins with
+            the whole path of its source. What is there and still up to date is left.
         options: More arguments for `compileall`.
     """
     command = foreign_command(tools(), f"usr/bin/{PYTHON}")
