@@ -39,7 +39,8 @@ class CoreRelo(NamedTuple):
     kind: int
 
 
-class InfoBlock(NamedTuple):
+@dataclass(slots=True)
+class InfoBlock:
     """The records for the code of one ELF section, as 32-bit words in native order."""
 
     section: str
