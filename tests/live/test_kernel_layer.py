@@ -44,7 +44,7 @@ from pybpfload.uapi import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.vm]
 
 RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")  # the same in both byte orders
 KERNEL = version.kernel_version() if sys.platform == "linux" else 0
