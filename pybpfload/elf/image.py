@@ -48,7 +48,7 @@ WINDOW_LIMIT = 1 << 28
 """Most bytes of memory that a decompressor may take for its window or dictionary."""
 
 _CHUNK = 1 << 22
-_TRIES = 1000  # places at which a compressed kernel is looked for inside another file
+_TRIES = 1000  # places at which a compressed kernel is looked for inside other data
 _NESTING = 4  # Image.gz around zboot around ... : no real file has more than two layers
 _LZ4_LEGACY_BLOCK = 8 << 20  # uncompressed size of all blocks but the last
 
@@ -67,6 +67,25 @@ class _DamagedError(Exception):
     """What is wrong with the data; becomes a FormatError where the file's name is known."""
 
 
+class _Budget:
+    """What may still be spent on one file, in all its layers and at all places tried.
+
+    Attributes:
+        output: Bytes of decompressed data.
+        tries: Places at which something compressed is looked for.
+    """
+
+    def __init__(self, output: int) -> None:
+        self.output = self._limit = output
+        self.tries = _TRIES
+
+    def take(self, size: int) -> None:
+        """Spend output."""
+        self.output -= size
+        if self.output < 0:
+            raise _DamagedError(f"it decompresses to more than {self._limit} bytes")
+
+
 def btf_from_image(data: Buffer, name: str = "") -> bytes:
     """The BTF in a kernel image or a kernel module.
 
@@ -83,7 +102,7 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
     """
     file = name or None
     try:
-        found = _btf(memoryview(data).cast("B"), _NESTING)
+        found = _btf(memoryview(data).cast("B"), _NESTING, _Budget(OUTPUT_LIMIT))
     except _DamagedError as error:
         raise FormatError(str(error), file=file) from None
     if found is None:
@@ -114,7 +133,7 @@ def decompress(data: Buffer, name: str = "", *, limit: int = OUTPUT_LIMIT) -> by
     if method is None:
         return bytes(data)
     try:
-        return bytes(_decompressed(view, method, limit))
+        return _decompressed(view, method, _Budget(limit))
     except _DamagedError as error:
         raise FormatError(str(error), file=name or None) from None
 
@@ -140,7 +159,7 @@ def elf_section(data: Buffer, wanted: str, name: str = "") -> bytes | None:
     return None if found is None else bytes(found)
 
 
-def _btf(data: memoryview, nesting: int) -> memoryview | None:
+def _btf(data: memoryview, nesting: int, budget: _Budget) -> memoryview | None:
     """The BTF in an image, going through at most `nesting` layers of packing."""
     if len(blob := _blob(data, 0)) == len(data) > 0:
         return blob
@@ -149,17 +168,17 @@ def _btf(data: memoryview, nesting: int) -> memoryview | None:
     if nesting == 0:
         return None
     if method := _method(data):
-        return _btf(memoryview(_decompressed(data, method, OUTPUT_LIMIT)), nesting - 1)
+        return _btf(memoryview(_decompressed(data, method, budget)), nesting - 1, budget)
     if (payload := _bzimage_payload(data)) is not None or (
         payload := _zboot_payload(data)
     ) is not None:
         method = _method(payload)
         if method is None:
-            return _btf(payload, nesting - 1)
-        return _btf(memoryview(_decompressed(payload, method, OUTPUT_LIMIT)), nesting - 1)
+            return _btf(payload, nesting - 1, budget)
+        return _btf(memoryview(_decompressed(payload, method, budget)), nesting - 1, budget)
     if found := max(_blobs(data), key=len, default=None):
         return found
-    return next(_embedded(data, nesting), None)
+    return _embedded(data, nesting, budget)
 
 
 # --- BTF by its magic -----------------------------------------------------------------------------
@@ -189,9 +208,7 @@ def _blob(data: memoryview, start: int) -> memoryview:
 
 def _blobs(data: memoryview) -> Iterator[memoryview]:
     """All BTF with types in a flat image: the kernel's, and that of BPF programs inside it."""
-    content = (
-        data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else bytes(data)
-    )
+    content = bytes(data)
     for magic in (b"\x9f\xeb\x01\0", b"\xeb\x9f\x01\0"):
         start = content.find(magic)
         while start >= 0:
@@ -236,25 +253,24 @@ def _zboot_payload(data: memoryview) -> memoryview | None:
     return data[offset : offset + size]
 
 
-def _embedded(data: memoryview, nesting: int) -> Iterator[memoryview]:
-    """BTF of compressed kernels anywhere in a file."""
+def _embedded(data: memoryview, nesting: int, budget: _Budget) -> memoryview | None:
+    """BTF of the first compressed kernel that is anywhere in a file."""
     content = bytes(data)
-    tries = _TRIES
-    for magic in (_ZSTD, _XZ, _LZ4_LEGACY, _GZIP, _LZMA + b"\0", _BZIP2):
+    for magic in (_ZSTD, _XZ, _LZ4_LEGACY, _GZIP, _LZMA, _BZIP2):
         start = content.find(magic)
-        while start >= 0 and tries > 0:
-            tries -= 1
-            inner = data[start:]
-            try:
-                if (method := _method(inner)) and (
-                    found := _btf(
-                        memoryview(_decompressed(inner, method, OUTPUT_LIMIT)), nesting - 1
-                    )
-                ):
-                    yield found
-            except _DamagedError:
-                pass  # bytes that looked like a beginning
+        while start >= 0 and budget.tries > 0:
+            if method := _method(data[start:]):
+                budget.tries -= 1
+                try:
+                    inner = memoryview(_decompressed(data[start:], method, budget))
+                    if found := _btf(inner, nesting - 1, budget):
+                        return found
+                except _DamagedError:
+                    if budget.output < 0:
+                        raise
+                    # Else it were bytes that looked like a beginning.
             start = content.find(magic, start + 1)
+    return None
 
 
 def _section(data: memoryview, wanted: bytes) -> memoryview | None:
@@ -312,7 +328,7 @@ def _method(data: memoryview) -> Callable[[memoryview], Iterator[bytes]] | None:
         return _unlz4_legacy
     if start.startswith(_LZ4_FRAME):
         return _unlz4_frame
-    if start.startswith(_BZIP2) and start[4:10] == b"1AY&SY":
+    if start.startswith(_BZIP2) and start[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return _unbzip2
     if start.startswith(_LZO):
         return _unlzo
@@ -324,15 +340,12 @@ def _method(data: memoryview) -> Callable[[memoryview], Iterator[bytes]] | None:
 
 
 def _decompressed(
-    data: memoryview, method: Callable[[memoryview], Iterator[bytes]], limit: int
+    data: memoryview, method: Callable[[memoryview], Iterator[bytes]], budget: _Budget
 ) -> bytes:
-    """All output of a decompressor, if it is not more than `limit`."""
+    """All output of a decompressor."""
     pieces = []
-    size = 0
     for piece in method(data):
-        size += len(piece)
-        if size > limit:
-            raise _DamagedError(f"it decompresses to more than {limit} bytes")
+        budget.take(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 
@@ -344,7 +357,7 @@ def _gunzip(data: memoryview) -> Iterator[bytes]:
         while not stream.eof:
             piece = stream.decompress(rest, _CHUNK)
             rest = stream.unconsumed_tail
-            if not piece and not rest:
+            if not piece and not rest and not stream.eof:
                 raise _DamagedError("gzip data ends early")
             yield piece
     except zlib.error as error:

@@ -128,7 +128,8 @@ def _run_parser() -> argparse.ArgumentParser:
         description="Run a command under a real kernel, in a virtual machine with this checkout.",
         epilog=f"Kernels: {', '.join(kernels.KERNELS)}. "
         f"Exit status: the command's own (of the first kernel where it is not 0); "
-        f"{TIMED_OUT}: time-out; {DIED}: the guest died (panic, oops); {UNAVAILABLE}: no virtual machine could be had; "
+        f"{TIMED_OUT}: time-out; {DIED}: the guest died (panic, oops); "
+        f"{UNAVAILABLE}: no virtual machine could be had; "
         "126, 127: the command cannot be run, or is not found.",
     )
     parser.add_argument(

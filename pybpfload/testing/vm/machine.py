@@ -9,7 +9,8 @@ Every run boots a fresh machine from memory: no disk, no network, nothing left o
 * a folder `/tmp/results`: what the command leaves there comes back.
 
 QEMU emulates the processor ("tcg"): it works without any privilege on any machine, at about an
-eighth of its speed. What a guest writes comes back through virtio ports, the kernel's console separately.
+eighth of its speed. What a guest writes comes back through virtio ports, the kernel's console
+separately.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ DIED = 125
 """Exit status that stands for a guest that ended before its command: a panic or an oops."""
 
 _PORTS = ("stdout", "stderr", "events", "results", "status")
-_GRACE = 10.0  # seconds that output may take after the command's exit status has come
+_GRACE = 10.0  # seconds without more output after the command's exit status has come
 _CONSOLE_TROUBLE = re.compile(
     r"Kernel panic|\bOops\b|\bBUG: |WARNING: CPU|general protection fault|double fault|"
     r"Unable to handle kernel|rcu.*self-detected stall|soft lockup|invoked oom-killer"
@@ -376,7 +377,7 @@ class _Conversation:
                     else:
                         selector.unregister(key.fileobj)
                 if self.status is not None:
-                    deadline = min(deadline, time.monotonic() + _GRACE)
+                    deadline = time.monotonic() + _GRACE
         process.wait()
         return "died" if self.status is None else "exited"
 
@@ -402,20 +403,20 @@ class _Conversation:
             self._take_status(buffer)
         if port not in self._open:
             return
-        stop = len(buffer)
-        if buffer.endswith(self._end):
+        # What was not yet told begins with what may have been the beginning of the end.
+        stop = buffer.find(self._end, self._told[port])
+        if stop >= 0:
             self._open.discard(port)
-            stop -= len(self._end)
             del buffer[stop:]
         else:
-            # The last bytes may be the beginning of the end, which is not data.
+            stop = len(buffer)
             for size in range(min(len(self._end) - 1, stop - self._told[port]), 0, -1):
                 if buffer.endswith(self._end[:size]):
                     stop -= size
                     break
         if (listener := self._listeners.get(port)) and stop > self._told[port]:
             listener(bytes(buffer[self._told[port] : stop]))
-        self._told[port] = max(stop, self._told[port])
+        self._told[port] = stop
 
     def _take_status(self, buffer: bytearray) -> None:
         lines = bytes(buffer).split(b"\n")[:-1]
@@ -434,7 +435,7 @@ def _add_payload(
     end: bytes,
 ) -> None:
     checkout = payload.checkout_of(folder)
-    payload.add_files(cpio, checkout, payload.checkout_files(checkout))
+    payload.add_checkout(cpio, checkout)
     cpio.folder(folder)
     path = [checkout]
     site_packages = payload.site_packages(checkout)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NEEDED = ("virtio_pci", "virtio_console")
-"""Modules that the guest needs to talk to this machine. What a kernel has built in, or does not have
-(s390x reaches virtio devices without PCI), is passed over."""
+"""Modules that the guest needs to talk to this machine. What a kernel has built in, or does not
+have (s390x reaches virtio devices without PCI), is passed over."""
 
 LOADED = ("nf_tables", "veth", "dummy", "sch_ingress", "cls_bpf", "act_bpf")
 """Modules loaded in every guest, so that tests find module BTF and network devices."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("pybpfload", "pytest", "hypothesis", "construct", "pyelftools")
 """Python distributions that a guest gets if they are installed here, with what they depend on."""
+
+LIMIT = 256 << 20
+"""Most bytes of a checkout that are brought into a guest: its memory holds them."""
 
 _COMPILED_CODE = (".so", ".pyd", ".dylib", ".a", ".pyc")
 
@@ -103,8 +107,9 @@ def package_files(folders: Sequence[Path], packages: Iterable[str]) -> dict[Path
         folder, distribution = installed[name]
         for requirement in distribution.requires or ():
             # Markers are not evaluated but for extras: the guest's Python is another one than this.
-            if "extra ==" not in requirement and (found_name := re.match(r"[\w.-]+", requirement)):
-                required = _normal(found_name[0])
+            name_found = re.match(r"[\w.-]+", requirement)
+            if name_found and not re.search(r"\bextra\s*==", requirement):
+                required = _normal(name_found[0])
                 if required not in wanted:
                     wanted.append(required)
         for file in distribution.files or ():
@@ -116,6 +121,25 @@ def package_files(folders: Sequence[Path], packages: Iterable[str]) -> dict[Path
             ):
                 files[folder].append(path)
     return files
+
+
+def add_checkout(cpio: CpioWriter, checkout: Path) -> None:
+    """Add the files of a checkout.
+
+    Raises:
+        VirtualMachineError: They are too large, for instance because it is somebody's home folder.
+    """
+    files = checkout_files(checkout)
+    size = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            size += (checkout / file).lstat().st_size
+        if size > LIMIT:
+            raise VirtualMachineError(
+                f"{checkout} has more than {LIMIT >> 20} MB of files that would go to the guest; "
+                "run this in a git checkout, which ignores what does not belong there"
+            )
+    add_files(cpio, checkout, files)
 
 
 def add_files(cpio: CpioWriter, folder: Path, files: Iterable[Path]) -> None:
