@@ -116,7 +116,7 @@ class _Definition:
 
     def fail(self, attribute: str, message: str) -> FormatError:
         return FormatError(
-            f"attribute {attribute!r}: {message}", section=".maps", symbol=self.where
+            f"attribute {attribute!r} {message}", section=".maps", symbol=self.where
         )
 
     def parse(self, definition: t.Struct) -> None:
@@ -149,7 +149,7 @@ class _Definition:
             elif name == "pinning":
                 spec.pinning = self.uint(member)
                 if self.inner:
-                    raise self.fail(name, "an inner map cannot be pinned")
+                    raise self.fail(name, "is given, but an inner map cannot be pinned")
                 if spec.pinning not in (0, 1):
                     raise self.fail(name, f"is {spec.pinning}, expected 0 (none) or 1 (by name)")
             elif name == "map_extra":
@@ -187,7 +187,7 @@ class _Definition:
         try:
             return pointer.type, self.btf.size(pointer.type)
         except FormatError as error:
-            raise self.fail(member.name, error.message) from None
+            raise self.fail(member.name, f"has an unfit type: {error.message}") from None
 
     def agree(self, attribute: str, known: int, size: int) -> int:
         if known and known != size:
@@ -197,7 +197,7 @@ class _Definition:
     def values(self, member: t.Member, is_last: bool) -> None:
         spec, btf = self.map, self.btf
         if self.inner:
-            raise self.fail("values", "an inner map cannot have inner maps")
+            raise self.fail("values", "is given, but an inner map cannot have inner maps")
         if not is_last:
             raise self.fail("values", "must be the last attribute")
         is_programs = spec.type == MapType.PROG_ARRAY

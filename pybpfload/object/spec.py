@@ -14,13 +14,23 @@ from pybpfload.errors import BpfError, FormatError
 from pybpfload.uapi import AttachType, MapFlag, MapType, ProgType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from os import PathLike
+
+    from typing_extensions import TypeVar
 
     from pybpfload.btf import Btf, BtfExt
     from pybpfload.btf.classes import TypeClasses
     from pybpfload.btf.ext import CoreRelo
     from pybpfload.isa.insn import Insn
     from pybpfload.object.sections import SecDef
+    from pybpfload.runtime.object import Object
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 __all__ = [
     "ExternKind",
@@ -70,15 +80,15 @@ class Reloc(NamedTuple):
     size: int = 0
 
 
-class Named(dict[str, Any]):
+class Named(dict[str, T]):
     """Things by name, in their order in the object; a missing name says what there is instead."""
 
-    def __init__(self, what: str, items: Any = ()) -> None:
+    def __init__(self, what: str, items: Mapping[str, T] | Iterable[tuple[str, T]] = ()) -> None:
         super().__init__(items)
         self.what = what
         self._serials: dict[str, int] = {}
 
-    def add(self, name: str, item: Any, place: str) -> None:
+    def add(self, name: str, item: T, place: str) -> None:
         """Add something; if its name is taken, by its name and place: ``name@place``, ``@place#2``.
 
         Equal names are legal: static variables of two functions, sections whose names are cut to
@@ -91,14 +101,26 @@ class Named(dict[str, Any]):
             key = placed if serial == 1 else f"{placed}#{serial}"
         self[key] = item
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> T:
         raise KeyError(f"no {self.what} {name!r}; there are: {', '.join(self) or 'none'}")
 
     def __reduce__(self) -> Any:
-        return (Named, (self.what, list(self.items())))
+        return (type(self), (self.what, list(self.items())))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Named:
-        return Named(self.what, [(k, _copy.deepcopy(v, memo)) for k, v in self.items()])
+    def __deepcopy__(self, memo: dict[int, Any]) -> Named[T]:
+        return type(self)(self.what, [(k, _copy.deepcopy(v, memo)) for k, v in self.items()])
+
+
+class _Numbered(Named[T]):
+    """Maps and externs of a spec: instructions refer to them by their number, so none may go."""
+
+    def _refuse(self, *_: object) -> Any:
+        instead = "; set its autocreate to False" if self.what == "map" else ""
+        raise TypeError(
+            f"a {self.what} cannot be taken out of a spec, its programs refer to it{instead}"
+        )
+
+    __delitem__ = pop = popitem = clear = _refuse
 
 
 @dataclass(slots=True, eq=False)
@@ -114,14 +136,18 @@ class ProgramSpec:
         flags: ``BPF_F_*`` program flags, those of the section name included.
         autoload: Whether :meth:`ObjectSpec.load` loads it. False for ``?`` sections.
         autoattach: Whether :meth:`Object.attach` attaches it.
-        attach_program: Loaded program (anything with ``fileno()``, or its id or pin path) whose
-            function this one is attached to, instead of a kernel function; see
-            :meth:`set_attach_target`.
+        attach_program: Program (anything with ``fileno()``, a :class:`ProgramSpec` of the same
+            object, an id or a pin path) whose function this one is attached to, instead of a
+            kernel function; see :meth:`set_attach_target`.
         attach_function: Name of the function to attach to, instead of what the section says.
         sec: The row of the SEC() table, ``None`` when the section is not in it.
         is_subprogram: Lives in ``.text``: never loaded by itself, appended to the programs that
             call it.
         log_level: ``log_level`` of ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics.
+        ifindex: Network interface that the program is offloaded or bound to, 0 for none.
+        is_global, is_hidden: Linkage and visibility of its ELF symbol.
+        section_index, section_name, start: Where it is in the file: index and whole name (``?``
+            included) of its section, index of its first instruction there.
         relocs: References of its instructions, in order.
         core_relos: CO-RE relocations as ``(serial, instruction index, record)``.
     """
@@ -160,15 +186,22 @@ class ProgramSpec:
         """Choose what a fentry, fexit, fmod_ret or freplace program is attached to.
 
         Args:
-            program: A loaded BPF program: :class:`pybpfload.Program`, anything with ``fileno()``,
-                an id (``int``), or the path of its pin. ``None`` for a kernel function.
-            function: Name of the function; ``None`` keeps the one in the section name.
+            program: A BPF program: a loaded one (:class:`pybpfload.Program`, anything with
+                ``fileno()``), a :class:`ProgramSpec` of the same object, an id (``int``), or the
+                path of a pin. ``None`` for a kernel function.
+            function: Name of the function; ``None`` keeps the one in the section name. Of a kernel
+                module: ``"module:function"``.
 
         Raises:
-            BpfError: Neither was given.
+            BpfError: Neither was given, or ``program`` is a name instead of a path.
         """
         if program is None and function is None:
             raise BpfError(f"program {self.name}: give a program, a function, or both")
+        if isinstance(program, str) and "/" not in program:
+            raise BpfError(
+                f"program {self.name}: {program!r} is not the path of a pinned program; "
+                f"a kernel function is given as function={program!r}"
+            )
         self.attach_program = program
         if function is not None:
             self.attach_function = function
@@ -207,6 +240,7 @@ class MapSpec:
             slot.
         kind: One of :class:`MapKind`; all but ``USER`` are made from a section of the object.
         section: ELF section it comes from.
+        offset: Of its definition in that section, in bytes.
         contents: Initial bytes of a map made from a data section, editable until loading;
             ``None`` for all other maps and for ``.kconfig``, whose values the kernel decides.
         autocreate: Whether loading creates it.
@@ -340,6 +374,7 @@ class ExternSpec:
         kconfig_type: ``bool``, ``char``, ``int``, ``tristate`` or ``string``.
         signed: Of a kconfig integer.
         offset: Of a kconfig value in the ``.kconfig`` map, in bytes.
+        symbol: Index of its ELF symbol.
     """
 
     name: str
@@ -403,7 +438,8 @@ class ObjectSpec:
         kernel_version: Content of the ``version`` section, or ``None``.
         functions: All functions in the order of the file, subprograms included.
         programs: Entry programs by name.
-        maps: Maps by name: those of ``.maps``, then data sections, ``.kconfig``, struct_ops.
+        maps: Maps by name: those of ``.maps``, then data sections, ``.kconfig``, struct_ops. One
+            that is not wanted is not taken out but has its ``autocreate`` set to False.
         variables: Global variables by name.
         externs: Externs by name; kconfig first, then ksyms and kfuncs.
         btf: BTF of the object, or ``None``.
@@ -420,10 +456,10 @@ class ObjectSpec:
     license: str = ""
     kernel_version: int | None = None
     functions: list[ProgramSpec] = field(default_factory=list)
-    programs: Named = field(default_factory=lambda: Named("program"))
-    maps: Named = field(default_factory=lambda: Named("map"))
-    variables: Named = field(default_factory=lambda: Named("variable"))
-    externs: Named = field(default_factory=lambda: Named("extern"))
+    programs: Named[ProgramSpec] = field(default_factory=lambda: Named("program"))
+    maps: Named[MapSpec] = field(default_factory=lambda: _Numbered("map"))
+    variables: Named[VariableSpec] = field(default_factory=lambda: Named("variable"))
+    externs: Named[ExternSpec] = field(default_factory=lambda: _Numbered("extern"))
     btf: Btf | None = None
     btf_ext: BtfExt | None = None
     jump_tables: bytes = b""
@@ -471,19 +507,35 @@ class ObjectSpec:
         )
 
     def copy(self) -> ObjectSpec:
-        """Return an independent copy; the immutable BTF is shared."""
-        return _copy.deepcopy(self)
+        """Return an independent copy.
 
-    def load(self, **options: Any) -> Any:
-        """Load into the running kernel; see :func:`pybpfload.load` for the options.
+        Shared are the BTF, which does not change, and what is loaded and only named here
+        (:attr:`ProgramSpec.attach_program`, :attr:`MapSpec.reuse`).
+        """
+        loaded = [p.attach_program for p in self.functions] + [m.reuse for m in self.maps.values()]
+        memo = {id(one): one for one in loaded if not isinstance(one, ProgramSpec)}
+        return _copy.deepcopy(self, memo)
+
+    def load(
+        self,
+        *,
+        btf: Btf | str | PathLike[str] | None = None,
+        kconfig: str | None = None,
+        pin_root: str | PathLike[str] = "/sys/fs/bpf",
+        log_level: int = 0,
+    ) -> Object:
+        """Load into the running kernel; see :func:`pybpfload.load` for arguments and errors.
 
         Returns:
-            The loaded :class:`pybpfload.Object`, which no longer depends on this spec.
+            The loaded object, which no longer depends on this spec.
         """
         from importlib import import_module
 
         # The runtime is above this room; importing it by name keeps the pure half free of it.
-        return import_module("pybpfload.runtime").load_object(self, **options)
+        loaded: Object = import_module("pybpfload.runtime").load_object(
+            self, btf=btf, kconfig=kconfig, pin_root=pin_root, log_level=log_level
+        )
+        return loaded
 
     def require_btf(self, why: str) -> Btf:
         """Return the BTF or say what needs it.
