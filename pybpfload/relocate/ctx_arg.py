@@ -82,12 +82,15 @@ def rewrite_context_arguments(btf: Btf, programs: Iterable[RelocatedProgram]) ->
         pointer = 0
         for at in range(1, len(program.func_info), step):
             function_id = program.func_info[at]
-            for component in tagged.get(function_id, ()):
-                if not _wants_change(btf, function_id, component, program.spec.prog_type, name):
-                    continue
+            components = {
+                component
+                for component in tagged.get(function_id, ())
+                if _wants_change(btf, function_id, component, program.spec.prog_type, name)
+            }
+            if components:
                 if not pointer:
                     pointer = editor.add_ptr(editor.add_struct(name, 0, []))
-                program.func_info[at] = _clone(btf, editor, function_id, component, pointer)
+                program.func_info[at] = _clone(btf, editor, function_id, components, pointer)
                 changed = True
     return editor.finish() if changed else btf
 
@@ -119,13 +122,16 @@ def _wants_change(
     return prog_type == ProgType.PERF_EVENT and pointee.name in _REGISTERS
 
 
-def _clone(btf: Btf, editor: BtfEditor, function_id: int, component: int, pointer: int) -> int:
+def _clone(
+    btf: Btf, editor: BtfEditor, function_id: int, components: set[int], pointer: int
+) -> int:
     function = btf[function_id]
     assert isinstance(function, t.Func)
     proto = btf[function.type]
     assert isinstance(proto, t.FuncProto)
-    params = [(p.name, pointer if i == component else p.type) for i, p in enumerate(proto.params)]
+    params = [(p.name, pointer if i in components else p.type) for i, p in enumerate(proto.params)]
     new_proto = editor.add_func_proto(proto.return_type, params)
     clone = editor.add_func(function.name, new_proto, function.linkage)
-    editor.add_decl_tag(_TAG, clone, component)
+    for component in sorted(components):
+        editor.add_decl_tag(_TAG, clone, component)
     return clone
