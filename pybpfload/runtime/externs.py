@@ -45,13 +45,13 @@ class ResolvedExterns:
 
     Attributes:
         kconfig: Content of the ``.kconfig`` map.
-        symbols: ksyms and kfuncs by name; a weak one that is missing is ``None``.
-        notes: Weak externs that are missing, in words.
+        symbols: ksyms and kfuncs by their name in the spec; a weak one that is missing is ``None``.
+        notes: Weak externs that are missing.
     """
 
     kconfig: bytes = b""
     symbols: dict[str, Symbol | None] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[RelocationError] = field(default_factory=list)
 
 
 def resolve(spec: ObjectSpec, target: Target, *, kconfig: str | None = None) -> ResolvedExterns:
@@ -71,23 +71,26 @@ def resolve(spec: ObjectSpec, target: Target, *, kconfig: str | None = None) -> 
         from pybpfload.kernel import kconfig as kernel_kconfig
 
         found.kconfig = kernel_kconfig.resolve(values, kconfig)
-    typeless = [e for e in spec.externs.values() if e.kind != ExternKind.KCONFIG and not e.is_typed]
+    symbols = {k: e for k, e in spec.externs.items() if e.kind != ExternKind.KCONFIG}
+    typeless = {key: extern for key, extern in symbols.items() if not extern.is_typed}
     if typeless:
         _resolve_typeless(spec, typeless, found)
-    for extern in spec.externs.values():
-        if extern.kind != ExternKind.KCONFIG and extern.is_typed:
-            symbol = _resolve_typed(spec, extern, target)
-            found.symbols[extern.name] = symbol
-            if symbol is None:
-                found.notes.append(f"weak {extern.kind} {extern.name} is not in this kernel")
+    for key, extern in symbols.items():
+        if extern.is_typed:
+            found.symbols[key] = _resolve_typed(spec, extern, target)
+        if found.symbols[key] is None:
+            missing = f"weak {extern.kind} {extern.name} is not in this kernel, or of another type"
+            found.notes.append(RelocationError(missing, file=spec.path))
     return found
 
 
-def _resolve_typeless(spec: ObjectSpec, externs: list[ExternSpec], found: ResolvedExterns) -> None:
+def _resolve_typeless(
+    spec: ObjectSpec, externs: dict[str, ExternSpec], found: ResolvedExterns
+) -> None:
     from pybpfload.kernel import kallsyms
 
-    addresses = kallsyms.lookup([extern.name for extern in externs])
-    for extern in externs:
+    addresses = kallsyms.lookup([extern.name for extern in externs.values()])
+    for key, extern in externs.items():
         address = addresses.get(extern.name)
         if address is None and not extern.weak:
             raise RelocationError(
@@ -95,7 +98,7 @@ def _resolve_typeless(spec: ObjectSpec, externs: list[ExternSpec], found: Resolv
                 "declare it __weak if the program can do without",
                 file=spec.path,
             )
-        found.symbols[extern.name] = None if address is None else Symbol(address=address)
+        found.symbols[key] = None if address is None else Symbol(address=address)
 
 
 def _resolve_typed(spec: ObjectSpec, extern: ExternSpec, target: Target) -> Symbol | None:

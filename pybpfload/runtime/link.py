@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import errno
+import os
+from typing import TYPE_CHECKING
 
-from pybpfload.errors import BpfError
-from pybpfload.kernel import bpf, bpffs, door
-from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.errors import BpfError, NotSupportedError
+from pybpfload.kernel import bpf, bpffs, door, perf
+from pybpfload.kernel.errors import kernel_error
+from pybpfload.runtime.handles import open_by, open_pin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import io
+    from collections.abc import Iterator
     from types import TracebackType
+
+    from pybpfload.kernel.fd import FileDescriptor
+    from pybpfload.runtime.handles import HasFileno
 
 __all__ = ["Link"]
 
@@ -21,11 +28,20 @@ class Link:
     Dropping the last reference to a link that nobody closed warns with ``ResourceWarning``, because
     the attachment ends with it; call :meth:`pin` or keep the link to stay attached.
 
+    Args:
+        fd: The link; before Linux 5.15 the perf event, where there is one. Owned by the link from
+            now on.
+        kind: As below.
+        target: As below.
+        program: As below.
+        event: The perf event that a program is attached to, if there is one; owned, too.
+
     Attributes:
         kind: Family of the attachment, as libbpf names it: ``trace``, ``raw_tp``, ``tp``, ``lsm``,
-            ``iter``, ...
-        target: What it is attached to, for people.
-        program: Name of the program.
+            ``iter``, ... Of a link that was made elsewhere, as the kernel names it:
+            ``tracing``, ``raw_tracepoint``, ``perf_event``, ``iter``, ...
+        target: What it is attached to, for people; ``""`` when it was made elsewhere.
+        program: Name of the program; its id when the link was made elsewhere.
         pin_path: Where it is pinned, or ``None``.
     """
 
@@ -36,48 +52,43 @@ class Link:
         kind: str,
         target: str,
         program: str,
-        cleanup: Callable[[], None] | None = None,
+        event: FileDescriptor | None = None,
     ) -> None:
         self._fd = fd
-        self._cleanup = cleanup
+        self._event = event
         self.kind = kind
         self.target = target
         self.program = program
         self.pin_path: str | None = None
 
     @classmethod
-    def from_pin(cls, path: str) -> Link:
-        """Open a pinned link.
+    def from_pin(cls, path: str | os.PathLike[str]) -> Link:
+        """Open a pinned link (Linux 5.7; what it is of, 5.8).
 
         Raises:
             KernelError: There is none at that path.
+            BpfError: What is there is not a link.
         """
-        fd = FileDescriptor(bpf.obj_get(path), f"link {path}")
-        try:
-            link = cls._of(fd)
-        except BaseException:
-            fd.close()
-            raise
-        link.pin_path = path
+        link = cls._of(open_pin("link", path))
+        link.pin_path = os.fspath(path)
         return link
 
     @classmethod
     def from_id(cls, link_id: int) -> Link:
-        """Open a link by its id (Linux 5.8).
+        """Open a link by its id (Linux 5.8, CAP_SYS_ADMIN).
 
         Raises:
             KernelError: There is none with that id.
         """
-        fd = FileDescriptor(bpf.link_get_fd_by_id(link_id), f"link id {link_id}")
-        try:
-            return cls._of(fd)
-        except BaseException:
-            fd.close()
-            raise
+        return cls._of(open_by("link", link_id))
 
     @classmethod
     def _of(cls, fd: FileDescriptor) -> Link:
-        info = bpf.link_info(fd.fileno())
+        try:
+            info = bpf.link_info(fd.fileno())
+        except BaseException:
+            fd.close()
+            raise
         return cls(fd, kind=info.type.name.lower(), target="", program=f"id {info.prog_id}")
 
     def fileno(self) -> int:
@@ -89,7 +100,7 @@ class Link:
         """Whether it was closed."""
         return self._fd.closed
 
-    def info(self) -> Any:
+    def info(self) -> bpf.LinkInfo:
         """Ask the kernel about it (``BPF_OBJ_GET_INFO_BY_FD``, links since Linux 5.8).
 
         Raises:
@@ -106,7 +117,29 @@ class Link:
         """
         bpf.link_detach(self.fileno())
 
-    def update(self, program: Any, *, old: Any = None) -> None:
+    def open_iter(self) -> io.BufferedReader:
+        """Run the iterator program once and return its output as a binary file object.
+
+        Every call is a new run. The file can be read after the link is closed.
+
+        Raises:
+            KernelError: EINVAL: this is not the link of an iterator.
+        """
+        from pybpfload.runtime.attach.iter import read_link
+
+        return read_link(self)
+
+    def iter(self) -> Iterator[str]:
+        """Run the iterator program once and yield its output by lines, without their newlines.
+
+        Raises:
+            KernelError: As :meth:`open_iter`.
+        """
+        from pybpfload.runtime.attach.iter import lines
+
+        return lines(self.open_iter())
+
+    def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
         """Put another program in its place (``BPF_LINK_UPDATE``, Linux 5.7).
 
         Args:
@@ -119,38 +152,62 @@ class Link:
         if old is None:
             bpf.link_update(self.fileno(), program.fileno())
         else:
-            bpf.link_update(self.fileno(), program.fileno(), flags=4, old_fd=old.fileno())
+            bpf.link_update(self.fileno(), program.fileno(), old_fd=old.fileno())
 
-    def pin(self, path: str) -> None:
-        """Keep the attachment beyond this process, as a file on a bpffs.
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Keep the attachment beyond this process, as a file on a bpffs (Linux 5.7).
+
+        Args:
+            path: Where. A missing folder is made (mode 0700), but only one.
 
         Raises:
-            BpfError: It is pinned already, or the folder is not on a bpffs.
+            BpfError: It is pinned already.
+            KernelError: EEXIST: something is there; EINVAL: the folder is not on a bpffs.
+            NotSupportedError: The attachment is not a link for this kernel (perf events before
+                5.15).
         """
         if self.pin_path is not None:
             raise BpfError(f"{self!r} is pinned already at {self.pin_path}")
-        bpffs.prepare_parent(path)
-        bpf.obj_pin(self.fileno(), path)
-        self.pin_path = path
+        if self._event is self._fd:
+            raise NotSupportedError(
+                f"{self!r} cannot be pinned: this kernel has no links of perf events",
+                feature="perf event links",
+                since="5.15",
+            )
+        where = os.fspath(path)
+        bpffs.prepare_parent(where)
+        bpf.obj_pin(self.fileno(), where)
+        self.pin_path = where
 
     def unpin(self) -> None:
         """Remove the pin; the attachment stays as long as this link is open.
 
         Raises:
             BpfError: It is not pinned.
+            KernelError: ENOENT: somebody else has removed it.
         """
         if self.pin_path is None:
             raise BpfError(f"{self!r} is not pinned")
-        door.unlink(self.pin_path)
+        try:
+            door.unlink(self.pin_path)
+        except OSError as error:
+            raise kernel_error(error.errno or errno.EIO, "unlink", self.pin_path) from None
         self.pin_path = None
 
     def close(self) -> None:
-        """Detach, unless it is pinned. Closing again does nothing."""
-        cleanup, self._cleanup = self._cleanup, None
+        """Detach, unless it is pinned. Closing again does nothing.
+
+        Raises:
+            KernelError: The kernel did not want to stop the perf event; all is closed even so.
+        """
+        event, self._event = self._event, None
         try:
-            if cleanup is not None and not self._fd.closed:
-                cleanup()
+            # A pinned link goes on to need its event; others may have inherited this one by fork().
+            if event is not None and self.pin_path is None and not self._fd.closed:
+                perf.disable(event.fileno())
         finally:
+            if event is not None:
+                event.close()
             self._fd.close()
 
     def __enter__(self) -> Link:

@@ -6,15 +6,19 @@ All or nothing: whatever fails, everything opened and every pin made on the way 
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pybpfload import read_btf
 from pybpfload.btf import Btf, Kind
 from pybpfload.errors import (
     BpfError,
     FormatError,
     KernelError,
+    NotPermittedError,
     NotSupportedError,
     RelocationError,
 )
@@ -37,8 +41,10 @@ from pybpfload.runtime.target import resolve_attach_target
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from os import PathLike
 
+    from pybpfload.relocate.program import Reference
     from pybpfload.runtime.map import Map
 
 __all__ = ["Loader"]
@@ -58,11 +64,11 @@ class Loader:
             a file.
         kconfig: Kernel configuration text that wins over the kernel's own.
         pin_root: Folder on a bpffs for maps that are pinned by name.
-        log_level: ``log_level`` of every ``BPF_PROG_LOAD``.
+        log_level: ``log_level`` of every ``BPF_PROG_LOAD``, with that of each program.
 
     Attributes:
-        maps: The maps by name, after :meth:`run`.
-        programs: The programs by name, after :meth:`run`.
+        maps: The maps by name, inside :meth:`run`.
+        programs: The programs by name, in the order of the file, inside :meth:`run`.
         notes: Errors of optional steps, in the order in which they were swallowed.
     """
 
@@ -72,23 +78,25 @@ class Loader:
         *,
         btf: Btf | str | PathLike[str] | None = None,
         kconfig: str | None = None,
-        pin_root: str = "/sys/fs/bpf",
+        pin_root: str | PathLike[str] = "/sys/fs/bpf",
         log_level: int = 0,
     ) -> None:
         self.spec = spec
         self.custom_btf = btf
         self.kconfig = kconfig
-        self.pin_root = pin_root
+        self.pin_root = os.fspath(pin_root)
         self.log_level = log_level
         self.maps: dict[str, Map[Any, Any]] = {}
         self.programs: dict[str, Program] = {}
         self.notes: list[BaseException] = []
         self.btf_fd = -1
-        self._module_fds: dict[int, int] = {}
+        self._loaded: dict[int, Program] = {}  # by id() of the spec
+        self._module_fds: dict[int, int] = {}  # by id() of the BTF
         self._fd_array: list[int] = []
 
-    def run(self) -> None:
-        """Load everything.
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Load everything; undo it if what is done inside the ``with`` fails.
 
         Raises:
             NotSupportedError: The object is for another byte order, or the kernel lacks something
@@ -102,9 +110,11 @@ class Loader:
                 f"{self.spec.path} is {theirs} endian, this machine is {sys.byteorder} endian; "
                 f"compile it with -target bpf{'el' if _NATIVE == '<' else 'eb'}"
             )
-        with ExitStack() as undo, ExitStack() as temporary:
+        with ExitStack() as undo:
             try:
-                self._run(undo, temporary)
+                with ExitStack() as temporary:
+                    self._run(undo, temporary)
+                yield
             except BpfError as error:
                 error.swallowed = (*error.swallowed, *self.notes)
                 raise
@@ -116,21 +126,28 @@ class Loader:
         self._temporary = temporary
         self._target = self._make_target()
         self.externs = externs.resolve(self.spec, self._kernel_target(), kconfig=self.kconfig)
+        self.notes += self.externs.notes
         relocation = relocate(self.spec, self._target)
         self._upload_btf(relocation, temporary)
-        creator = maps.Creator(self.spec, self.btf_fd, self.pin_root, self.externs.kconfig, undo)
+        creator = maps.Creator(
+            self.spec, self.btf_fd, self.pin_root, self.externs.kconfig, undo, self._note
+        )
         self.maps = creator.create_all()
-        self.notes += creator.notes
-        for key, program in self._in_order(relocation.programs):
-            self.programs[key] = self._load_program(program, undo)
+        for program in self._in_order(relocation.programs.values()):
+            self._loaded[id(program.spec)] = self._load_program(program, undo)
+        self.programs = {k: self._loaded[id(p.spec)] for k, p in relocation.programs.items()}
         maps.fill_program_arrays(self.spec, self.maps, self.programs)
+
+    def _note(self, error: BaseException) -> None:
+        """Keep an error that did not stop the work, without its traceback, which holds all this."""
+        self.notes.append(error.with_traceback(None))
 
     # BTF of the kernel
 
     def _make_target(self) -> Target:
         custom = self.custom_btf
         if custom is not None:
-            return Target(custom if isinstance(custom, Btf) else _read_btf(str(custom)))
+            return Target(custom if isinstance(custom, Btf) else read_btf(custom))
         if not any(function.core_relos for function in self.spec.functions):
             return Target(None)
         return self._kernel_target()
@@ -147,19 +164,27 @@ class Loader:
         return [module.btf for module in kernel_btf.modules()]
 
     def _module_fd(self, owner: Btf) -> int:
-        """File descriptor of a module's BTF, open until loading is over; 0 for vmlinux."""
+        """File descriptor of a module's BTF, open until loading is over; 0 for vmlinux.
+
+        Raises:
+            NotPermittedError: The BTF could only be read as a file, so there is no descriptor.
+        """
         if owner.base is None:
             return 0
-        for module in kernel_btf.modules():
-            if module.btf is owner:
-                if module.id not in self._module_fds:
-                    fd = FileDescriptor(bpf.btf_get_fd_by_id(module.id), f"BTF of {module.name}")
-                    self._temporary.callback(fd.close)
-                    self._module_fds[module.id] = fd.fileno()
-                return self._module_fds[module.id]
-        raise RelocationError(
-            f"BTF {owner.name} is not that of a loaded module", file=self.spec.path
-        )
+        if id(owner) not in self._module_fds:
+            module = next((m for m in kernel_btf.modules() if m.btf is owner), None)
+            if module is None:
+                raise RelocationError(
+                    f"BTF {owner.name} is not that of a loaded module", file=self.spec.path
+                )
+            what = f"BTF of module {module.name}"
+            if not module.id:
+                hint = "functions of kernel modules need CAP_SYS_ADMIN, which may list BTF objects"
+                raise NotPermittedError(errno.EPERM, "BPF_BTF_GET_FD_BY_ID", what, hint=hint)
+            fd = FileDescriptor(bpf.btf_get_fd_by_id(module.id), what)
+            self._temporary.callback(fd.close)
+            self._module_fds[id(owner)] = fd.fileno()
+        return self._module_fds[id(owner)]
 
     # BTF of the object
 
@@ -178,7 +203,7 @@ class Loader:
         except (FormatError, KernelError) as error:
             # Programs run without BTF too, only less well described; struct_ops and what needs it
             # fails later.
-            self.notes.append(error)
+            self._note(error)
             return
         temporary.callback(fd.close)
         self.btf_fd = fd.fileno()
@@ -202,29 +227,28 @@ class Loader:
 
     # Programs
 
-    def _in_order(
-        self, programs: dict[str, RelocatedProgram]
-    ) -> list[tuple[str, RelocatedProgram]]:
+    @staticmethod
+    def _in_order(programs: Iterable[RelocatedProgram]) -> list[RelocatedProgram]:
         """Programs in the order of the file, but those attached to another one behind that."""
-        waiting = list(programs.items())
+        waiting = list(programs)
         done: set[int] = set()
         ordered = []
         while waiting:
-            ready = [
-                item
-                for item in waiting
-                if not isinstance(item[1].spec.attach_program, ProgramSpec)
-                or id(item[1].spec.attach_program) in done
-            ]
+            ready: list[RelocatedProgram] = []
+            later: list[RelocatedProgram] = []
+            for program in waiting:
+                behind = program.spec.attach_program
+                is_ready = not isinstance(behind, ProgramSpec) or id(behind) in done
+                (ready if is_ready else later).append(program)
             if not ready:
-                names = ", ".join(name for name, _ in waiting)
+                names = ", ".join(program.name for program in waiting)
                 raise BpfError(
-                    f"programs {names} are to be attached to programs that are not loaded; "
-                    "set autoload of those"
+                    f"programs {names} are to be attached to programs that are not loaded with "
+                    "them; set autoload of those"
                 )
             ordered += ready
-            done.update(id(program.spec) for _, program in ready)
-            waiting = [item for item in waiting if item not in ready]
+            done.update(id(program.spec) for program in ready)
+            waiting = later
         return ordered
 
     def _load_program(self, program: RelocatedProgram, undo: ExitStack) -> Program:
@@ -234,9 +258,12 @@ class Loader:
                 f"program {spec.name}: section {spec.section!r} names no program type; "
                 "set its prog_type, or autoload = False"
             )
+        if spec.prog_type == ProgType.STRUCT_OPS:
+            raise NotSupportedError(
+                f"program {spec.name}: loading struct_ops programs is not built yet; "
+                "set autoload = False"
+            )
         insns = self._final_code(program)
-        target = resolve_attach_target(spec, self.programs, self._modules_with_ids, self._module_fd)
-        undo.callback(target.close)
         attach_type = spec.expected_attach_type
         if (
             spec.sec is not None
@@ -245,31 +272,30 @@ class Loader:
         ):
             attach_type = AttachType(0)
         info = self._debug_info(program)
-        fd, log = load_program(
-            spec.prog_type,
-            isa.encode(insns, self.spec.byteorder),  # type: ignore[arg-type]
-            self.spec.license,
-            name=spec.name,
-            expected_attach_type=attach_type,
-            prog_flags=spec.flags,
-            kern_version=self.spec.kernel_version or kernel_version(),
-            prog_ifindex=spec.ifindex,
-            attach_btf_id=target.btf_id,
-            attach_prog_fd=target.prog_fd,
-            attach_btf_obj_fd=target.btf_fd,
-            fd_array=self._fd_array,
-            log_level=spec.log_level or self.log_level,
-            poisons=program.poisons,
-            **info,
-        )
+        target = resolve_attach_target(spec, self._loaded, kernel_btf.modules, self._module_fd)
+        with closing(target):
+            fd, log = load_program(
+                spec.prog_type,
+                isa.encode(insns, self.spec.byteorder),  # type: ignore[arg-type]
+                self.spec.license,
+                name=spec.name,
+                expected_attach_type=attach_type,
+                prog_flags=spec.flags,
+                kern_version=self.spec.kernel_version or kernel_version(),
+                prog_ifindex=spec.ifindex,
+                attach_btf_id=target.btf_id,
+                attach_prog_fd=target.prog_fd,
+                attach_btf_obj_fd=target.btf_fd,
+                fd_array=self._fd_array,
+                log_level=spec.log_level | self.log_level,
+                poisons=program.poisons,
+                **info,
+            )
         owner = FileDescriptor(fd, f"program {spec.name}")
         loaded = Program(owner, spec, target=target, log=log)
         undo.callback(loaded.close)
         self._bind_rodata(loaded)
         return loaded
-
-    def _modules_with_ids(self) -> list[Any]:
-        return list(kernel_btf.modules())
 
     def _debug_info(self, program: RelocatedProgram) -> dict[str, Any]:
         if self.btf_fd < 0 or not probe.has(Feature.BTF_FUNC):
@@ -294,7 +320,7 @@ class Loader:
                 try:
                     bpf.prog_bind_map(program.fileno(), self.maps[name].fileno())
                 except KernelError as error:
-                    self.notes.append(error)
+                    self._note(error)
 
     # References
 
@@ -335,7 +361,9 @@ class Loader:
         poison(insns, at, MAP_POISON + list(self.spec.maps).index(name))
         program.poisons[at] = f"map {name} was not created"
 
-    def _fill_symbol(self, program: RelocatedProgram, insns: list[Insn], reference: Any) -> None:
+    def _fill_symbol(
+        self, program: RelocatedProgram, insns: list[Insn], reference: Reference
+    ) -> None:
         at = reference.insn
         symbol = self.externs.symbols.get(reference.name)
         is_call = insns[at].code == isa.CALL
@@ -388,12 +416,3 @@ def _check_permission() -> None:
     except KernelError:
         fd = bpf.prog_load(ProgType.TRACEPOINT, code, "GPL", kern_version=kernel_version())
     FileDescriptor(fd, "probe").close()
-
-
-def _read_btf(path: str) -> Btf:
-    from pathlib import Path
-
-    from pybpfload.elf.image import btf_from_image
-
-    data = Path(path).read_bytes()
-    return Btf.from_bytes(btf_from_image(data, path), name=path)

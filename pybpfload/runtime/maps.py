@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from pybpfload.kernel.progload import kernel_name
 from pybpfload.object.maps import ring_buffer_size
 from pybpfload.object.spec import MapKind, MapSpec, ObjectSpec
 from pybpfload.runtime.events import EventTypes
+from pybpfload.runtime.handles import open_by, open_pin
 from pybpfload.runtime.map import Map
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import ExitStack
 
     from pybpfload.runtime.program import Program
@@ -60,17 +62,24 @@ class Creator:
         pin_root: Folder for maps that are pinned by name.
         kconfig: Content of the ``.kconfig`` map.
         undo: Gets a callback for everything that is opened or pinned.
+        note: Is told the errors of optional steps.
     """
 
     def __init__(
-        self, spec: ObjectSpec, btf_fd: int, pin_root: str, kconfig: bytes, undo: ExitStack
+        self,
+        spec: ObjectSpec,
+        btf_fd: int,
+        pin_root: str,
+        kconfig: bytes,
+        undo: ExitStack,
+        note: Callable[[BaseException], None],
     ) -> None:
         self.spec = spec
         self.btf_fd = btf_fd
         self.pin_root = pin_root
         self.kconfig = kconfig
         self.undo = undo
-        self.notes: list[BaseException] = []
+        self.note = note
 
     def create_all(self) -> dict[str, Map[Any, Any]]:
         """Create, reuse or pin every map that is wanted.
@@ -84,7 +93,7 @@ class Creator:
             if map_spec.kind == MapKind.STRUCT_OPS:
                 continue  # built at attach, from the kernel's own type
             if map_spec.is_internal and not probe.has(Feature.GLOBAL_DATA):
-                self.notes.append(
+                self.note(
                     NotSupportedError(
                         f"map {map_spec.name}: this kernel has no global variables", since="5.2"
                     )
@@ -99,7 +108,7 @@ class Creator:
         if pin_path is None and spec.pinning == 1:
             pin_path = f"{self.pin_root}/{spec.name}"
         if spec.reuse is not None:
-            return self._reuse(spec, _open_map(spec.reuse))
+            return self._reuse(spec, open_by("map", spec.reuse))
         if pin_path is not None:
             existing = self._open_pin(spec, pin_path)
             if existing is not None:
@@ -108,21 +117,24 @@ class Creator:
         if pin_path is not None and not self._pin(created, pin_path):
             # Somebody pinned one in the meantime: theirs is the one to share.
             existing = self._open_pin(spec, pin_path)
-            if existing is not None:
-                created.close()
-                return existing
+            created.close()
+            if existing is None:
+                raise BpfError(
+                    f"map {spec.name}: {pin_path} is made and removed all the time by others"
+                )
+            return existing
         return created
 
     # Existing maps
 
     def _open_pin(self, spec: MapSpec, path: str) -> Map[Any, Any] | None:
         try:
-            fd = bpf.obj_get(path)
+            owner = open_pin("map", path, f"map {spec.name}")
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return None
             raise
-        found = self._reuse(spec, FileDescriptor(fd, f"map {spec.name}"), check=path)
+        found = self._reuse(spec, owner, check=path)
         found.pin_path = path
         return found
 
@@ -138,7 +150,15 @@ class Creator:
                     f"map {spec.name}: the map pinned at {check} is another one: "
                     + "; ".join(differences)
                 )
-        return self._wrap(spec, owner, info.type, info.key_size, info.value_size, info.max_entries)
+        return self._wrap(
+            spec,
+            owner,
+            info.type,
+            info.key_size,
+            info.value_size,
+            info.max_entries,
+            info.map_flags,
+        )
 
     # New maps
 
@@ -186,7 +206,7 @@ class Creator:
             if not described:
                 raise
             # Kernels differ in what BTF they accept for which map; without it a map works too.
-            self.notes.append(error)
+            self.note(error)
         for name in ("btf_fd", "btf_key_type_id", "btf_value_type_id"):
             options.pop(name)
         try:
@@ -199,8 +219,7 @@ class Creator:
         self, spec: MapSpec, created: Map[Any, Any], made: Mapping[str, Map[Any, Any]]
     ) -> None:
         if spec.is_internal:
-            contents = self.kconfig if spec.kind == MapKind.KCONFIG else bytes(spec.contents or b"")
-            bpf.map_update_elem(created.fileno(), bytes(4), contents)
+            _put(created, 0, self._contents(spec))
             if spec.is_read_only:
                 try:
                     bpf.map_freeze(created.fileno())
@@ -208,17 +227,45 @@ class Creator:
                     # Before 5.2 there is no freezing; the program cannot write it all the same.
                     if error.errno not in (errno.EINVAL, errno.EPERM):
                         raise
-                    self.notes.append(error)
+                    self.note(error)
         elif spec.type in _MAP_IN_MAP:
             for slot, name in enumerate(spec.values):
                 if name is None:
                     continue
                 if name not in made:
                     raise BpfError(
-                        f"map {spec.name}: its value {name} comes later in the object; "
-                        "define it before"
+                        f"map {spec.name}: its value {name} is not there; define it before "
+                        f"{spec.name} in the object, with autocreate"
                     )
-                bpf.map_update_elem(created.fileno(), _u32(slot), _u32(made[name].fileno()))
+                _put(created, slot, _u32(made[name].fileno()))
+        elif spec.type == MapType.ARENA and spec.contents:
+            self._fill_arena(spec, created)
+
+    def _contents(self, spec: MapSpec) -> bytes:
+        """Initial value; the kernel reads as many bytes as a value has, whatever we give."""
+        contents = self.kconfig if spec.kind == MapKind.KCONFIG else bytes(spec.contents or b"")
+        if len(contents) > spec.value_size:
+            raise BpfError(
+                f"map {spec.name}: its contents have {len(contents)} bytes, but its value has "
+                f"{spec.value_size}"
+            )
+        return contents.ljust(spec.value_size, b"\0")
+
+    def _fill_arena(self, spec: MapSpec, created: Map[Any, Any]) -> None:
+        """Put global variables where an arena begins, as programs are made to look for them."""
+        if spec.map_extra:
+            raise NotSupportedError(
+                f"map {spec.name}: arenas that are at a fixed address (map_extra) and have global "
+                "variables are not built yet"
+            )
+        contents = bytes(spec.contents or b"")
+        with memoryview(created.view()) as pages:
+            if len(contents) > len(pages):
+                raise BpfError(
+                    f"map {spec.name}: its contents have {len(contents)} bytes, but there is room "
+                    f"for {len(pages)}"
+                )
+            pages[: len(contents)] = contents
 
     def _pin(self, created: Map[Any, Any], path: str) -> bool:
         bpffs.prepare_parent(path)
@@ -244,7 +291,7 @@ class Creator:
         flags: int | None = None,
     ) -> Map[Any, Any]:
         btf = self.spec.btf
-        return Map(
+        made: Map[Any, Any] = Map(
             owner,
             name=spec.name,
             type=MapType(map_type),
@@ -257,6 +304,8 @@ class Creator:
             value_type_id=spec.value_type_id,
             event_types=EventTypes(btf, spec.name) if btf is not None else None,
         )
+        self.undo.callback(made.close)
+        return made
 
 
 def unpin(path: str) -> None:
@@ -265,19 +314,8 @@ def unpin(path: str) -> None:
         door.unlink(path)
 
 
-def _open_map(source: Any) -> FileDescriptor:
-    """Own descriptor of a map given as an object with ``fileno()``, an id or a pin's path."""
-    import os
-
-    if hasattr(source, "fileno"):
-        return FileDescriptor(door.dup(source.fileno()), "reused map")
-    if isinstance(source, int):
-        return FileDescriptor(bpf.map_get_fd_by_id(source), f"map id {source}")
-    return FileDescriptor(bpf.obj_get(os.fspath(source)), f"map {source}")
-
-
-def _differences(spec: MapSpec, info: Any) -> list[str]:
-    flags = info.map_flags
+def _differences(spec: MapSpec, info: bpf.MapInfo) -> list[str]:
+    flags = int(info.map_flags)
     if info.type in (MapType.DEVMAP, MapType.DEVMAP_HASH):
         flags &= ~MapFlag.RDONLY_PROG  # the kernel sets it by itself since 5.18
     entries = ring_buffer_size(spec.type, spec.max_entries, mmap.PAGESIZE)
@@ -288,7 +326,7 @@ def _differences(spec: MapSpec, info: Any) -> list[str]:
         ("key size", spec.key_size, info.key_size),
         ("value size", spec.value_size, info.value_size),
         ("max_entries", entries, info.max_entries),
-        ("flags", spec.flags, flags),
+        ("flags", int(spec.flags), flags),
         ("map_extra", spec.map_extra, info.map_extra),
     )
     return [
@@ -299,9 +337,20 @@ def _differences(spec: MapSpec, info: Any) -> list[str]:
 
 
 def _u32(number: int) -> bytes:
-    import sys
-
     return number.to_bytes(4, sys.byteorder)
+
+
+def _put(target: Map[Any, Any], slot: int, value: bytes) -> None:
+    """Write a declared value.
+
+    Raises:
+        KernelError: The kernel refused.
+    """
+    try:
+        bpf.map_update_elem(target.fileno(), _u32(slot), value)
+    except KernelError as error:
+        error.target = f"map {target.name}, key {slot}"
+        raise
 
 
 def fill_program_arrays(
@@ -311,6 +360,7 @@ def fill_program_arrays(
 
     Raises:
         BpfError: One of them was not loaded.
+        KernelError: The kernel refused one.
     """
     for key, map_spec in spec.maps.items():
         if map_spec.type != MapType.PROG_ARRAY or key not in maps:
@@ -320,4 +370,4 @@ def fill_program_arrays(
                 continue
             if name not in programs:
                 raise BpfError(f"map {map_spec.name}: its program {name} was not loaded")
-            bpf.map_update_elem(maps[key].fileno(), _u32(slot), _u32(programs[name].fileno()))
+            _put(maps[key], slot, _u32(programs[name].fileno()))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.errors import BpfError
 from pybpfload.object.spec import Named, ObjectSpec, SectionVariables
 from pybpfload.runtime.loader import Loader
 from pybpfload.runtime.variable import Variable
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from pybpfload.btf.classes import TypeClasses
     from pybpfload.runtime.link import Link
+    from pybpfload.runtime.map import Map
+    from pybpfload.runtime.program import Program
 
 __all__ = ["Object", "load_object"]
 
@@ -36,8 +38,8 @@ class Object:
     def __init__(self, spec: ObjectSpec, loader: Loader) -> None:
         self.name = spec.name
         self.btf = spec.btf
-        self.programs = Named("program", loader.programs)
-        self.maps = Named("map", loader.maps)
+        self.programs: Named[Program] = Named("program", loader.programs)
+        self.maps: Named[Map[Any, Any]] = Named("map", loader.maps)
         self.notes = loader.notes
         self.variables = Named("variable", self._variables(spec))
         self._closed = False
@@ -48,8 +50,8 @@ class Object:
         keys = {id(map_spec): key for key, map_spec in spec.maps.items()}
         found = []
         for name, variable in spec.variables.items():
-            key = keys[id(variable.map)]
-            if key not in self.maps:
+            key = keys.get(id(variable.map))  # None when another map was put in its place
+            if key is None or key not in self.maps:
                 continue
             owner = self.maps[key]
             live = Variable(
@@ -100,12 +102,14 @@ class Object:
     def attach(self) -> list[Link]:
         """Attach every program whose section says where and whose ``autoattach`` is on.
 
+        Those that are attached already stay as they are.
+
         Programs that need more than a section name (XDP, tc, cgroup, iterators that want
         parameters, ...) are left alone. If one fails, those attached by this call are detached
         again.
 
         Returns:
-            The links, in the order of the programs.
+            The links made now, in the order of the programs.
 
         Raises:
             AttachError, NotSupportedError, KernelError: As :meth:`Program.attach`.
@@ -113,30 +117,23 @@ class Object:
         from pybpfload.runtime.attach import is_automatic
 
         made: list[Link] = []
-        try:
+        with ExitStack() as undo:
             for program in self.programs.values():
-                if program.spec.autoattach and is_automatic(program.spec) and not program.links:
-                    # One by one, so that a failure finds those before it.
-                    made.append(program.attach())  # noqa: PERF401
-        except BaseException:
-            for link in reversed(made):
-                link.close()
-            raise
+                if program.spec.autoattach and is_automatic(program.spec) and not program.attached:
+                    link = program.attach()
+                    undo.callback(link.close)
+                    made.append(link)
+            undo.pop_all()
         return made
 
     def close(self) -> None:
         """Detach and unload everything that is not pinned. Closing again does nothing."""
-        if self._closed:
-            return
         self._closed = True
-        errors = []
-        for thing in (*self.programs.values(), *self.maps.values()):
-            try:
-                thing.close()
-            except BpfError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        with ExitStack() as stack:  # whatever fails, all the others are closed
+            for map_ in reversed(self.maps.values()):
+                stack.callback(map_.close)
+            for program in reversed(self.programs.values()):
+                stack.callback(program.close)
 
     def __enter__(self) -> Object:
         return self
@@ -157,5 +154,5 @@ class Object:
 def load_object(spec: ObjectSpec, **options: Any) -> Object:
     """Load a spec into the running kernel; see :func:`pybpfload.load` for the options."""
     loader = Loader(spec, **options)
-    loader.run()
-    return Object(spec, loader)
+    with loader.run():
+        return Object(spec, loader)

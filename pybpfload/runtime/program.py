@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.kernel import bpf, bpffs
+from pybpfload.errors import BpfError
+from pybpfload.kernel import bpf, bpffs, door
+from pybpfload.kernel.errors import kernel_error
+from pybpfload.object.spec import ProgramSpec
+from pybpfload.runtime.handles import open_by, open_pin
 from pybpfload.runtime.target import AttachTarget
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterator
 
+    from typing_extensions import Buffer
+
     from pybpfload.kernel.fd import FileDescriptor
-    from pybpfload.object.spec import ProgramSpec
     from pybpfload.runtime.link import Link
+    from pybpfload.uapi import ProgType
 
 __all__ = ["Program"]
 
@@ -20,11 +31,19 @@ __all__ = ["Program"]
 class Program:
     """A program in the kernel.
 
+    Args:
+        fd: The program, owned by this object from now on.
+        spec: What it was loaded from.
+        target: What it was loaded for.
+        log: As below.
+
     Attributes:
         name: Its whole name; the kernel knows the first 15 characters.
-        spec: What it was loaded from.
+        spec: What it was loaded from: a copy, so that editing the object's spec changes nothing.
         log: Verifier log, when ``log_level`` asked for one.
-        links: Its open links, made by :meth:`attach`.
+        pin_path: Where it was pinned by :meth:`pin` or opened from, or ``None``.
+        links: What :meth:`attach` made. Closing the program closes them; one that is taken out of
+            the list is yours to close.
     """
 
     def __init__(
@@ -36,11 +55,50 @@ class Program:
         log: str = "",
     ) -> None:
         self._fd = fd
-        self.spec = spec
+        self.spec = copy.copy(spec)
         self.name = spec.name
         self.log = log
+        self.pin_path: str | None = None
         self.links: list[Link] = []
         self._target = target or AttachTarget()
+
+    @classmethod
+    def from_pin(cls, path: str | os.PathLike[str]) -> Program:
+        """Open a pinned program (Linux 4.4), to run it, look at it or attach others to it.
+
+        The kernel does not tell its section, so :meth:`attach` does not know how.
+
+        Raises:
+            KernelError: There is none at that path.
+            BpfError: What is there is not a program.
+        """
+        program = cls._of(open_pin("program", path))
+        program.pin_path = os.fspath(path)
+        return program
+
+    @classmethod
+    def from_id(cls, program_id: int) -> Program:
+        """Open a program by its id (Linux 4.13, CAP_SYS_ADMIN); otherwise as :meth:`from_pin`.
+
+        Raises:
+            KernelError: There is none with that id.
+        """
+        return cls._of(open_by("program", program_id))
+
+    @classmethod
+    def _of(cls, fd: FileDescriptor) -> Program:
+        try:
+            info = bpf.prog_info(fd.fileno())
+            spec = ProgramSpec(info.name or fd.what, "", [], prog_type=info.type)
+            return cls(fd, spec)
+        except BaseException:
+            fd.close()
+            raise
+
+    @property
+    def attached(self) -> bool:
+        """Whether one of its links is open."""
+        return any(not link.closed for link in self.links)
 
     def fileno(self) -> int:
         """Return the file descriptor."""
@@ -52,8 +110,8 @@ class Program:
         return self._fd.closed
 
     @property
-    def type(self) -> Any:
-        """Program type (:class:`pybpfload.uapi.ProgType`)."""
+    def type(self) -> ProgType:
+        """Program type."""
         return self.spec.prog_type
 
     @property
@@ -61,7 +119,7 @@ class Program:
         """What it was loaded for, ``""`` when that is told at attach."""
         return self._target.name
 
-    def info(self) -> Any:
+    def info(self) -> bpf.ProgInfo:
         """Ask the kernel about it (``BPF_OBJ_GET_INFO_BY_FD``, Linux 4.13)."""
         return bpf.prog_info(self.fileno())
 
@@ -74,9 +132,10 @@ class Program:
                 fmod_ret, tp_btf, lsm, iter) cannot choose it here; see
                 :meth:`ProgramSpec.set_attach_target`.
             **options: ``cookie`` (an ``int`` that the program gets from
-                ``bpf_get_attach_cookie()``: tracepoints since 5.15, fentry, fexit and fmod_ret
-                since 5.19, raw tracepoints since 6.10); for iterators ``map``, ``pid``, ``tid``,
-                ``pidfd``, ``cgroup``, ``order``, see :func:`pybpfload.runtime.attach.iter.attach`.
+                ``bpf_get_attach_cookie()``: tracepoints since 5.15, fentry, fexit, fmod_ret and lsm
+                since 5.19, raw_tp and tp_btf since 6.10); for iterators ``map``, ``pid``, ``tid``,
+                ``pidfd``, ``cgroup``, ``cgroup_id``, ``order``, see
+                :func:`pybpfload.runtime.attach.iter.attach`.
 
         Returns:
             The link. It belongs to this program, which closes it when it is closed itself.
@@ -85,12 +144,13 @@ class Program:
             AttachError: Nothing says where, or it does not exist.
             NotSupportedError: The kernel cannot do it.
             KernelError: The kernel refuses.
+            ValueError: It is closed.
         """
         from pybpfload.runtime.attach import attach
 
+        self.fileno()
         link = attach(self, self._target, target, options)
-        self.links = [known for known in self.links if not known.closed]
-        self.links.append(link)
+        self.links = [*(known for known in self.links if not known.closed), link]
         return link
 
     def iter(self, **options: Any) -> Iterator[str]:
@@ -102,11 +162,11 @@ class Program:
         Raises:
             AttachError: It is not an iterator program.
         """
-        with self.open_iter(**options) as stream:
-            for line in stream:
-                yield line.decode("utf-8", "backslashreplace").rstrip("\n")
+        from pybpfload.runtime.attach.iter import lines
 
-    def open_iter(self, **options: Any) -> Any:
+        return lines(self.open_iter(**options))
+
+    def open_iter(self, **options: Any) -> io.BufferedReader:
         """Run an iterator program and return its output as a binary file object.
 
         Args:
@@ -121,15 +181,15 @@ class Program:
 
     def test_run(
         self,
-        data: bytes = b"",
+        data: Buffer = b"",
         *,
-        ctx: bytes = b"",
+        ctx: Buffer = b"",
         repeat: int = 1,
         data_size_out: int | None = None,
         ctx_size_out: int = 0,
         flags: int = 0,
         cpu: int = 0,
-    ) -> Any:
+    ) -> bpf.TestRun:
         """Run it on given input without attaching it (``BPF_PROG_TEST_RUN``, Linux 4.12).
 
         Args:
@@ -162,25 +222,42 @@ class Program:
             cpu=cpu,
         )
 
-    def pin(self, path: str) -> None:
-        """Keep it loaded beyond this process, as a file on a bpffs.
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Keep it loaded beyond this process, as a file on a bpffs (Linux 4.4).
+
+        Args:
+            path: Where. A missing folder is made (mode 0700), but only one.
 
         Raises:
-            BpfError: The folder is not on a bpffs.
-            KernelError: There is something at that path.
+            KernelError: EEXIST: something is there; EINVAL: the folder is not on a bpffs.
         """
-        bpffs.prepare_parent(path)
-        bpf.obj_pin(self.fileno(), path)
+        where = os.fspath(path)
+        bpffs.prepare_parent(where)
+        bpf.obj_pin(self.fileno(), where)
+        self.pin_path = where
+
+    def unpin(self) -> None:
+        """Remove the pin; the program stays as long as it is open or attached.
+
+        Raises:
+            BpfError: It is not pinned.
+            KernelError: ENOENT: somebody else has removed it.
+        """
+        if self.pin_path is None:
+            raise BpfError(f"program {self.name} is not pinned")
+        try:
+            door.unlink(self.pin_path)
+        except OSError as error:
+            raise kernel_error(error.errno or errno.EIO, "unlink", self.pin_path) from None
+        self.pin_path = None
 
     def close(self) -> None:
         """Detach its links and unload it, unless others hold it. Closing again does nothing."""
         links, self.links = self.links, []
-        try:
-            for link in reversed(links):
-                link.close()
-        finally:
-            self._target.close()
-            self._fd.close()
+        with ExitStack() as stack:  # whatever fails, all the others are closed
+            stack.callback(self._fd.close)
+            for link in links:
+                stack.callback(link.close)
 
     def __enter__(self) -> Program:
         return self

@@ -7,18 +7,22 @@ attached to, so its BTF id is part of the load (libbpf ``libbpf_find_attach_btf_
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pybpfload.btf import Btf, Kind
 from pybpfload.errors import AttachError, NotSupportedError
-from pybpfload.kernel import bpf, door
+from pybpfload.kernel import bpf
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.object.spec import ProgramSpec
+from pybpfload.runtime.handles import open_by
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from pybpfload.kernel.btf import ModuleBtf
+    from pybpfload.runtime.program import Program
 
 __all__ = ["AttachTarget", "resolve_attach_target"]
 
@@ -31,14 +35,18 @@ _NAMES = {
 }
 
 
+_VERIFIED_FOR_TARGET = (ProgType.TRACING, ProgType.LSM, ProgType.EXT)
+
+
 class AttachTarget:
     """What a program is loaded for.
 
     Attributes:
         name: For people: function, tracepoint or hook, with its module or program.
         btf_id: ``attach_btf_id``, 0 when the program type needs none.
-        prog_fd: ``attach_prog_fd``: the BPF program whose function it is, or 0.
-        btf_fd: ``attach_btf_obj_fd``: BTF of the kernel module, or 0.
+        prog_fd: ``attach_prog_fd``: the BPF program whose function it is, or 0; as long as this is
+            not closed.
+        btf_fd: ``attach_btf_obj_fd``: BTF of the kernel module, or 0; while loading.
     """
 
     __slots__ = ("_owned", "btf_fd", "btf_id", "name", "prog_fd")
@@ -62,16 +70,16 @@ class AttachTarget:
 
 def resolve_attach_target(
     spec: ProgramSpec,
-    loaded: Mapping[str, Any],
-    modules: Callable[[], list[Any]],
+    loaded: Mapping[int, Program],
+    modules: Callable[[str], list[ModuleBtf]],
     module_fd: Callable[[Btf], int],
 ) -> AttachTarget:
     """Find what a program is to be attached to, as far as that must be known at load.
 
     Args:
         spec: The program.
-        loaded: Programs of the same object that are loaded already, by name.
-        modules: Returns the kernel's modules with BTF.
+        loaded: Programs of the same object that are loaded already, by ``id()`` of their spec.
+        modules: Returns the kernel's modules with BTF whose names begin with something.
         module_fd: Gives the descriptor of a module's BTF.
 
     Raises:
@@ -79,8 +87,16 @@ def resolve_attach_target(
     """
     sec = spec.sec
     if spec.attach_program is not None:
+        if spec.prog_type not in _VERIFIED_FOR_TARGET:
+            raise AttachError(
+                "only fentry, fexit, fmod_ret and freplace programs can be attached to the "
+                f"function of another program, not SEC({spec.section!r})",
+                program=spec.name,
+            )
         return _in_program(spec, loaded)
-    if sec is None or not sec.needs_btf_id or spec.prog_type != sec.prog_type:
+    by_section = sec is not None and sec.needs_btf_id and spec.prog_type == sec.prog_type
+    by_hand = spec.attach_function is not None and spec.prog_type in _VERIFIED_FOR_TARGET
+    if not by_section and not by_hand:
         return AttachTarget()
     if spec.prog_type == ProgType.EXT:
         raise AttachError(
@@ -102,7 +118,7 @@ def resolve_attach_target(
 def _in_kernel(
     spec: ProgramSpec,
     name: str,
-    modules: Callable[[], list[Any]],
+    modules: Callable[[str], list[ModuleBtf]],
     module_fd: Callable[[Btf], int],
 ) -> AttachTarget:
     prefix, kind, what = _NAMES.get(spec.expected_attach_type, ("", Kind.FUNC, "function"))
@@ -114,25 +130,26 @@ def _in_kernel(
         type_id = kernel_btf.vmlinux().find(prefix + function, kind)
         if type_id:
             return AttachTarget(name, type_id)
-    for module in modules():
-        if colon and not module.name.startswith(module_name):
-            continue
+    searched = modules(module_name)
+    for module in searched:
         type_id = module.btf.find_own(prefix + function, kind)
         if type_id:
             target = AttachTarget(f"{module.name}:{function}", type_id)
             target.btf_fd = module_fd(module.btf)
             return target
     where = f"module {module_name}" if colon else "this kernel or its modules"
-    hint = f"; load it with modprobe {module_name}" if colon else ""
+    if colon and not searched:
+        why = f"it is not loaded, or has no BTF; load it with modprobe {module_name}"
+    else:
+        why = "not there, inlined, or under another name"
     raise AttachError(
-        f"{what} {function!r} is not in the BTF of {where} "
-        f"(not there, inlined, or under another name){hint}",
+        f"{what} {function!r} is not in the BTF of {where} ({why})",
         program=spec.name,
         target=name,
     )
 
 
-def _in_program(spec: ProgramSpec, loaded: Mapping[str, Any]) -> AttachTarget:
+def _in_program(spec: ProgramSpec, loaded: Mapping[int, Program]) -> AttachTarget:
     target = AttachTarget()
     try:
         target.prog_fd, description, default = _program_fd(spec, loaded, target)
@@ -163,24 +180,17 @@ def _in_program(spec: ProgramSpec, loaded: Mapping[str, Any]) -> AttachTarget:
 
 
 def _program_fd(
-    spec: ProgramSpec, loaded: Mapping[str, Any], target: AttachTarget
+    spec: ProgramSpec, loaded: Mapping[int, Program], target: AttachTarget
 ) -> tuple[int, str, str | None]:
     """Descriptor of the target program, its description, the function meant by default."""
-    import os
-
     source = spec.attach_program
     if isinstance(source, ProgramSpec):
-        found = next((p for p in loaded.values() if p.spec is source), None)
-        if found is None:
+        if id(source) not in loaded:
             raise AttachError(f"its target {source.name} is not loaded", program=spec.name)
-        source = found
+        source = loaded[id(source)]
+    fd = target.own(open_by("program", source))
     if hasattr(source, "fileno"):
+        # Its whole name, if we know it: the kernel keeps only 15 characters.
         name = getattr(source, "name", None)
-        # A descriptor of its own, so that closing the target first does not pull it away.
-        fd = FileDescriptor(door.dup(source.fileno()), "target program")
-        return target.own(fd), f"program {name or source.fileno()}", name
-    if isinstance(source, int):
-        fd = FileDescriptor(bpf.prog_get_fd_by_id(source), "target program")
-        return target.own(fd), f"program id {source}", None
-    fd = FileDescriptor(bpf.obj_get(os.fspath(source)), "target program")
-    return target.own(fd), f"program {source}", None
+        return fd, f"program {name or source.fileno()}", name
+    return fd, f"program {'id ' * isinstance(source, int)}{source}", None

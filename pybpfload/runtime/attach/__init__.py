@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import AttachError, NotSupportedError
+from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
     from pybpfload.object.spec import ProgramSpec
@@ -42,6 +43,10 @@ def attach(
 
     spec = program.spec
     family = spec.sec.auto if spec.sec is not None and spec.prog_type == spec.sec.prog_type else ""
+    if not family and loaded_for.btf_id:
+        # Loaded for set_attach_target(), in a section of any name.
+        is_iterator = spec.expected_attach_type == AttachType.TRACE_ITER
+        family = "iter" if is_iterator and spec.prog_type == ProgType.TRACING else "trace"
     if not family:
         raise AttachError(
             f"SEC({spec.section!r}) does not tell what to attach to",

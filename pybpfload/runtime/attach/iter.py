@@ -13,16 +13,21 @@ from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.bpf_iter import link_info
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel import btf as kernel_btf
+from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.handles import descriptor
 from pybpfload.runtime.link import Link
 from pybpfload.uapi import AttachType, CgroupIterOrder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pybpfload.object.spec import ProgramSpec
+    from pybpfload.runtime.handles import HasFileno
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
 
-__all__ = ["attach", "iter_info", "needs_parameters", "open_stream"]
+__all__ = ["attach", "iter_info", "lines", "needs_parameters", "open_stream", "read_link"]
 
 _PARAMETERS = ("map", "pid", "tid", "pidfd", "cgroup", "cgroup_id", "order")
 _MAP_ITERATORS = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
@@ -36,11 +41,11 @@ def needs_parameters(spec: ProgramSpec) -> bool:
 
 def iter_info(
     *,
-    map: Any = None,  # noqa: A002 - the name users expect
+    map: HasFileno | int | None = None,  # noqa: A002 - the name users expect
     pid: int = 0,
     tid: int = 0,
-    pidfd: Any = None,
-    cgroup: Any = None,
+    pidfd: HasFileno | int | None = None,
+    cgroup: HasFileno | str | os.PathLike[str] | int | None = None,
     cgroup_id: int = 0,
     order: CgroupIterOrder | str | None = None,
 ) -> tuple[bytes, list[FileDescriptor]]:
@@ -52,6 +57,7 @@ def iter_info(
 
     Raises:
         AttachError: The arguments do not go together.
+        KernelError: The control group cannot be opened.
     """
     given = [
         name
@@ -66,11 +72,11 @@ def iter_info(
         return b"", []
     owned: list[FileDescriptor] = []
     kind = given[0]
-    if kind == "map":
-        return link_info("map", map_fd=_fd(map)), owned
+    if map is not None and kind == "map":
+        return link_info("map", map_fd=descriptor(map)), owned
     if kind != "cgroup":
         return link_info(
-            "task", tid=tid, pid=pid, pid_fd=_fd(pidfd) if pidfd is not None else 0
+            "task", tid=tid, pid=pid, pid_fd=descriptor(pidfd) if pidfd is not None else 0
         ), owned
     if cgroup is not None and cgroup_id:
         raise AttachError("cgroup and cgroup_id exclude each other")
@@ -84,18 +90,17 @@ def iter_info(
             raise AttachError(f"order {order!r} is none of {known}") from None
     fd = 0
     if isinstance(cgroup, (str, os.PathLike)):
-        owner = FileDescriptor(
-            door.open_fd(os.fspath(cgroup), os.O_RDONLY | os.O_DIRECTORY), str(cgroup)
-        )
+        path = os.fspath(cgroup)
+        try:
+            opened = door.open_fd(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise kernel_error(error.errno or errno.EIO, "open", f"cgroup {path}") from None
+        owner = FileDescriptor(opened, f"cgroup {path}")
         owned.append(owner)
         fd = owner.fileno()
     elif cgroup is not None:
-        fd = _fd(cgroup)
+        fd = descriptor(cgroup)
     return link_info("cgroup", order=int(order), cgroup_fd=fd, cgroup_id=cgroup_id), owned
-
-
-def _fd(source: Any) -> int:
-    return source if isinstance(source, int) else int(source.fileno())
 
 
 def attach(
@@ -221,6 +226,13 @@ def read_link(link: Link) -> io.BufferedReader:
     """
     fd = FileDescriptor(bpf.iter_create(link.fileno()), f"iterator {link.program}")
     return io.BufferedReader(_Stream(fd), buffer_size=64 * 1024)
+
+
+def lines(stream: io.BufferedReader) -> Iterator[str]:
+    """Lines of an iterator's output as text, without their newlines; closes it in the end."""
+    with stream:
+        for line in stream:
+            yield line.decode("utf-8", "backslashreplace").rstrip("\n")
 
 
 def open_stream(

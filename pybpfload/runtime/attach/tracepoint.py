@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.errors import AttachError, FormatError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, perf, probe, tracefs
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
@@ -31,7 +33,8 @@ def attach(
 
     Raises:
         AttachError: No name, or no tracepoint of that name.
-        NotSupportedError: No cookies here, or tracefs is not mounted.
+        NotSupportedError: No cookies here.
+        KernelError: tracefs is not mounted, or the kernel refuses.
     """
     name = target or program.spec.attach_to or ""
     category, slash, event = name.partition("/")
@@ -41,8 +44,17 @@ def attach(
             program=program.name,
             target=name,
         )
-    event_id = tracefs.tracepoint_id(category, event)
-    fd = FileDescriptor(perf.open_tracepoint(event_id), f"perf event of {name}")
+    try:
+        event_id = tracefs.tracepoint_id(category, event)
+    except FormatError as error:
+        raise AttachError(error.message, program=program.name, target=name) from None
+    except KernelError as error:
+        if error.errno != errno.ENOENT or not error.hint or "tracepoint" not in error.hint:
+            raise  # tracefs is not mounted, or closed to this process
+        raise AttachError(error.hint, program=program.name, target=name) from error
+    fd = FileDescriptor(
+        perf.open_tracepoint(event_id, target=f"tracepoint {name}"), f"perf event of {name}"
+    )
     return attach_perf_event(program, fd, kind="tp", target=name, cookie=cookie)
 
 
@@ -80,16 +92,11 @@ def attach_perf_event(
             error.target = f"program {program.name} to {target}"
         raise
 
-    def cleanup() -> None:
-        try:
-            perf.disable(event.fileno())
-        finally:
-            event.close()
-
-    link = Link(fd, kind=kind, target=target, program=program.name, cleanup=cleanup)
+    link = Link(fd, kind=kind, target=target, program=program.name, event=event)
     try:
         perf.enable(event.fileno())
     except BaseException:
-        link.close()
+        with suppress(KernelError):  # it could not be enabled: it need not be disabled
+            link.close()
         raise
     return link

@@ -9,24 +9,13 @@ from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime.link import Link
-from pybpfload.uapi import AttachType
+from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
 
 __all__ = ["attach", "check_lsm"]
-
-# Those that kernels before LINK_CREATE for tracing (5.20) attach by BPF_RAW_TRACEPOINT_OPEN.
-_OLD_WAY = frozenset(
-    {
-        AttachType.TRACE_RAW_TP,
-        AttachType.TRACE_FENTRY,
-        AttachType.TRACE_FEXIT,
-        AttachType.MODIFY_RETURN,
-        AttachType.LSM_MAC,
-    }
-)
 
 
 def attach(
@@ -38,11 +27,11 @@ def attach(
         program: The program.
         loaded_for: What it was loaded for.
         target: Must be ``None``: it cannot be chosen any more.
-        cookie: What ``bpf_get_attach_cookie()`` gives (fentry, fexit, fmod_ret: Linux 5.19; tp_btf,
-            lsm: 6.10).
+        cookie: What ``bpf_get_attach_cookie()`` gives (fentry, fexit, fmod_ret, lsm: Linux 5.19;
+            tp_btf: 6.10; freplace: none).
 
     Raises:
-        AttachError: A target was given.
+        AttachError: A target was given, or a cookie to a freplace program.
         NotSupportedError: No cookies here, or the kernel runs no LSM programs.
         KernelError: The kernel refuses.
     """
@@ -54,27 +43,25 @@ def attach(
             program=program.name,
             target=target,
         )
-    if spec.expected_attach_type == AttachType.LSM_MAC:
+    if cookie and spec.prog_type == ProgType.EXT:
+        raise AttachError("freplace programs cannot be given a cookie", program=program.name)
+    if spec.prog_type == ProgType.LSM:
         check_lsm(program.name)
     try:
+        # Where the kernel knows no such links (before 5.19), this opens a raw tracepoint instead.
         fd = bpf.link_create(program.fileno(), 0, spec.expected_attach_type, cookie=cookie)
     except KernelError as error:
-        if error.errno != errno.EINVAL or spec.expected_attach_type not in _OLD_WAY:
-            raise _explained(error, program, loaded_for) from None
-        if cookie:
+        if cookie and error.errno == errno.EINVAL:
             raise NotSupportedError(
                 f"program {program.name}: this kernel has no attach cookies "
                 f"for {spec.section.split('/')[0]} programs",
                 feature="attach cookies",
                 since="6.10" if spec.expected_attach_type == AttachType.TRACE_RAW_TP else "5.19",
             ) from error
-        try:
-            fd = bpf.raw_tracepoint_open(None, program.fileno())
-        except KernelError as second:
-            raise _explained(second, program, loaded_for) from None
+        raise _explained(error, program, loaded_for) from None
     return Link(
         FileDescriptor(fd, f"link of {program.name}"),
-        kind=spec.sec.auto if spec.sec else "trace",
+        kind="lsm" if spec.prog_type == ProgType.LSM else "trace",
         target=loaded_for.name,
         program=program.name,
     )

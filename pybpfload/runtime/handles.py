@@ -1,0 +1,105 @@
+"""Descriptors that callers give: of maps, programs and links that exist already."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pybpfload.errors import BpfError
+from pybpfload.kernel import bpf, door
+from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.fd import FileDescriptor, at_least_3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["HasFileno", "descriptor", "duplicate", "open_by", "open_pin"]
+
+_BY_ID: dict[str, Callable[[int], int]] = {
+    "map": bpf.map_get_fd_by_id,
+    "program": bpf.prog_get_fd_by_id,
+    "link": bpf.link_get_fd_by_id,
+}
+_MARKS = {"map": b"map_type:", "program": b"prog_type:", "link": b"link_type:"}
+
+
+class HasFileno(Protocol):
+    """Anything that has a file descriptor."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        ...
+
+
+def descriptor(source: HasFileno | int) -> int:
+    """Number of a descriptor, given as such or as anything with ``fileno()``."""
+    return source if isinstance(source, int) else source.fileno()
+
+
+def duplicate(source: HasFileno | int, what: str) -> FileDescriptor:
+    """A descriptor of our own for something that somebody else has open.
+
+    Args:
+        source: The descriptor, or anything with ``fileno()``.
+        what: What it is, for messages.
+
+    Raises:
+        KernelError: It is not open, or there are too many descriptors.
+        ValueError: It is closed.
+    """
+    number = descriptor(source)
+    copy = at_least_3(door.dup(number))
+    if copy < 0:
+        raise kernel_error(copy, "fcntl(F_DUPFD_CLOEXEC)", f"{what}, fd {number}")
+    return FileDescriptor(copy, what)
+
+
+def open_pin(kind: str, path: str | os.PathLike[str], what: str = "") -> FileDescriptor:
+    """Open what is pinned at a path.
+
+    Args:
+        kind: ``"map"``, ``"program"`` or ``"link"``.
+        path: Where.
+        what: What to call it.
+
+    Raises:
+        KernelError: ENOENT: nothing is there; EACCES: no BPF object; and others.
+        BpfError: It is of another kind.
+    """
+    where = os.fspath(path)
+    return _checked(kind, FileDescriptor(bpf.obj_get(where), what or f"{kind} {where}"), where)
+
+
+def open_by(kind: str, source: Any) -> FileDescriptor:
+    """A descriptor of our own for anything that tells which map, program or link is meant.
+
+    Args:
+        kind: ``"map"``, ``"program"`` or ``"link"``.
+        source: Something with ``fileno()``, an id, or the path of a pin.
+
+    Raises:
+        KernelError: There is none such, or it may not be opened.
+        BpfError: It is of another kind.
+    """
+    if hasattr(source, "fileno"):
+        return _checked(kind, duplicate(source, kind), f"fd {source.fileno()}")
+    if isinstance(source, int):
+        what = f"{kind} id {source}"
+        return FileDescriptor(_BY_ID[kind](source), what)
+    return open_pin(kind, source)
+
+
+def _checked(kind: str, fd: FileDescriptor, name: str) -> FileDescriptor:
+    """Make sure of the kind: info about another one would be taken for that of this one."""
+    try:
+        text = door.read_file(f"/proc/self/fdinfo/{fd.fileno()}")
+    except OSError:
+        return fd  # without /proc the caller is believed
+    except BaseException:
+        fd.close()
+        raise
+    if _MARKS[kind] in text:
+        return fd
+    fd.close()
+    found = next((other for other, mark in _MARKS.items() if mark in text), "no BPF object")
+    raise BpfError(f"{name} is not a BPF {kind}, it is {'a ' * (found in _MARKS)}{found}")
