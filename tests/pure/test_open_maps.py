@@ -323,7 +323,7 @@ def test_declared_inner_maps():
 @pytest.mark.parametrize(
     ("slots", "message"),
     [
-        ([(99, "first")], "offset 0x63: symbol first: lies in no map definition"),
+        ([(99, "first")], "offset 0x63, symbol first: lies in no map definition"),
         ([(4, "first")], "lies in no map definition"),
         ([(0, "first")], "first is a ARRAY, which cannot have declared values"),
         ([(8, "first")], "is not at a slot of 'values'"),
