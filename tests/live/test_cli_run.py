@@ -19,7 +19,8 @@ import pytest
 from pybpfload.errors import KernelError
 from pybpfload.kernel import bpf, tracefs
 
-pytestmark = [pytest.mark.live, pytest.mark.vm]
+# Starting the command takes seconds in a virtual machine, so only what needs one is run there.
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
 NATIVE = "bpfel" if sys.byteorder == "little" else "bpfeb"
@@ -150,6 +151,7 @@ def test_iterators_run_once():
     assert done.stdout == f"{os.getpid()} {comm}\n"
 
 
+@pytest.mark.vm
 def test_bpf_printk():
     try:
         tracefs.root()
@@ -172,6 +174,7 @@ def test_bpf_printk():
     assert f"bpf_printk: {len(printed)} lines" in err
 
 
+@pytest.mark.vm
 def test_tracepoints():
     with running("tracepoint", "--set", f"target_tgid={os.getpid()}", "-v") as process:
         if not process.notices[-1].endswith("until Ctrl-C\n"):
@@ -191,6 +194,7 @@ def test_tracepoints():
     assert status == 0
 
 
+@pytest.mark.vm
 def test_trampolines_run_or_the_policy_is_named():
     with running("unlink", "--json", "--set", f"target_tgid={os.getpid()}") as process:
         if not process.notices[-1].endswith("until Ctrl-C\n"):
