@@ -64,7 +64,7 @@ def trampolines() -> bool:
     for event in events:
         probe = event.probe.name.removeprefix("PROBE_").lower()
         returned = f", which returned {event.retval}" if probe == "fexit" else ""
-        show(f"{probe:<8} vfs_unlink of {event.name!r}{returned}")
+        show(f"{probe:<8} {event.name!r}{returned}")
     say(f"the program's global variable `hits` is {hits}")
     return {"PROBE_FENTRY", "PROBE_FEXIT"} <= {event.probe.name for event in events}
 
