@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pybpfload.testing.vm.cache import VirtualMachineError, cache_folder
 from pybpfload.testing.vm.kernels import KERNELS, Kernel, fetch
+from pybpfload.testing.vm.kernels import find as find_kernel
 from pybpfload.testing.vm.machine import DIED, TIMED_OUT, Result, VirtualMachine, run
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "VirtualMachineError",
     "cache_folder",
     "fetch",
+    "find_kernel",
     "run",
 ]

@@ -48,7 +48,8 @@ TIMED_OUT = 124
 DIED = 125
 """Exit status that stands for a guest that ended before its command: a panic or an oops."""
 
-_PORTS = ("stdout", "stderr", "events", "results", "status")
+_STREAMS = ("stdout", "stderr", "events", "results")
+_PORTS = (*_STREAMS, "status")
 _GRACE = 10.0  # seconds without more output after the command's exit status has come
 _CONSOLE_TROUBLE = re.compile(
     r"Kernel panic|\bOops\b|\bBUG: |WARNING: CPU|general protection fault|double fault|"
@@ -143,7 +144,7 @@ class Result:
         if self.boot_seconds is None:
             why += " (before the command started)"
         tail = "\n".join(f"  | {line}" for line in self.console.splitlines()[-lines:])
-        return f"{self.kernel} ({self.release}): {why}\n{tail}" if tail else f"{self.kernel}: {why}"
+        return f"{self.kernel} ({self.release}): {why}\n{tail}".rstrip("\n")
 
 
 class VirtualMachine:
@@ -346,7 +347,7 @@ class _Conversation:
         self._end = end
         self._listeners = listeners
         self._told = dict.fromkeys(_PORTS, 0)
-        self._open = {"stdout", "stderr", "events", "results"}
+        self._open = set(_STREAMS)
         self._start = time.monotonic()
         self.received = {name: bytearray() for name in (*_PORTS, "console")}
         self.boot_seconds: float | None = None
@@ -397,11 +398,13 @@ class _Conversation:
         )
 
     def _take(self, port: str, data: bytes) -> None:
+        if port in _STREAMS and port not in self._open:
+            return  # from a process that the command left behind
         buffer = self.received[port]
         buffer += data
         if port == "status":
             self._take_status(buffer)
-        if port not in self._open:
+        if port not in _STREAMS:
             return
         # What was not yet told begins with what may have been the beginning of the end.
         stop = buffer.find(self._end, self._told[port])
@@ -495,7 +498,7 @@ def _extract(archive: bytearray, folder: Path) -> None:
                     continue
                 if member.isdir():
                     place.mkdir(parents=True, exist_ok=True)
-                elif (content := tar.extractfile(member)) is not None:
+                elif member.isreg() and (content := tar.extractfile(member)) is not None:
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content.read())
     except tarfile.TarError as error:
