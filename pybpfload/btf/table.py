@@ -578,8 +578,7 @@ class Btf:
 
         Raises:
             FormatError: The type has no size (``void``, a forward declaration, a function), lies
-                behind more than 32 steps, or has 2 GiB or more: libbpf takes that for an error
-                number, because it returns the size as a signed one.
+                behind more than 32 steps, or is larger than 4 GiB.
         """
         total = 1
         first = type_id
@@ -612,13 +611,13 @@ class Btf:
                 file=self.name,
                 section=".BTF",
             )
-        if total > 0x7FFFFFFF:
+        if total > 0xFFFFFFFF:
             raise self._too_large(first)
         return int(total)
 
     def _too_large(self, type_id: int) -> FormatError:
         return FormatError(
-            f"{self.describe(type_id)} has 2 GiB or more", file=self.name, section=".BTF"
+            f"{self.describe(type_id)} is larger than 4 GiB", file=self.name, section=".BTF"
         )
 
     def describe(self, type_id: int) -> str:
