@@ -76,6 +76,18 @@ class TestLinking:
             assert run(obj.programs["entry_empty"]) == 9
             assert run(obj.programs["loop"]) in (33, 34)
 
+    @pytest.mark.kernel("6.9")
+    def test_initial_values_in_an_arena(self, opened):
+        if platform.machine() not in ("x86_64", "aarch64"):
+            pytest.skip("this architecture's JIT has no arenas")
+        spec = opened("arena")
+        with pytest.raises(pybpfload.NotSupportedError, match="fixed address"):
+            spec.load()
+        spec.maps["arena"].map_extra = 0
+        with spec.load() as obj:
+            assert [obj.programs["push"].test_run().retval for _ in range(2)] == [101, 102]
+            assert int.from_bytes(obj.maps["arena"].view()[:8], os.sys.byteorder) == 102
+
     @pytest.mark.kernel("6.7")
     def test_exceptions(self, opened):
         if platform.machine() not in ("x86_64", "aarch64"):

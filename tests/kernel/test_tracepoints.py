@@ -58,10 +58,28 @@ def test_without_perf_links_the_ioctl_does_it(traced, monkeypatch):
 
 
 def test_unknown_tracepoint(traced):
-    with pytest.raises(pybpfload.BpfError, match="nosuch"):
+    with pytest.raises(pybpfload.AttachError, match="nosuch"):
         traced.programs["on_exec"].attach("sched/nosuch")
 
 
 def test_a_name_without_category(traced):
     with pytest.raises(pybpfload.AttachError, match="category/name"):
         traced.programs["on_exec"].attach("sched_process_exec")
+
+
+@pytest.mark.kernel("5.15")
+def test_a_pinned_link_goes_on_when_it_is_closed(traced, bpffs):
+    with traced.programs["on_exec"].attach() as link:
+        link.pin(f"{bpffs}/pybpfload-{os.getpid()}")
+    try:
+        run_true()
+        assert traced.variables["execs"].value == 1
+        with pybpfload.Link.from_pin(link.pin_path) as again:
+            again.unpin()
+            run_true()
+            assert traced.variables["execs"].value == 2
+    finally:
+        if link.pin_path and os.path.exists(link.pin_path):
+            os.unlink(link.pin_path)
+    run_true()
+    assert traced.variables["execs"].value == 2
