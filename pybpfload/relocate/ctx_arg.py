@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from pybpfload.btf import Btf
     from pybpfload.relocate.program import RelocatedProgram
 
-__all__ = ["rewrite_context_arguments"]
+__all__ = ["CONTEXT_TAG", "rewrite_context_arguments"]
 
-_TAG = "arg:ctx"
+CONTEXT_TAG = "arg:ctx"
+"""Declaration tag of an argument that is the context."""
 
 _CONTEXTS = {
     ProgType.CGROUP_DEVICE: "bpf_cgroup_dev_ctx",
@@ -66,7 +67,7 @@ def rewrite_context_arguments(btf: Btf, programs: Iterable[RelocatedProgram]) ->
         The BTF with copies of the functions concerned, or ``btf`` itself when there are none.
     """
     tagged: dict[int, list[int]] = {}
-    for type_id in btf.find_all(_TAG, Kind.DECL_TAG):
+    for type_id in btf.find_all(CONTEXT_TAG, Kind.DECL_TAG):
         tag = btf[type_id]
         assert isinstance(tag, t.DeclTag)
         tagged.setdefault(tag.type, []).append(tag.component)
@@ -133,5 +134,5 @@ def _clone(
     new_proto = editor.add_func_proto(proto.return_type, params)
     clone = editor.add_func(function.name, new_proto, function.linkage)
     for component in sorted(components):
-        editor.add_decl_tag(_TAG, clone, component)
+        editor.add_decl_tag(CONTEXT_TAG, clone, component)
     return clone

@@ -33,7 +33,7 @@ from pybpfload.kernel.version import kernel_version
 from pybpfload.object.spec import ExternKind, MapKind, ObjectSpec, ProgramSpec
 from pybpfload.relocate import ReferenceKind, RelocatedProgram, Relocation, Target, relocate
 from pybpfload.relocate.core.patch import poison
-from pybpfload.relocate.ctx_arg import rewrite_context_arguments
+from pybpfload.relocate.ctx_arg import CONTEXT_TAG, rewrite_context_arguments
 from pybpfload.relocate.program import KFUNC_POISON, MAP_POISON
 from pybpfload.runtime import externs, maps
 from pybpfload.runtime.program import Program
@@ -194,9 +194,9 @@ class Loader:
             return
         from pybpfload.btf.sanitize import sanitize
 
-        if not probe.has(Feature.ARG_CTX_TAG):
+        if btf.find(CONTEXT_TAG, Kind.DECL_TAG) and not probe.has(Feature.ARG_CTX_TAG):
             btf = rewrite_context_arguments(btf, relocation.programs.values())
-        lacks = {f.name for f in _BTF_FEATURES if not probe.has(f)}
+        lacks = {feature.name for feature in _features_used(btf) if not probe.has(feature)}
         try:
             clean = sanitize(self._hide_functions(btf), lacks)
             fd = FileDescriptor(load_btf(clean.to_bytes())[0], "BTF")
@@ -396,16 +396,24 @@ class Loader:
         return self._fd_array.index(fd)
 
 
-_BTF_FEATURES = (
-    Feature.BTF_FUNC,
-    Feature.BTF_GLOBAL_FUNC,
-    Feature.BTF_DATASEC,
-    Feature.BTF_QMARK_DATASEC,
-    Feature.BTF_FLOAT,
-    Feature.BTF_DECL_TAG,
-    Feature.BTF_TYPE_TAG,
-    Feature.BTF_ENUM64,
-)
+# What of BTF came later -> the kinds of types that are concerned.
+_BTF_FEATURES = {
+    Feature.BTF_FUNC: {Kind.FUNC, Kind.FUNC_PROTO},
+    Feature.BTF_GLOBAL_FUNC: {Kind.FUNC},
+    Feature.BTF_DATASEC: {Kind.VAR, Kind.DATASEC},
+    Feature.BTF_QMARK_DATASEC: {Kind.DATASEC},
+    Feature.BTF_FLOAT: {Kind.FLOAT},
+    Feature.BTF_DECL_TAG: {Kind.DECL_TAG},
+    Feature.BTF_TYPE_TAG: {Kind.TYPE_TAG},
+    Feature.BTF_ENUM64: {Kind.ENUM, Kind.ENUM64},
+}
+
+
+def _features_used(btf: Btf) -> list[Feature]:
+    """Features that BTF may need, so that no other is probed."""
+    kinds = {btf.kind(type_id) for type_id in btf.own_ids()}
+    used = [feature for feature, concerned in _BTF_FEATURES.items() if kinds & concerned]
+    return [*used, Feature.BTF_LAYOUT] if btf._layout is not None else used
 
 
 def _check_permission() -> None:

@@ -6,13 +6,18 @@ import contextlib
 import errno
 import pickle
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
 import pybpfload
+from pybpfload.btf import Kind
+from pybpfload.btf.build import BtfBuilder
+from pybpfload.btf.edit import BtfEditor
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.relocate import Target
+from pybpfload.relocate import RelocatedProgram, Target
+from pybpfload.relocate.ctx_arg import rewrite_context_arguments
 from pybpfload.runtime import externs
 from pybpfload.runtime.target import AttachTarget
 from pybpfload.testing.fakekernel import FakeKernel
@@ -482,3 +487,43 @@ def test_errors_survive_a_worker_process():
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), str(error))
         assert vars(again) == vars(error)
+
+
+class TestBtfOfTheObject:
+    def test_a_layout_part_is_left_out_where_the_kernel_does_not_know_it(self):
+        with kernel("minimal", lacks=["BTF_LAYOUT"]) as fake:
+            spec = pybpfload.open(OBJECTS / "minimal.bpf.o")
+            editor = BtfEditor(spec.btf)
+            editor._layout = bytes(80)
+            spec.btf = editor.finish()
+            with spec.load() as obj:
+                assert obj.notes == []
+            assert fake.calls
+        assert fake.leaked() == []
+
+    def test_features_that_the_btf_does_not_use_are_not_probed(self):
+        with kernel("minimal") as fake, pybpfload.load(OBJECTS / "minimal.bpf.o"):
+            probed = {feature.name for feature in fake.cache["features"]}
+        assert "BTF_DATASEC" in probed
+        assert not probed & {"BTF_FLOAT", "BTF_LAYOUT", "ARG_CTX_TAG"}
+
+    def test_two_context_arguments_of_a_function(self):
+        builder = BtfBuilder()
+        pointer = builder.add_ptr(0)
+        proto = builder.add_func_proto(
+            builder.add_int("int", 4), [("a", pointer), ("n", pointer), ("b", pointer)]
+        )
+        function = builder.add_func("f", proto)
+        for component in (0, 2):
+            builder.add_decl_tag("arg:ctx", function, component)
+        spec = pybpfload.ProgramSpec("p", "tc", [], prog_type=ProgType.SCHED_CLS)
+        program = RelocatedProgram(
+            spec, [], func_info=array("I", [0, function]), func_info_rec_size=8
+        )
+        btf = rewrite_context_arguments(builder.btf(), [program])
+        clone = program.func_info[1]
+        assert clone != function
+        contexts = [btf.type_name(btf.strip(btf[p.type].type)) for p in btf[btf[clone].type].params]
+        assert contexts == ["__sk_buff", "void", "__sk_buff"]
+        tags = [btf[i] for i in btf.find_all("arg:ctx", Kind.DECL_TAG)]
+        assert [tag.component for tag in tags if tag.type == clone] == [0, 2]
