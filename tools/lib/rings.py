@@ -7,6 +7,7 @@ import collections
 import functools
 import os
 import shutil
+import subprocess
 import sys
 import textwrap
 import time
@@ -29,6 +30,12 @@ RINGS = {
     "kernel": "kernels in virtual machines",
 }
 _LINT_IMPORTS = "from importlinter.cli import lint_imports_command as run; run()"
+# What cannot be mounted makes the tests that need it be skipped, with the reason.
+_MOUNT = """
+mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+exec "$@"
+"""
 
 
 def main(description: str) -> int:
@@ -103,7 +110,7 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
     elif ring == "pure":
         yield from _pure(options)
     elif ring == "live":
-        yield _pytest("live", ["tests/live", "tests/kernel"], options)
+        yield _live(options)
     elif ring == "differential":
         yield _pytest("differential", ["tests/differential"], options)
     else:
@@ -134,6 +141,15 @@ def _pure(options: argparse.Namespace) -> Iterator[Job]:
         job = _pytest(f"pure {interpreter.short}", ["tests/pure"], options, python=python)
         job.prepare = functools.partial(environment.provide, folder, ["test"], interpreter)
         yield job
+
+
+def _live(options: argparse.Namespace) -> Job:
+    """Tests on this machine's kernel, with file systems that they need mounted for them alone."""
+    job = _pytest("live", ["tests/live", "tests/kernel"], options)
+    namespace = ["unshare", "--mount", "--propagation", "private"]
+    if subprocess.run([*namespace, "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+        job.command = [*namespace, "sh", "-c", _MOUNT, "sh", *job.command]
+    return job
 
 
 def _pytest(
