@@ -26,8 +26,8 @@ __all__ = ["Linked", "Linker"]
 
 _EXCEPTION_TAG = "exception_callback:"
 
-# Each program has copies of its subprograms: a small file could ask for any number of them.
-_LINKED_LIMIT = 1 << 22
+# Each program has copies of its subprograms; a small file could ask for any number.
+LINKED_LIMIT = 1 << 22
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Linker:
         self._code = code
         self._finder = Finder(f for f in spec.functions if f.is_subprogram)
         self._text = next((f.section_index for f in spec.functions if f.is_subprogram), -1)
-        self._budget = max(_LINKED_LIMIT, 64 * sum(map(len, code.values())))
+        self._budget = max(LINKED_LIMIT, 64 * sum(map(len, code.values())))
         self._exception_tags = _exception_tags(spec.btf)
         self._info: dict[str, InfoTable] = {}
         if spec.btf_ext is not None:
@@ -142,7 +142,7 @@ class Linker:
         self._budget -= len(function.insns)
         if self._budget < 0:
             raise RelocationError(
-                f"the programs have more than {_LINKED_LIMIT} instructions in all",
+                f"the programs have more than {LINKED_LIMIT} instructions in all",
                 program=linked.functions[0][0].name,
                 file=self._spec.path,
             )
