@@ -31,10 +31,18 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("object", metavar="OBJ", help="a BPF object file")
     parser.add_argument(
-        "--btf", metavar="FILE", action="append", default=[], help="BTF to relocate against"
+        "--btf",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="BTF to relocate against; may be repeated",
     )
     parser.add_argument(
-        "--program", metavar="NAME", action="append", default=[], help="only this program"
+        "--program",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this program; may be repeated",
     )
     options = parser.read(arguments)
 

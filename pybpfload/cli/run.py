@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, check_names, open_object
@@ -28,8 +29,9 @@ examples:
 
 Values are read by the variable's type: 10, 0xff, true, an enumerator's name, text, or
 a,b,c for an array. What is printed: events of ring and perf buffers, lines of iterator
-programs, and bpf_printk() lines if the object prints any. Ctrl-C (or SIGTERM) detaches
-everything and ends with status 0; a second Ctrl-C does not wait for anything.
+programs, and bpf_printk() lines if the object prints any; with -v also the last values
+of variables. Ctrl-C (or SIGTERM) detaches everything and ends with status 0; a second
+Ctrl-C waits for nothing.
 """
 
 
@@ -42,14 +44,14 @@ def run(arguments: Sequence[str]) -> int:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="initial value of a global variable",
+        help="initial value of a global variable; may be repeated",
     )
     parser.add_argument(
         "--program",
         metavar="NAME",
         action="append",
         default=[],
-        help="only this program, also one of a '?' section",
+        help="only this program, also one of a '?' section; may be repeated",
     )
     parser.add_argument("--duration", metavar="SECONDS", type=_seconds, help="stop after this time")
     parser.add_argument("--btf", metavar="FILE", help="BTF of the kernel, if it shows none")
@@ -94,6 +96,8 @@ def run(arguments: Sequence[str]) -> int:
                     link.close()
                 stream.finish()
             complain(stream.summary())
+            if options.verbose:
+                _show_variables(obj)
     return 0
 
 
@@ -154,6 +158,17 @@ def _attach(obj: Object, *, verbose: bool) -> tuple[int, list[Program], int]:
         complain(f"no program of {obj.name} says by its section name what to attach it to")
         status = 1
     return attached, iterators, status
+
+
+def _show_variables(obj: Object) -> None:
+    """Print the last values of what the programs may have written."""
+    from pybpfload.cli.values import pretty
+    from pybpfload.errors import BpfError
+
+    for name, variable in obj.variables.items():
+        if not variable.read_only and not name.startswith("__export_"):
+            with suppress(BpfError):  # its type has no values
+                complain(f"{name} = {pretty(variable.value)}")
 
 
 def _why(program: Program) -> str:
