@@ -148,11 +148,11 @@ def open(  # noqa: A001 - pybpfload.open is the name that reads best
 
 
 def load(
-    source: ObjectSpec | str | PathLike[str] | bytes | BinaryIO,
+    source: ObjectSpec | str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
     *,
     btf: Btf | str | PathLike[str] | None = None,
     kconfig: str | None = None,
-    pin_root: str = "/sys/fs/bpf",
+    pin_root: str | PathLike[str] = "/sys/fs/bpf",
     log_level: int = 0,
 ) -> Object:
     """Load an object into the running kernel (Linux only).
@@ -166,7 +166,8 @@ def load(
         kconfig: Kernel configuration text (``CONFIG_HZ=250`` lines) that wins over the kernel's
             own.
         pin_root: Folder on a bpffs for maps that are pinned by name.
-        log_level: ``log_level`` of every ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics.
+        log_level: ``log_level`` of every ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics, or
+            their sum; added to that of each program. The log is :attr:`Program.log`.
 
     Returns:
         The loaded object, a context manager that detaches and unloads.
@@ -177,7 +178,10 @@ def load(
         VerifierError: The kernel refuses a program; carries the log.
         NotPermittedError: This process may not load BPF; says why.
         NotSupportedError: This kernel lacks what the object needs.
+        AttachError: A fentry, tp_btf, iterator, ... program names no target, or one that this
+            kernel does not have.
         KernelError: Any other refusal.
+        OSError: A file cannot be read.
     """
     from pybpfload.object.spec import ObjectSpec
     from pybpfload.runtime.object import load_object

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pybpfload.errors import BpfError, NotSupportedError
+from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, bpffs, door, perf
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.runtime.handles import open_by, open_pin
@@ -91,6 +92,16 @@ class Link:
             raise
         return cls(fd, kind=info.type.name.lower(), target="", program=f"id {info.prog_id}")
 
+    @contextmanager
+    def _explaining(self, hints: dict[int, str]) -> Iterator[None]:
+        """Name the link in errors of the kernel, and say what they mean."""
+        try:
+            yield
+        except KernelError as error:
+            error.target = f"{self.kind} link of program {self.program}"
+            error.hint = error.hint or hints.get(error.errno or 0)
+            raise
+
     def fileno(self) -> int:
         """Return the file descriptor."""
         return self._fd.fileno()
@@ -115,7 +126,8 @@ class Link:
             KernelError: Links of this kind can only be closed (tracing, raw_tp, perf event and
                 iterator links).
         """
-        bpf.link_detach(self.fileno())
+        with self._explaining({errno.EOPNOTSUPP: "links of this kind detach when they are closed"}):
+            bpf.link_detach(self.fileno())
 
     def open_iter(self) -> io.BufferedReader:
         """Run the iterator program once and return its output as a binary file object.
@@ -127,7 +139,8 @@ class Link:
         """
         from pybpfload.runtime.attach.iter import read_link
 
-        return read_link(self)
+        with self._explaining({errno.EINVAL: "only links of iterators can be read"}):
+            return read_link(self)
 
     def iter(self) -> Iterator[str]:
         """Run the iterator program once and yield its output by lines, without their newlines.
@@ -149,10 +162,11 @@ class Link:
         Raises:
             KernelError: Links of this kind cannot be updated, or ``old`` is not the one there.
         """
-        if old is None:
-            bpf.link_update(self.fileno(), program.fileno())
-        else:
-            bpf.link_update(self.fileno(), program.fileno(), old_fd=old.fileno())
+        old_fd = 0 if old is None else old.fileno()
+        with self._explaining(
+            {errno.EINVAL: "links of this kind cannot be updated, or not with such a program"}
+        ):
+            bpf.link_update(self.fileno(), program.fileno(), old_fd=old_fd)
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Keep the attachment beyond this process, as a file on a bpffs (Linux 5.7).

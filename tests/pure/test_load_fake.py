@@ -19,6 +19,7 @@ from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.relocate import RelocatedProgram, Target
 from pybpfload.relocate.ctx_arg import rewrite_context_arguments
 from pybpfload.runtime import externs
+from pybpfload.runtime.attach.iter import iter_info
 from pybpfload.runtime.target import AttachTarget
 from pybpfload.testing.fakekernel import FakeKernel
 from pybpfload.uapi import AttachType, MapFlag, ProgType
@@ -355,6 +356,26 @@ class TestLinks:
             fake.pins.clear()
             with pytest.raises(pybpfload.KernelError, match="ENOENT"):
                 link.unpin()
+
+    def test_what_a_link_cannot_do(self):
+        with kernel("minimal") as fake, pybpfload.load(OBJECTS / "minimal.bpf.o") as obj:
+            (link,) = obj.attach()
+            fake.refuses |= {
+                "LINK_DETACH": errno.EOPNOTSUPP,
+                "LINK_UPDATE": errno.EINVAL,
+                "ITER_CREATE": errno.EINVAL,
+            }
+            with pytest.raises(pybpfload.KernelError, match=r"count_syscalls.*when they are close"):
+                link.detach()
+            with pytest.raises(pybpfload.KernelError, match="cannot be updated"):
+                link.update(obj.programs["count_syscalls"])
+            with pytest.raises(pybpfload.KernelError, match="only links of iterators"):
+                link.iter()
+
+    @pytest.mark.parametrize("parameters", [{"pid": -1}, {"tid": 1 << 32}])
+    def test_numbers_that_are_no_process(self, parameters):
+        with pytest.raises(pybpfload.AttachError, match="is no number"):
+            iter_info(**parameters)
 
 
 class TestOpening:

@@ -75,6 +75,8 @@ def iter_info(
     if map is not None and kind == "map":
         return link_info("map", map_fd=descriptor(map)), owned
     if kind != "cgroup":
+        if not (0 <= pid < 1 << 32 and 0 <= tid < 1 << 32):
+            raise AttachError(f"{pid or tid} is no number of a process or thread")
         return link_info(
             "task", tid=tid, pid=pid, pid_fd=descriptor(pidfd) if pidfd is not None else 0
         ), owned
@@ -113,10 +115,10 @@ def attach(
         loaded_for: The iterator it was loaded for.
         target: Must be ``None``.
         **parameters: ``map`` (a map or descriptor) for ``bpf_map_elem``, ``bpf_sk_storage_map`` and
-            ``sockmap``; ``pid`` (a process), ``tid`` (a thread) or ``pidfd`` for ``task``,
-            ``task_file`` and ``task_vma`` (6.1); ``cgroup`` (path or descriptor), ``cgroup_id`` and
-            ``order`` (``self_only``, ``descendants_pre``, ``descendants_post``, ``ancestors_up``)
-            for ``cgroup`` (6.1).
+            ``sockmap``; ``pid`` (a process), ``tid`` (a thread; 0 is every one) or ``pidfd`` for
+            ``task``, ``task_file`` and ``task_vma`` (6.1); ``cgroup`` (path or descriptor),
+            ``cgroup_id`` and ``order`` (``self_only``, ``descendants_pre``, ``descendants_post``,
+            ``ancestors_up``) for ``cgroup`` (6.1).
 
     Raises:
         AttachError: The parameters do not fit the iterator.
