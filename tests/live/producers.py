@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 
 from pybpfload.isa import insn as i
-from pybpfload.kernel import bpf, progload
+from pybpfload.kernel import bpf, memlock, progload
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime.map import Map
 from pybpfload.uapi import Helper, MapType, ProgType
 
 ORDER = "<" if sys.byteorder == "little" else ">"
 PASS = bytes(14)  # the smallest packet
+KERNEL = tuple(int(part) for part in platform.release().split(".")[:2])
 
 
 def make_map(kind, key_size, value_size, entries, *, name="t", flags=0, **options):
     """A new map with what the kernel makes of the numbers."""
+    memlock.ensure()
     made = {n: options.pop(n) for n in ("inner_map_fd", "map_extra") if n in options}
     fd = bpf.map_create(kind, key_size, value_size, entries, map_name=name, map_flags=flags, **made)
     return Map(
@@ -72,10 +75,17 @@ def element(counter, index):
 
 def record(counter, length):
     """r10 - 256: a number from element 0 of ``counter``, which goes up, the CPU, then 2, 3..."""
+    count = [i.atomic(i.SIZE_DW, i.ATOMIC_ADD | i.ATOMIC_FETCH, 0, 1)]
+    if KERNEL < (5, 12):  # good for one CPU at a time
+        count = [
+            i.ldx(i.SIZE_DW, 2, 0),
+            i.atomic(i.SIZE_DW, i.ATOMIC_ADD, 0, 1),
+            i.mov64_reg(1, 2),
+        ]
     return [
         *element(counter, 0),
         i.mov64_imm(1, 1),
-        i.atomic(i.SIZE_DW, i.ATOMIC_ADD | i.ATOMIC_FETCH, 0, 1),
+        *count,
         i.stx(i.SIZE_DW, 10, 1, -256),
         i.call(Helper.GET_SMP_PROCESSOR_ID),
         i.stx(i.SIZE_DW, 10, 0, -248),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pybpfload.kernel.fd import FileDescriptor
     from pybpfload.runtime.map import Map
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.vm]
 
 NO_WAKEUP = 1
 
@@ -299,6 +299,7 @@ def test_only_ring_buffers(stack: ExitStack, counter: Map[int, int]) -> None:
         PerfBuffer(counter)
 
 
+@pytest.mark.kernel("5.12")  # a program cannot fetch and add before
 def test_producers_on_every_cpu(stack: ExitStack, counter: Map[int, int]) -> None:
     """Nothing torn, lost or repeated while all CPUs write: sequence numbers add up exactly."""
     workers = cpus.possible_cpus()
