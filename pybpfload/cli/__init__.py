@@ -59,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         kernel, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if hasattr(sys.stdout, "reconfigure"):
-        # Names from files may be of any alphabet, which the terminal's encoding need not have.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    # Names from files may be of any alphabet, which the terminal's encoding need not have.
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
     try:
         try:
             return _dispatch(arguments)
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever reads has had enough. Python flushes once more at its end: let that go nowhere.
         import os
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130

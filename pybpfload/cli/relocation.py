@@ -61,7 +61,11 @@ def _target(spec: ObjectSpec, paths: list[str]) -> tuple[list[str], Target]:
                 "give the BTF of a kernel with --btf FILE"
             )
         paths = [_KERNEL]
-    base = _read(paths[0])
+    try:
+        base = _read(paths[0])
+    except FormatError as error:
+        error.hint = "the first BTF is the kernel's; that of a module comes behind it"
+        raise
     return paths, Target(base, [_read_module(path, base) for path in paths[1:]])
 
 

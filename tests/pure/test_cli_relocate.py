@@ -197,6 +197,9 @@ def test_further_files_are_modules(split, capsys, tmp_path):
     assert targets == {f"[{number}] struct task_struct.tgid (0:0 @ offset 0)"}
     assert main(["relocate", *arguments]) == 0
     assert f" in {files[1]}" in capsys.readouterr().out
+    if split:
+        assert main(["relocate", *arguments[2:]]) == 1
+        assert "that of a module comes behind it" in capsys.readouterr().err
 
 
 def test_files_without_btf(capsys, tmp_path):
