@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pybpfload.runtime.link import Link
+    from pybpfload.runtime.map import Map
+    from pybpfload.runtime.object import Object, load_object
+    from pybpfload.runtime.perfbuf import PerfBuffer
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.ringbuf import RingBuffer
+    from pybpfload.runtime.variable import Variable
 
 __all__ = [
     "Link",
