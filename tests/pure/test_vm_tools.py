@@ -699,6 +699,21 @@ class TestCommandLines:
         assert cli.kernels_main(["path"]) == 0
         assert capsys.readouterr().out == f"{cached}\n"
 
+    def test_clean(self, cached, capsys):
+        current = [userland.tools_folder(), userland.root_archive_file("s390x")]
+        old = [
+            cached / "tools/0123",
+            cached / "userland/amd64-0123.cpio",
+            cached / "modules/x.cpio",
+        ]
+        for path in [*current, *old, cached / "kernels/6.1", cached / "tools/.x.lock"]:
+            path.mkdir(parents=True)
+        assert cli.kernels_main(["clean"]) == 0
+        assert [path for path in [*current, *old] if path.exists()] == current
+        assert (cached / "kernels/6.1").exists()
+        assert (cached / "tools/.x.lock").exists()
+        assert len(capsys.readouterr().out.splitlines()) == 3
+
     def test_output_of_several_machines(self, capfdbinary):
         shared = cli._Output(prefixed=True)
         stream = sys.stdout.buffer

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pybpfload.testing.vm import kernels, matrix, userland
-from pybpfload.testing.vm.cache import VirtualMachineError, cache_folder, size_of
+from pybpfload.testing.vm.cache import VirtualMachineError, cache_folder, clear, size_of
 from pybpfload.testing.vm.machine import DIED, TIMED_OUT, Result, VirtualMachine
-from pybpfload.testing.vm.modules import find_module
+from pybpfload.testing.vm.modules import find_module, modules_archive_file
 
 UNAVAILABLE = 123
 """Exit status of tools/vm when a virtual machine could not be prepared or started."""
@@ -276,6 +276,11 @@ def _kernels_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     action.set_defaults(action=_btf)
 
+    action = actions.add_parser(
+        "clean", help="delete what is old in the cache: other versions of tools"
+    )
+    action.set_defaults(action=_clean)
+
     action = actions.add_parser("path", help="the cache folder, or a kernel's folder in it")
     action.add_argument("name", nargs="?", metavar="NAME", help="a kernel, fetched if need be")
     action.set_defaults(action=_path)
@@ -325,6 +330,18 @@ def _btf(options: argparse.Namespace) -> None:
         options.output.write_bytes(data)
     else:
         sys.stdout.buffer.write(data)
+
+
+def _clean(_: argparse.Namespace) -> None:
+    known = kernels.KERNELS.values()
+    current = {userland.tools_folder()}
+    current |= {userland.root_archive_file(kernel.architecture) for kernel in known}
+    current |= {modules_archive_file(kernel) for kernel in known if kernel.fetched}
+    for folder in sorted({path.parent for path in current}):
+        for path in sorted(folder.glob("[!.]*")):
+            if path not in current:
+                print(f"deleting {path} ({size_of(path) / 1e6:.0f} MB)")
+                clear(path)
 
 
 def _path(options: argparse.Namespace) -> None:

@@ -62,6 +62,12 @@ AVAILABLE = (
 """Modules that a guest also has: `modprobe NAME` loads them, and so does the kernel on demand."""
 
 
+def modules_archive_file(kernel: Kernel) -> Path:
+    """Where `modules_archive` of a fetched kernel is in the cache, whether made or not."""
+    recipe = digest(kernel.release, NEEDED, LOADED, AVAILABLE, "config")
+    return cache_folder() / "modules" / f"{kernel.name}-{recipe}.cpio"
+
+
 def modules_archive(kernel: Kernel) -> Path:
     """The modules of a kernel as a cpio archive; made if it is not there.
 
@@ -74,8 +80,7 @@ def modules_archive(kernel: Kernel) -> Path:
         with archive.open("wb") as file, CpioWriter(file) as cpio:
             _pack(kernel, cpio)
 
-    name = f"{kernel.name}-{digest(kernel.release, NEEDED, LOADED, AVAILABLE, 'config')}.cpio"
-    return build(cache_folder() / "modules" / name, make)
+    return build(modules_archive_file(kernel), make)
 
 
 def find_module(kernel: Kernel, module: str) -> Path:

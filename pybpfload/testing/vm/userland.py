@@ -36,9 +36,15 @@ PYTHON = "python3.13"
 CACHE_TAG = "cpython-313"
 """What it calls its compiled modules by (`sys.implementation.cache_tag`)."""
 
-QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-arm", "qemu-system-s390x")
+_TOOLS_PACKAGES = (
+    "qemu-system-x86",
+    "qemu-system-arm",
+    "qemu-system-s390x",
+    f"{PYTHON}-minimal",
+    f"lib{PYTHON}-stdlib",
+)
 
-GUEST_PACKAGES = (
+_GUEST_PACKAGES = (
     f"{PYTHON}-minimal",
     f"lib{PYTHON}-stdlib",
     "busybox-static",
@@ -94,23 +100,27 @@ _FILES = {
 }
 
 
+def tools_folder() -> Path:
+    """Where `tools` is in the cache, whether made or not."""
+    return cache_folder() / "tools" / digest(_TOOLS_PACKAGES, _TOOLS_LEFT_OUT)
+
+
 def tools(*, update: bool = False) -> Path:
     """The folder with QEMU and a Python for this machine; made if it is not there.
 
     Args:
         update: Make it anew, of Debian's newest packages.
     """
-    packages = (*QEMU_PACKAGES, f"{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
 
     def make(folder: Path) -> None:
         logger.info("fetching QEMU")
-        Apt(SUITE, host_architecture()).unpack(packages, folder, dependencies=True)
+        Apt(SUITE, host_architecture()).unpack(_TOOLS_PACKAGES, folder, dependencies=True)
         _remove(folder, _TOOLS_LEFT_OUT)
         for program in (folder / "usr/bin").iterdir():
             if program.is_symlink() or not program.name.startswith(("qemu-system-", "python3")):
                 program.unlink()
 
-    return build(cache_folder() / "tools" / digest(packages, _TOOLS_LEFT_OUT), make, replace=update)
+    return build(tools_folder(), make, replace=update)
 
 
 def compile_modules(modules: Iterable[Path], prefix: Path, *options: str) -> None:
@@ -158,6 +168,12 @@ def add_compiled(
             cpio.copy(compiled, place)
 
 
+def root_archive_file(architecture: str) -> Path:
+    """Where `root_archive` is in the cache, whether made or not."""
+    recipe = digest(_GUEST_PACKAGES, _GUEST_LEFT_OUT, _EMPTY_FOLDERS, _FILES)
+    return cache_folder() / "userland" / f"{architecture}-{recipe}.cpio"
+
+
 def root_archive(architecture: str, *, update: bool = False) -> Path:
     """The guest's root file system as a cpio archive; made if it is not there.
 
@@ -169,7 +185,7 @@ def root_archive(architecture: str, *, update: bool = False) -> Path:
     def make(archive: Path) -> None:
         logger.info("making the %s guest's root file system", architecture)
         folder = archive.with_name("root")
-        Apt(SUITE, architecture).unpack(GUEST_PACKAGES, folder, dependencies=True)
+        Apt(SUITE, architecture).unpack(_GUEST_PACKAGES, folder, dependencies=True)
         _remove(folder, _GUEST_LEFT_OUT)
         prefix = archive.with_name("pycache")
         modules = sorted(folder.rglob("*.py"))
@@ -197,9 +213,7 @@ def root_archive(architecture: str, *, update: bool = False) -> Path:
                 cpio.symlink(f"usr/bin/{name}", PYTHON)
             cpio.symlink("usr/bin/sh", "busybox")
 
-    recipe = (GUEST_PACKAGES, _GUEST_LEFT_OUT, _EMPTY_FOLDERS, _FILES)
-    name = f"{architecture}-{digest(*recipe)}.cpio"
-    return build(cache_folder() / "userland" / name, make, replace=update)
+    return build(root_archive_file(architecture), make, replace=update)
 
 
 def digest(*recipe: object) -> str:
