@@ -471,7 +471,8 @@ def test_typed_samples_have_padding_to_the_right_size(
     with PerfBuffer(array) as buffer:
         run(emit)
         (event,) = buffer.poll(5)
-        assert (event.number, event.cpu, event.two) == (0, one_cpu, 2)
+        assert (event.number, event.cpu) == (0, one_cpu)
+        assert event.two == (2 if sys.byteorder == "little" else 0)  # the first half of a 64-bit 2
 
 
 def test_an_interpreter_that_ends_with_open_buffers_says_nothing_odd() -> None:
