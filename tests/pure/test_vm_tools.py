@@ -31,6 +31,7 @@ from pybpfload.testing.vm import (
     matrix,
     modules,
     payload,
+    userland,
 )
 from pybpfload.testing.vm.cpio import CpioWriter
 from pybpfload.testing.vm.kernels import Kernel
