@@ -24,7 +24,7 @@ def main() -> None:
     spec.variables["target_ppid"].value = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     with spec.load() as obj:
         obj.attach()
-        print(f"{'':4} {'PID':>7} {'PARENT':>7}  {'COMMAND':<16}")
+        print(f"{'':4} {'PID':>7} {'PARENT':>7}  COMMAND", flush=True)
         for event in obj.maps["events"]:
             if event.kind.name == "EVENT_EXEC":
                 what, detail = "exec", event.filename

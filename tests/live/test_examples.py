@@ -1,0 +1,57 @@
+"""The examples, run as people run them."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from snippets import ROOT
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux"),
+    pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to load BPF"
+    ),
+]
+
+
+def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / name), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_execsnoop_shows_children_of_one_process_until_interrupted():
+    with start("execsnoop.py", str(os.getpid())) as tracer:
+        assert tracer.stdout.readline().split() == ["PID", "PARENT", "COMMAND"]
+        child = subprocess.Popen(["sh", "-c", "exit 3"])
+        child.wait()
+        executed, ended = (tracer.stdout.readline() for _ in range(2))
+        tracer.send_signal(signal.SIGINT)
+        rest, complaints = tracer.communicate(timeout=30)
+    assert executed.split()[:4] == ["exec", str(child.pid), str(os.getpid()), "sh"]
+    assert ended.split()[:4] == ["exit", str(child.pid), str(os.getpid()), "sh"]
+    assert "exit status 3" in ended
+    assert (tracer.returncode, rest, complaints) == (0, "", "")
+
+
+def test_iter_tasks_lists_this_process():
+    with start("iter_tasks.py") as lister:
+        output, complaints = lister.communicate(timeout=30)
+    assert (lister.returncode, complaints) == (0, "")
+    assert str(os.getpid()) in [line.split()[0] for line in output.splitlines()]
+
+
+def test_netlink_extack_works_or_says_in_one_line_why_not():
+    with start("netlink_extack.py") as tracer:
+        output, complaints = tracer.communicate(timeout=30)
+    if tracer.returncode == 0:
+        lines = [line.split(":")[0].strip() for line in output.splitlines()]
+        assert lines == ["fentry", "tracepoint", "fexit"]
+    else:
+        assert complaints.startswith("netlink_extack: ")
+        assert len(complaints.splitlines()) == 1
