@@ -337,8 +337,8 @@ def _clean(_: argparse.Namespace) -> None:
     current = {userland.tools_folder()}
     current |= {userland.root_archive_file(kernel.architecture) for kernel in known}
     current |= {modules_archive_file(kernel) for kernel in known if kernel.fetched}
-    for folder in sorted({path.parent for path in current}):
-        for path in sorted(folder.glob("[!.]*")):
+    for name in ("modules", "tools", "userland"):
+        for path in sorted((cache_folder() / name).glob("[!.]*")):
             if path not in current:
                 print(f"deleting {path} ({size_of(path) / 1e6:.0f} MB)")
                 clear(path)
