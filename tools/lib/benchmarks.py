@@ -227,6 +227,24 @@ def _btf(runs: int) -> Iterator[Result]:
     yield _repeated("btf", what, lambda: relocate(spec, target), runs)
 
 
+def _events(runs: int) -> Iterator[Result]:
+    import pybpfload
+    from pybpfload.btf.values import codec
+
+    btf = pybpfload.open(FIXTURES / "execsnoop.bpf.o").btf
+    assert btf is not None
+    event = codec(btf, btf.find("event"))
+    record = event.encode({"pid": 1234, "comm": "bash", "filename": "/usr/bin/bash"})
+    count = 1000
+
+    def decode() -> None:
+        for _ in range(count):
+            event.decode(record)
+
+    what = f"decode {count} events of execsnoop ({len(record)} bytes, 12 members)"
+    yield _repeated("events", what, decode, runs)
+
+
 MEASUREMENTS: dict[str, Callable[[int], Iterator[Result]]] = {
     "import": _import,
     "help": _help,
@@ -234,4 +252,5 @@ MEASUREMENTS: dict[str, Callable[[int], Iterator[Result]]] = {
     "inspect": _inspect,
     "open": _open,
     "btf": _btf,
+    "events": _events,
 }

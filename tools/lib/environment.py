@@ -133,12 +133,13 @@ def provide(folder, groups, interpreter=None):
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     with _lock(folder):
         done = _read_stamp(folder)
-        if done["folder"] == str(folder) and done["pyproject"] == wanted and Interpreter.at(python):
-            if done["groups"].issuperset(groups):
-                return python
-            groups = sorted(done["groups"].union(groups))
+        moved = done["folder"] not in (None, str(folder))
+        usable = not moved and Interpreter.at(python) is not None
+        if usable and done["pyproject"] == wanted and done["groups"].issuperset(groups):
+            return python
+        groups = sorted(done["groups"].union(groups))
         started = time.monotonic()
-        if done["folder"] not in (None, str(folder)) or Interpreter.at(python) is None:
+        if not usable:
             interpreter = interpreter or _default_interpreter()
             version = ".".join(str(each) for each in interpreter.version)
             _say(f"making {folder.name} with Python {version}")
@@ -148,7 +149,7 @@ def provide(folder, groups, interpreter=None):
         _run([python, "-m", "pip", "install", "--quiet", "--editable", str(ROOT), *requirements])
         _say(f"{folder.name} is ready after {time.monotonic() - started:.0f} s")
         (folder / _STAMP).write_text(
-            json.dumps({"folder": str(folder), "pyproject": wanted, "groups": sorted(groups)})
+            json.dumps({"folder": str(folder), "pyproject": wanted, "groups": groups})
         )
     return python
 
