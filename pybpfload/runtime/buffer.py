@@ -40,6 +40,7 @@ class EventBuffer:
         self._lock = threading.RLock()
         self._pending: deque[Any] = deque()
         self._closed = False
+        self._readers = 0  # more than 0 means this thread is reading, while the lock is held
         self._poller = Poller()
 
     def _drain(self, out: list[Any], limit: int) -> None:
@@ -87,13 +88,22 @@ class EventBuffer:
             pending = self._pending
             while pending and len(out) < room:
                 out.append(pending.popleft())
+            self._readers += 1
             try:
                 if len(out) < room:
                     self._drain(out, room)
             except BaseException:
                 pending.extend(out)  # their space is given back already
                 raise
+            finally:
+                self._done()
         return out
+
+    def _done(self) -> None:
+        """A reading has ended; if a signal handler has closed the buffer meanwhile, let go."""
+        self._readers -= 1
+        if self._closed and not self._readers:
+            self._release()
 
     def poll(self, timeout: float | None = None, *, limit: int | None = None) -> list[Any]:
         """Wait for events and return those that are there then.
@@ -120,7 +130,11 @@ class EventBuffer:
             with self._lock:
                 if self._closed:
                     break
-                ready = self._has_data()
+                self._readers += 1
+                try:
+                    ready = self._has_data()
+                finally:
+                    self._done()
             ready = ready or self._poller.wait(rest)
             with self._lock:
                 if self._closed:
@@ -174,7 +188,8 @@ class EventBuffer:
         self._closed = True
         self._poller.close()
         with self._lock:
-            self._release()
+            if not self._readers:
+                self._release()
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pybpfload.errors import BpfError, KernelError
@@ -12,7 +13,7 @@ from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime import mapkinds
 from pybpfload.runtime.maphandle import MapHandle
 from pybpfload.runtime.mapio import UNSUPPORTED, Elements
-from pybpfload.runtime.mapkinds import EVENTS, FULL_ARRAYS, PER_CPU, QUEUES, decode_all
+from pybpfload.runtime.mapkinds import EVENTS, FULL_ARRAYS, INDEXED, PER_CPU, QUEUES, decode_all
 from pybpfload.uapi import Cmd, ElemFlag, MapType
 
 if TYPE_CHECKING:
@@ -240,6 +241,10 @@ class Map(MapHandle, MutableMapping[K, V]):
         if not self._elements.delete(self._key(key, "d")):
             raise self._no_key(key)
 
+    def get(self, key: K, default: Any = None) -> Any:
+        """The value of a key, or ``default``."""
+        return self.lookup(key, default)
+
     def __contains__(self, key: object) -> bool:
         if self.type == MapType.BLOOM_FILTER:
             return self._elements.contains(self._encode(key))
@@ -281,6 +286,22 @@ class Map(MapHandle, MutableMapping[K, V]):
         if default is _MISSING:
             raise self._no_key(key)
         return default
+
+    def popitem(self) -> tuple[K, V]:
+        """Take any element out.
+
+        Raises:
+            KeyError: The map is empty.
+            TypeError: Elements of this type of map cannot be deleted.
+        """
+        self._need("d", "popitem()")
+        self._need("i", "popitem()")
+        assert self._keys is not None
+        for raw_key in self._elements.walk():
+            key: K = self._keys.decode(raw_key)
+            with suppress(KeyError):  # gone already
+                return key, self.pop(key)
+        raise KeyError(f"map {self.name} is empty")
 
     def setdefault(self, key: K, default: Any = None) -> Any:
         """The value of a key, which is first set to ``default`` if it is not there."""
@@ -366,7 +387,9 @@ class Map(MapHandle, MutableMapping[K, V]):
         """Whether it has elements; always true for types whose elements cannot be counted."""
         if "i" not in self._can:
             return True
-        return next(self._elements.portions(), None) is not None
+        if self.type in INDEXED:  # the next key of an empty slot is a key all the same
+            return next(self._elements.portions(), None) is not None
+        return self._elements.next_key(None) is not None
 
     def items(self) -> ItemsView[K, V]:
         """Keys and values, read in batches where the kernel can."""

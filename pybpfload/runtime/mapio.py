@@ -262,12 +262,12 @@ class Elements:
                 token = got.token
         # Where elements can vanish under a batch, its token is the last key.
         start = None if token is None else token[: self._key_size]
-        for key in self.keys(start):
+        for key in self.walk(start):
             value = self.lookup(key)
             if value is not None:
                 yield memoryview(key), memoryview(value), 1
 
-    def keys(self, start: bytes | None = None) -> Iterator[bytes]:
+    def walk(self, start: bytes | None = None) -> Iterator[bytes]:
         """All keys behind ``start``, one system call each.
 
         The next key is asked for before one is given out, so whoever gets it may delete it. If the

@@ -19,6 +19,7 @@ reordered even on x86-64, and then both sides would believe that the other is bu
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError, NotSupportedError
@@ -42,7 +43,8 @@ _DISCARD = 1 << 30
 _LENGTH = _DISCARD - 1
 _HEADER = 8
 
-_BATCH = 256
+_BATCH = 256  # records
+_RUN = 64  # headers
 
 
 def scan(
@@ -68,17 +70,32 @@ def scan(
     mask = size - 1
     found: list[tuple[int, int]] = []
     position = consumer
-    while position < producer:
+    last = -1
+    while position < producer and len(found) < limit:
         at = position & mask
         word = words[at >> 2]
         if word & _BUSY:
             break
         length = word & _LENGTH
-        position += (length + _HEADER + 7) & -8
-        if not word & _DISCARD:
-            found.append((at + _HEADER, length))
-            if len(found) >= limit:
-                break
+        step = (length + _HEADER + 7) & -8
+        position += step
+        if word & _DISCARD:
+            continue
+        found.append((at + _HEADER, length))
+        if word != last:
+            last = word
+            continue
+        # Records of one size often follow each other: look at many of their headers in one go.
+        most = min((producer - position) // step, limit - len(found), _RUN)
+        first = at + step >> 2
+        heads = words[first : first + most * step // 4 : step // 4].tolist()
+        run = most
+        if heads.count(word) != most:
+            run = next(index for index, head in enumerate(heads) if head != word)
+        start = at + step + _HEADER
+        found += zip(range(start, start + run * step, step), repeat(length))
+        position += run * step
+        last = -1
     if position > producer:
         raise BpfError(
             f"ring buffer: the record at position {position} reaches beyond {producer}, the end of "
@@ -178,13 +195,14 @@ class Ring:
 
     def _decode(self, records: list[tuple[int, int]], out: list[Any]) -> None:
         data, decoder, source = self._data, self._decoder, self._source
-        known, decode = -1, decoder(0)
+        known, decode, append = -1, decoder(0), out.append
         for at, length in records:
             if length != known:
-                decode = decoder(length)
-                known = length
-            event = decode(data, at, length)
-            out.append(event if source is None else (source, event))
+                decode, known = decoder(length), length
+            append(decode(data, at, length))
+        if source is not None:
+            start = len(out) - len(records)
+            out[start:] = [(source, event) for event in out[start:]]
 
     def _free(self, position: int) -> None:
         fence()

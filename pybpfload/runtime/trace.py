@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pybpfload.errors import KernelError
 from pybpfload.kernel.tracefs import TracePipe
 from pybpfload.runtime.poller import Poller
 
@@ -30,7 +32,12 @@ class TraceLines:
         self._only_bpf = only_bpf
         self._lines: deque[str] = deque()
         self._closed = False
-        self._pipe = TracePipe()
+        try:
+            self._pipe = TracePipe()
+        except KernelError as error:
+            if error.errno == errno.EBUSY:
+                error.hint = "somebody else reads it, and it has one reader at a time"
+            raise
         try:
             self._poller = Poller()
         except BaseException:
@@ -107,8 +114,8 @@ def trace_pipe(timeout: float | None = None, *, only_bpf: bool = True) -> TraceL
                 print(line)
 
     A line is as the kernel prints it: ``task-pid [cpu] flags time: bpf_trace_printk: text``. There
-    is one pipe for the whole machine: each line goes to one reader only, those of other people's
-    programs come too, and reading takes them out.
+    is one pipe for the whole machine: those of other people's programs come too, and reading takes
+    them out. It has one reader at a time; on older kernels several share the lines.
 
     Args:
         timeout: Seconds to wait for a line at most; then the iteration ends. ``None`` waits until
@@ -119,6 +126,6 @@ def trace_pipe(timeout: float | None = None, *, only_bpf: bool = True) -> TraceL
         An iterator and context manager.
 
     Raises:
-        KernelError: tracefs is not mounted, or closed to this process.
+        KernelError: tracefs is not mounted, or closed to this process; EBUSY: somebody else reads.
     """
     return TraceLines(timeout, only_bpf)
