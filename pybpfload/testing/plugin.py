@@ -72,19 +72,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """With --kernels, run the tests on them and nothing here."""
-    names = config.getoption("--kernels")
-    if names is None:
+    options = config.option
+    if options.kernels is None:
         return None
-    from pybpfload.testing.vm import matrix
+    from pybpfload.testing.vm import VirtualMachineError, matrix
 
-    return matrix.main(
-        matrix.kernel_names(names),
-        matrix.without_options(config.invocation_params.args, *_HOST_OPTIONS),
-        jobs=config.getoption("--kernel-jobs"),
-        timeout=config.getoption("--kernel-timeout"),
-        junit=config.getoption("--junitxml"),
-        folder=config.invocation_params.dir,
-    )
+    try:
+        return matrix.main(
+            matrix.kernel_names(options.kernels),
+            matrix.without_options(config.invocation_params.args, *_HOST_OPTIONS),
+            jobs=options.kernel_jobs,
+            timeout=options.kernel_timeout,
+            junit=options.xmlpath,
+            folder=config.invocation_params.dir,
+        )
+    except VirtualMachineError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.hookimpl(tryfirst=True)
