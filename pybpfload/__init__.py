@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         ProgramSpec,
         VariableSpec,
     )
-    from pybpfload.relocate import Relocation, Target, relocate
+    from pybpfload.relocate import Relocation, Target
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
     from pybpfload.runtime.object import Object
@@ -50,7 +50,6 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - by topic
     "open",
     "load",
-    "relocate",
     "read_btf",
     "ObjectSpec",
     "ProgramSpec",
@@ -87,7 +86,6 @@ _HOMES = {
     "VariableSpec": "object.spec",
     "Relocation": "relocate",
     "Target": "relocate",
-    "relocate": "relocate.program",
     "Link": "runtime.link",
     "Map": "runtime.map",
     "Object": "runtime.object",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pybpfload.btf.ext import CoreRelo
     from pybpfload.isa.insn import Insn
     from pybpfload.object.sections import SecDef
+    from pybpfload.relocate import Relocation, Target
     from pybpfload.runtime.object import Object
 
     T = TypeVar("T", default=Any)
@@ -515,6 +516,36 @@ class ObjectSpec:
         loaded = [p.attach_program for p in self.functions] + [m.reuse for m in self.maps.values()]
         memo = {id(one): one for one in loaded if not isinstance(one, ProgramSpec)}
         return _copy.deepcopy(self, memo)
+
+    def relocate(
+        self,
+        target: Target | Btf | None = None,
+        *,
+        modules: Iterable[Btf] = (),
+        everything: bool = False,
+    ) -> Relocation:
+        """Relocate against the types of a kernel, without asking any kernel; nothing here changes.
+
+        Args:
+            target: BTF of the kernel, or a :class:`pybpfload.Target`. Objects without CO-RE
+                relocations need none.
+            modules: BTFs of modules, searched for types that ``target`` does not have.
+            everything: Also do the programs with ``autoload`` off.
+
+        Returns:
+            The final instructions of every program, with symbolic references, and every CO-RE
+            decision.
+
+        Raises:
+            RelocationError: Something cannot be resolved or patched.
+        """
+        from importlib import import_module
+
+        # Relocation is above this room, as the runtime is.
+        made: Relocation = import_module("pybpfload.relocate").relocate(
+            self, target, modules=modules, everything=everything
+        )
+        return made
 
     def load(
         self,

@@ -30,3 +30,11 @@ def test_a_wrong_name_gets_a_suggestion():
 
 def test_an_object_without_btf_has_no_types():
     assert list(pybpfload.open(OBJECTS / "bpfel" / "nobtf.bpf.o").types) == []
+
+
+def test_a_spec_relocates_itself():
+    spec = pybpfload.open(OBJECTS / "bpfel" / "core_local.bpf.o")
+    target = pybpfload.open(OBJECTS / "bpfel" / "core_target.bpf.o").btf
+    relocation = spec.relocate(target)
+    assert relocation.decisions
+    assert relocation.programs["sizes"].insns != spec.programs["sizes"].insns
