@@ -67,6 +67,8 @@ def essential_name(name: str) -> str:
     on either side (libbpf ``bpf_core_essential_name_len``): ``task___v1`` is ``task``, but
     ``a____b`` and ``___x`` are whole names.
     """
+    if "___" not in name:
+        return name
     for i in range(len(name) - 5, -1, -1):
         if name[i + 1 : i + 4] == "___" and name[i] != "_" and name[i + 4] != "_":
             return name[: i + 1]

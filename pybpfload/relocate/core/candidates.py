@@ -55,7 +55,7 @@ class Candidates:
     """
 
     def __init__(self, local: Btf, target: Target) -> None:
-        self._local = local
+        self.local = local
         self._target = target
         self._lists: dict[int, list[Candidate]] = {}
 
@@ -71,8 +71,8 @@ class Candidates:
             self._lists[type_id] = matched
 
     def _search(self, type_id: int) -> list[Candidate]:
-        name = essential_name(self._local.type_name(type_id))
-        kind = self._local.kind(type_id)
+        name = essential_name(self.local.type_name(type_id))
+        kind = self.local.kind(type_id)
         if self._target.btf is None:
             return []
         found = self._named(self._target.btf, name, kind)

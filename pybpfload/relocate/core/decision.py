@@ -26,7 +26,9 @@ __all__ = [
 ]
 
 MAX_SPEC = 64  # BPF_CORE_SPEC_MAX_LEN
-_MAX_STEPS = 1 << 20
+_STEPS = 1 << 18  # of one relocation; matching the largest of the kernel takes 3,000
+_OBJECT_STEPS = 1 << 20  # of all relocations, and for each record:
+_RECORD_STEPS = 1 << 10  # as many as a large struct has members
 
 
 class CoreKind(IntEnum):
@@ -65,22 +67,34 @@ class Failure(Exception):  # noqa: N818 - internal signal, always turned into a 
 
 
 class Budget:
-    """Bound on the steps of one relocation: hostile type graphs make honest rules exponential."""
+    """Bound on the steps of relocating: hostile type graphs make honest rules exponential.
 
-    __slots__ = ("left",)
+    Args:
+        records: Number of relocations that share it.
+    """
 
-    def __init__(self) -> None:
-        self.left = _MAX_STEPS
+    __slots__ = ("_all", "left")
 
-    def spend(self) -> None:
-        """Count one step.
+    def __init__(self, records: int = 1) -> None:
+        self._all = _OBJECT_STEPS + _RECORD_STEPS * records
+        self.left = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin the next relocation."""
+        self._all += self.left
+        self.left = min(_STEPS, self._all)
+        self._all -= self.left
+
+    def spend(self, steps: int = 1) -> None:
+        """Count steps.
 
         Raises:
             Failure: There were too many.
         """
-        self.left -= 1
+        self.left -= steps
         if self.left < 0:
-            raise Failure(f"the types are so entangled that {_MAX_STEPS} steps did not suffice")
+            raise Failure(f"the types are so entangled that {_STEPS} steps did not suffice")
 
 
 class Accessor(NamedTuple):

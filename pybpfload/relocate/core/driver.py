@@ -11,7 +11,6 @@ from pybpfload.relocate.core.candidates import Candidate, Candidates, Target
 from pybpfload.relocate.core.decision import Budget, CoreDecision, CoreKind, Failure, Outcome, Spec
 
 if TYPE_CHECKING:
-    from pybpfload.btf import Btf
     from pybpfload.btf.ext import CoreRelo
     from pybpfload.isa.insn import Insn
     from pybpfload.object.spec import ObjectSpec, ProgramSpec
@@ -48,10 +47,24 @@ def relocate_core(
     records.sort(key=lambda item: item[0])
     btf = spec.require_btf("CO-RE")
     candidates = Candidates(btf, target)
-    return [
-        _decide(spec, btf, candidates, target, code[id(function)], serial, index, record, function)
-        for serial, index, record, function in records
-    ]
+    budget = Budget(len(records))
+    decisions = []
+    for serial, index, record, function in records:
+        budget.start()
+        decisions.append(
+            _decide(
+                spec,
+                candidates,
+                target,
+                budget,
+                code[id(function)],
+                serial,
+                index,
+                record,
+                function,
+            )
+        )
+    return decisions
 
 
 def _check_records(spec: ObjectSpec) -> None:
@@ -68,9 +81,9 @@ def _check_records(spec: ObjectSpec) -> None:
 
 def _decide(
     spec: ObjectSpec,
-    btf: Btf,
     candidates: Candidates,
     target: Target,
+    budget: Budget,
     insns: list[Insn],
     serial: int,
     index: int,
@@ -90,7 +103,7 @@ def _decide(
     decision = CoreDecision(serial, function.name, index, kind, record.access_str)
     decision.before = tuple(insns[index : index + width])
     try:
-        _resolve(decision, btf, candidates, target, insns, record, spec.byteorder)
+        _resolve(decision, candidates, target, budget, insns, record, spec.byteorder)
     except (Failure, FormatError) as error:
         decision.reason = str(error)
         raise RelocationError(
@@ -106,14 +119,14 @@ def _decide(
 
 def _resolve(
     decision: CoreDecision,
-    btf: Btf,
     candidates: Candidates,
     target: Target,
+    budget: Budget,
     insns: list[Insn],
     record: CoreRelo,
     byteorder: str,
 ) -> None:
-    kind, type_id = decision.kind, record.type_id
+    btf, kind, type_id = candidates.local, decision.kind, record.type_id
     name = btf.type_name(type_id) if type_id else ""
     if kind == CoreKind.LOCAL_TYPE_ID:
         local = decision.local = access.parse_spec(btf, type_id, record.access_str, kind)
@@ -122,7 +135,6 @@ def _resolve(
         return
     if not name:
         raise Failure(f"{btf.describe(type_id)} has no name to look for")
-    budget = Budget()
     offered = candidates[type_id]
     decision.candidates = [(c.btf.name, c.type_id) for c in offered]
     local = decision.local = access.parse_spec(btf, type_id, record.access_str, kind)
@@ -130,6 +142,7 @@ def _resolve(
         raise Failure("there is no BTF to relocate against")
     matched: list[tuple[Candidate, Spec]] = []
     for candidate in offered:
+        budget.spend()
         found = match.match_spec(local, candidate.btf, candidate.type_id, budget)
         if found is not None:
             matched.append((candidate, found))

@@ -276,16 +276,16 @@ def types_match(
 
 
 def _names_match(one: str, other: str) -> bool:
-    if not one or not other:
-        return not one and not other
-    return one == other or essential_name(one) == essential_name(other)
+    if one == other:
+        return True
+    return bool(one and other) and essential_name(one) == essential_name(other)
 
 
 def _enums_match(one: t.Enum | t.Enum64, other: t.Enum | t.Enum64, budget: Budget) -> bool:
     if one.size != other.size or len(one.values) > len(other.values):
         return False
+    budget.spend(len(other.values))
     known = {essential_name(value.name) for value in other.values}
-    budget.left -= len(other.values)
     return all(essential_name(value.name) in known for value in one.values)
 
 
@@ -294,13 +294,14 @@ def _members_match(
 ) -> bool:
     if len(one.members) > len(other.members):
         return False
-    for mine in one.members:
-        for theirs in other.members:
-            budget.spend()
-            if _names_match(mine.name, theirs.name) and types_match(
-                local, mine.type, target, theirs.type, budget, False, level - 1
-            ):
-                break
-        else:
-            return False
-    return True
+    budget.spend(len(other.members))
+    named: dict[str, list[t.Member]] = {}
+    for theirs in other.members:
+        named.setdefault(essential_name(theirs.name), []).append(theirs)
+    return all(
+        any(
+            types_match(local, mine.type, target, theirs.type, budget, False, level - 1)
+            for theirs in named.get(essential_name(mine.name), ())
+        )
+        for mine in one.members
+    )
