@@ -311,13 +311,13 @@ class MapHandle:
         return self._event_types
 
     def reader(self) -> RingBuffer | PerfBuffer:
-        """The buffer that ``for event in m`` reads; made at first use and closed with the map.
+        """The buffer that ``for event in m`` reads; opened when needed and closed with the map.
 
         Raises:
             TypeError: This type of map has no events.
             KernelError: It cannot be opened.
         """
-        if self._reader is None:
+        if self._reader is None or self._reader.closed:
             this: Any = self
             if self.type == MapType.RINGBUF:
                 from pybpfload.runtime.ringbuf import RingBuffer

@@ -274,6 +274,37 @@ def test_an_error_of_a_decoder_loses_one_record(ring: Map[Any, Any], send: FileD
         assert buffer.consume() == [3, 4]
 
 
+def test_closing_while_records_are_decoded(ring: Map[Any, Any], send: FileDescriptor) -> None:
+    """As a signal handler may do it: memory is let go when nobody looks into it any more."""
+
+    class Closing:
+        name, size = "closing", 16
+
+        def decode(self, data: memoryview, offset: int = 0) -> int:
+            buffer.close()
+            return number(bytes(data[offset : offset + 8]))
+
+        def encode(self, value: int) -> bytes:
+            raise NotImplementedError
+
+    ring.event_type = Closing()
+    buffer = RingBuffer(ring)
+    run(send, 3)
+    assert buffer.consume() == [0, 1, 2]
+    with pytest.raises(ValueError, match="closed"):
+        buffer.consume()
+    with pytest.raises(ValueError, match="closed"):
+        assert buffer.available
+
+
+def test_a_closed_reader_is_opened_again(ring: Map[Any, Any], send: FileDescriptor) -> None:
+    with ring.reader() as reader:
+        run(send)
+        assert len(reader.consume()) == 1
+    run(send)
+    assert [number(record) for record in ring.reader().consume()] == [1]
+
+
 def test_typed_or_raw(ring: Map[Any, Any], send: FileDescriptor) -> None:
     from pybpfload.btf.build import BtfBuilder
     from pybpfload.runtime.events import EventTypes
@@ -401,6 +432,26 @@ def test_lost_samples_are_counted(
         assert len(buffer.consume()) == 2
         assert buffer.lost == counter[1] == buffer.lost_by_cpu[one_cpu]
         assert told == [(one_cpu, counter[1])]
+
+
+def test_an_error_of_a_decoder_loses_one_sample(
+    array: Map[Any, Any], emit: FileDescriptor, counter: Map[int, int], one_cpu: int
+) -> None:
+    def choose(record: memoryview) -> None:
+        if number(bytes(record)) == 2:
+            raise RuntimeError("two")
+
+    array.event_type = choose
+    with PerfBuffer(array, page_count=1) as buffer:
+        run(emit, 1000)
+        assert [number(record) for record in buffer.consume()] == [0, 1]
+        with pytest.raises(RuntimeError, match="two"):
+            buffer.consume()
+        rest = buffer.consume()
+        assert [number(record) for record in rest] == list(range(3, 3 + len(rest)))
+        run(emit)
+        assert len(buffer.consume()) == 1
+        assert buffer.lost == counter[1]
 
 
 def test_a_closed_perf_buffer_leaves_nothing(
