@@ -78,6 +78,7 @@ def run(arguments: Sequence[str]) -> int:
             for note in obj.notes:
                 complain(f"note: {note}")
         if stop.requested:
+            complain("stopped before anything was attached")
             return 0
         with Stream(spec, obj, output) as stream:
             # Buffers are open before the first program runs, so that no event is lost.

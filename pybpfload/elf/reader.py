@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pybpfload.errors import FormatError
 from pybpfload.formats import elf as fmt
@@ -160,6 +160,7 @@ def _read(data: bytes, name: str) -> ElfFile:
     if data[6] != 1:
         raise FormatError(f"unknown ELF version {data[6]}, expected 1", offset=6)
     byteorder = "<" if data[5] == 1 else ">"
+    _check_length(data, byteorder)
     elf = _open(data)
     header = elf.header
     count = _guard(elf.num_sections)
@@ -186,6 +187,19 @@ def _read(data: bytes, name: str) -> ElfFile:
     )
     _read_symbols(result, _NAMES_LIMIT * len(data))
     return result
+
+
+def _check_length(data: bytes, byteorder: str) -> None:
+    """Say of a file that was cut short what is missing: section headers are usually its end."""
+    order: Literal["little", "big"] = "little" if byteorder == "<" else "big"
+    start = int.from_bytes(data[40:48], order)  # e_shoff
+    count = int.from_bytes(data[60:62], order)  # e_shnum
+    if start and start + max(count, 1) * _SECTION_HEADER_SIZE > len(data):
+        raise FormatError(
+            f"cut short: its {count} section headers at {start:#x} "
+            f"go beyond the file of {len(data)} bytes",
+            offset=40,
+        )
 
 
 def _open(data: bytes) -> Any:

@@ -206,7 +206,11 @@ def _read(source: Any) -> tuple[str, bytes]:
         name = getattr(source, "name", "object")
         return (name if isinstance(name, str) else "object"), data
     path = Path(source)
-    return str(path), path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(4)
+        if data == b"\x7fELF":  # of what is no ELF file, a device perhaps, no more is read
+            data += file.read()
+    return str(path), data
 
 
 def _open(data: bytes, path: str, name: str, relaxed_maps: bool) -> ObjectSpec:

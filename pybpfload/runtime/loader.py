@@ -422,5 +422,7 @@ def _check_permission() -> None:
     try:
         fd = bpf.prog_load(ProgType.SOCKET_FILTER, code, "GPL")
     except KernelError:
+        fd = -1
+    if fd < 0:  # outside of the handler, so that the first failure is no context of the second
         fd = bpf.prog_load(ProgType.TRACEPOINT, code, "GPL", kern_version=kernel_version())
     FileDescriptor(fd, "probe").close()

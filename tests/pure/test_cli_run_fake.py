@@ -153,6 +153,20 @@ def test_a_signal_detaches_everything(number, capsys):
     assert "until Ctrl-C\n" in capsys.readouterr().err
 
 
+def test_a_signal_while_loading_is_told(capsys):
+    raised = []
+
+    def interrupt(call):
+        if not raised:
+            raised.append(signal.raise_signal(signal.SIGTERM))
+
+    with kernel("minimal") as fake:
+        fake.on("MAP_CREATE", interrupt)
+        assert run("minimal") == 0
+    assert fake.leaked() == []
+    assert one_line(capsys) == "pybpfload: stopped before anything was attached"
+
+
 def test_a_signal_while_loading_stops_before_anything_is_attached(capsys):
     def interrupt(call):
         signal.raise_signal(signal.SIGINT)

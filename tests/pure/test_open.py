@@ -190,6 +190,23 @@ def test_not_an_object(data, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("folder", ["bpfel", "bpfeb"])
+def test_cut_short_says_where(folder):
+    data = (FIXTURES / folder / "execsnoop.bpf.o").read_bytes()
+    for size in (64, 900, len(data) // 2, len(data) - 200, len(data) - 1):
+        with pytest.raises(
+            FormatError, match=rf"cut short: its \d+ .* the file of {size}"
+        ) as caught:
+            open_object(data[:size])
+        assert caught.value.offset == 40
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no /dev/zero here")
+def test_a_file_without_end_is_not_read():
+    with pytest.raises(FormatError, match="/dev/zero: not an ELF file: it starts with"):
+        open_object("/dev/zero")
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no ELF files")
 def test_program_of_this_machine():
     with pytest.raises(FormatError, match=r"not an object file but an ELF file of type [23]"):
