@@ -32,9 +32,8 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 _RELOCATE = f"""
 import pybpfload
-from pybpfload.relocate import Target, relocate
 spec = pybpfload.open({str(FIXTURES / "execsnoop.bpf.o")!r})
-relocate(spec, Target(pybpfload.read_btf({str(VMLINUX)!r})))
+spec.relocate(pybpfload.read_btf({str(VMLINUX)!r}))
 """
 
 
@@ -213,7 +212,6 @@ def _open(runs: int) -> Iterator[Result]:
 
 def _btf(runs: int) -> Iterator[Result]:
     import pybpfload
-    from pybpfload.relocate import Target, relocate
 
     data = VMLINUX.read_bytes()
     what = f"index vmlinux BTF ({len(data) / 1e6:.1f} MB)"
@@ -222,9 +220,8 @@ def _btf(runs: int) -> Iterator[Result]:
     what = "  find a struct by name in it"
     yield _repeated("btf", what, lambda: btf.find("task_struct"), runs)
     spec = pybpfload.open(FIXTURES / "execsnoop.bpf.o")
-    target = Target(btf)
     what = "  relocate execsnoop against it"
-    yield _repeated("btf", what, lambda: relocate(spec, target), runs)
+    yield _repeated("btf", what, lambda: spec.relocate(btf), runs)
 
 
 def _events(runs: int) -> Iterator[Result]:
