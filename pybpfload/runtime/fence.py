@@ -31,7 +31,7 @@ ppc64le, loongarch64  membarrier(2) with ``MEMBARRIER_CMD_GLOBAL_EXPEDITED`` (Li
 :func:`full_fence` makes the same call on all machines: a store followed by a load *is* reordered on
 x86-64 too. That matters before going to sleep (:mod:`pybpfload.runtime.ringbuf` says why).
 
-Where membarrier is missing or a seccomp filter forbids it, a new lock is released and acquired
+Where membarrier is missing or fails, or a seccomp filter forbids it, a new lock is released and acquired
 instead: a release store followed by an acquire load, which no earlier access may pass downwards and
 no later one upwards (Arm ARM B2.3, "barrier-ordered-before"; ``lwsync`` on POWER). On x86-64 that
 is a locked instruction.
@@ -141,7 +141,8 @@ def _by_membarrier(number: int) -> Callable[[], None] | None:
         return None
 
     def barrier() -> None:
-        call(number, _GLOBAL_EXPEDITED, 0, 0)
+        if call(number, _GLOBAL_EXPEDITED, 0, 0) != 0:  # no memory: it may have done nothing
+            _by_lock()
 
     return barrier
 
