@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from pybpfload.btf import Btf
+    from pybpfload.btf.codecs import ValueMismatchError
     from pybpfload.errors import (
         AttachError,
         BpfError,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.ringbuf import RingBuffer
     from pybpfload.runtime.trace import trace_pipe
-    from pybpfload.runtime.variable import Variable
+    from pybpfload.runtime.variable import ReadOnlyError, Variable
 
 __version__ = "0.1.0"
 
@@ -75,6 +76,8 @@ __all__ = [  # noqa: RUF022 - by topic
     "NotSupportedError",
     "VerifierError",
     "AttachError",
+    "ReadOnlyError",
+    "ValueMismatchError",
 ]
 
 _HOMES = {
@@ -95,6 +98,8 @@ _HOMES = {
     "Variable": "runtime.variable",
     "trace_pipe": "runtime.trace",
     "AttachError": "errors",
+    "ReadOnlyError": "runtime.variable",
+    "ValueMismatchError": "btf.codecs",
     "BpfError": "errors",
     "FormatError": "errors",
     "KernelError": "errors",
@@ -203,8 +208,11 @@ def read_btf(source: str | PathLike[str] | bytes, *, base: Btf | None = None) ->
 
     from pybpfload.btf import Btf
     from pybpfload.elf.image import btf_from_image
+    from pybpfload.errors import FormatError
 
     if isinstance(source, bytes):
         return Btf.from_bytes(btf_from_image(source, "BTF"), base=base)
     path = Path(source)
+    if path.is_char_device() or path.is_block_device():
+        raise FormatError("it is a device, which has no end", file=str(path))
     return Btf.from_bytes(btf_from_image(path.read_bytes(), str(path)), base=base, name=str(path))
