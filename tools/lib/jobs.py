@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import os
 import re
+import signal
 import subprocess
 import threading
 import time
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from environment import ROOT
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 RESULTS = ROOT / "results"
 """Logs and JUnit reports of the last run."""
 
+_running: set[int] = set()
 _NO_TESTS = 5
 """pytest's exit status when it ran no test."""
 
@@ -35,12 +39,14 @@ class Job:
         reports: The folder where it leaves its JUnit files, any number of `*.xml` at any depth;
             None: it is one check, not a run of tests.
         prepare: Called before the command is run.
+        timeout: Seconds after which it is ended, and has failed.
     """
 
     name: str
     command: list[str]
     reports: Path | None = None
     prepare: Callable[[], object] | None = None
+    timeout: float = 1200
 
     @property
     def log(self) -> Path:
@@ -97,14 +103,7 @@ def run(job: Job) -> Outcome:
     with job.log.open("wb") as log:
         if job.prepare is not None:
             job.prepare()
-        status = subprocess.run(
-            job.command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        status = _status(job, log)
     outcome = Outcome(job.name, job, seconds=time.monotonic() - started)
     if job.reports is not None:
         suites = [
@@ -129,6 +128,34 @@ def run(job: Job) -> Outcome:
     if outcome.failed:
         outcome.verdict = "FAILED"
     return outcome
+
+
+def _status(job: Job, log: IO[bytes]) -> int:
+    """Exit status of the job's command, which is ended with all its children when time is up."""
+    process = subprocess.Popen(
+        job.command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    _running.add(process.pid)
+    try:
+        return process.wait(job.timeout)
+    except subprocess.TimeoutExpired:
+        end_all(process.pid)
+        log.write(f"\nended: it took more than {job.timeout:.0f} seconds\n".encode())
+        return process.wait()
+    finally:
+        _running.discard(process.pid)
+
+
+def end_all(*groups: int) -> None:
+    """End process groups, all running jobs' if none is named."""
+    for group in groups or tuple(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _count(suite: ET.Element, job: Job) -> Outcome:

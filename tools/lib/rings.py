@@ -7,6 +7,7 @@ import collections
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -42,6 +43,9 @@ def main(description: str) -> int:
     """Run the tool; returns its exit status."""
     options = _parser(description).parse_args()
     wanted = options.ring or (["lint", "pure"] if options.quick else list(RINGS))
+    # A shell that starts a command in the background has it ignore Ctrl-C, and so its children.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
     shutil.rmtree(jobs.RESULTS, ignore_errors=True)
     started = time.monotonic()
     outcomes: list[Outcome] = []
@@ -69,6 +73,11 @@ def main(description: str) -> int:
     jobs.run_all(side_by_side, at_a_time=os.cpu_count() or 1, done=done)
     jobs.run_all(alone, at_a_time=1, done=done)
     return _report(outcomes, not_run, time.monotonic() - started, options)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    jobs.end_all()
+    os._exit(128 + number)
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -116,7 +125,9 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
     elif ring == "differential":
         yield _pytest("differential", ["tests/differential"], options)
     else:
-        yield _pytest("kernel", ["tests/kernel", "--kernels=all"], options)
+        job = _pytest("kernel", ["tests/kernel", "--kernels=all"], options)
+        job.timeout = 2400
+        yield job
 
 
 def _lint() -> Iterator[Job]:
@@ -164,6 +175,7 @@ def _pytest(
     """A run of tests by the Python of a virtual environment."""
     reports = jobs.RESULTS / name.replace(" ", "-")
     command = [str(python), "-m", "pytest", *arguments, f"--junitxml={reports}/report.xml"]
+    command += ["-o", "faulthandler_timeout=300"]  # shows where a test hangs
     if options.k:
         command += ["-k", options.k]
     return Job(name, command, reports)
