@@ -54,7 +54,7 @@ def describe(spec: ObjectSpec) -> list[str]:
 def _map(spec: ObjectSpec, each: MapSpec) -> str:
     words = [f"{each.type.name} key {each.key_size} value {each.value_size} x{each.max_entries}"]
     if each.flags:
-        words.append(f"flags {' '.join(flag.name or '?' for flag in MapFlag(each.flags))}")
+        words.append(f"flags {' '.join(f.name or '?' for f in MapFlag if f & each.flags)}")
     numbers = {label: getattr(each, label) for label in ("numa_node", "map_extra", "pinning")}
     words += [f"{label} {value:#x}" for label, value in numbers.items() if value]
     btf = spec.btf
