@@ -36,8 +36,8 @@ acquired instead: a release store followed by an acquire load, which no earlier 
 downwards and no later one upwards (Arm ARM B2.3, "barrier-ordered-before"; ``lwsync`` on POWER). On
 x86-64 that is a locked instruction.
 
-Measured here (x86-64, CPython 3.11): reading or writing a position 0.15 µs, :func:`full_fence` 0.2 µs
-over a bare system call through ctypes.
+Measured here (x86-64, CPython 3.11): reading or writing a position 0.15 µs, :func:`full_fence` 0.2
+µs over a bare system call through ctypes.
 """
 
 from __future__ import annotations
