@@ -31,7 +31,8 @@ POISON_MAP = 2001000000
 POISON_KFUNC = 2002000000
 """Helper number, plus the extern's index, that marks a call of an unresolved kfunc."""
 
-_INSN = re.compile(r"(\d+): \([0-9a-f]{2}\) ")
+# The second form is what explain_poison() writes in place of an instruction.
+_INSN = re.compile(r"(\d+): (?:\([0-9a-f]{2}\) |<invalid )")
 _SOURCE = re.compile(r"; (.*?)(?: @ ([^@]+:\d+))?$")
 _AT_INSN = re.compile(r"\binsn (\d+)\b")
 

@@ -424,5 +424,9 @@ def _check_permission() -> None:
     except KernelError:
         fd = -1
     if fd < 0:  # outside of the handler, so that the first failure is no context of the second
-        fd = bpf.prog_load(ProgType.TRACEPOINT, code, "GPL", kern_version=kernel_version())
+        try:
+            fd = bpf.prog_load(ProgType.TRACEPOINT, code, "GPL", kern_version=kernel_version())
+        except KernelError as error:
+            error.target = "a trial program"
+            raise
     FileDescriptor(fd, "probe").close()

@@ -264,6 +264,8 @@ class TestRefusedByTheVerifier:
     def test_a_failed_relocation_is_told(self, opened):
         error = self.refusal(opened, "poisoned_load")
         assert error.relocation is not None
+        assert str(error).count("byte_off") == 1
+        assert f"{error.insn}: <invalid CO-RE relocation>" in error.log
         assert "<invalid CO-RE relocation>" in error.log
         assert "byte_off" in str(error)
 
