@@ -115,9 +115,7 @@ class _Definition:
         )
 
     def fail(self, attribute: str, message: str) -> FormatError:
-        return FormatError(
-            f"attribute {attribute!r} {message}", section=".maps", symbol=self.where
-        )
+        return FormatError(f"attribute {attribute!r} {message}", section=".maps", symbol=self.where)
 
     def parse(self, definition: t.Struct) -> None:
         spec = self.map
