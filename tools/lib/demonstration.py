@@ -107,7 +107,7 @@ def _here_or_there(name: str) -> bool:
 
 
 def _in_virtual_machine(name: str) -> bool:
-    say(f"so in a virtual machine, on Debian's kernel {KERNEL} (fetched at the first time)")
+    say(f"in a virtual machine, on Debian's kernel {KERNEL} (fetched the first time)")
     sys.stdout.flush()
     command = [sys.executable, str(ROOT / "tools" / "vm"), "--kernel", KERNEL, "--"]
     script = str(Path(__file__).resolve())
@@ -125,5 +125,5 @@ def show(event: str) -> None:
 
 
 if __name__ == "__main__":
-    say(f"in the virtual machine: Linux {os.uname().release}")
+    say(f"there: Linux {os.uname().release}")
     sys.exit(not DEMONSTRATIONS[sys.argv[1]][1]())
