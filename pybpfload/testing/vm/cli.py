@@ -14,7 +14,7 @@ from typing import BinaryIO
 from pybpfload.testing.vm import kernels, matrix, userland
 from pybpfload.testing.vm.cache import VirtualMachineError, cache_folder, clear, size_of
 from pybpfload.testing.vm.machine import DIED, TIMED_OUT, Result, VirtualMachine
-from pybpfload.testing.vm.modules import find_module, modules_archive_file
+from pybpfload.testing.vm.modules import find_module, module_files, modules_archive_file
 
 UNAVAILABLE = 123
 """Exit status of tools/vm when a virtual machine could not be prepared or started."""
@@ -311,25 +311,30 @@ def _btf(options: argparse.Namespace) -> None:
     from pybpfload.errors import FormatError
 
     kernel = kernels.fetch(options.name)
+    path = find_module(kernel, options.module) if options.module else kernel.image
     try:
+        data = btf_from_image(path.read_bytes(), f"{options.name} {path.name}")
         if options.all_modules is not None:
             options.all_modules.mkdir(parents=True, exist_ok=True)
-            vmlinux = btf_from_image(kernel.image.read_bytes(), kernel.image.name)
-            (options.all_modules / "vmlinux").write_bytes(vmlinux)
-            for path in sorted(kernel.modules.rglob("*.ko*")):
-                name = path.name.partition(".ko")[0].replace("-", "_")
-                (options.all_modules / name).write_bytes(
-                    btf_from_image(path.read_bytes(), path.name)
-                )
+            (options.all_modules / "vmlinux").write_bytes(data)
+            _all_modules(kernel, options.all_modules)
             return
-        path = find_module(kernel, options.module) if options.module else kernel.image
-        data = btf_from_image(path.read_bytes(), f"{options.name} {path.name}")
     except FormatError as error:
         raise VirtualMachineError(str(error)) from None
     if options.output is not None:
         options.output.write_bytes(data)
     else:
         sys.stdout.buffer.write(data)
+
+
+def _all_modules(kernel: kernels.Kernel, folder: Path) -> None:
+    """Write the BTF of each module that has any: none had before Linux 5.11."""
+    from pybpfload.elf.image import decompress, elf_section
+
+    for name, path in sorted(module_files(kernel).items()):
+        data = elf_section(decompress(path.read_bytes(), path.name), ".BTF", path.name)
+        if data is not None:
+            (folder / name).write_bytes(data)
 
 
 def _clean(_: argparse.Namespace) -> None:

@@ -83,6 +83,11 @@ def modules_archive(kernel: Kernel) -> Path:
     return build(modules_archive_file(kernel), make)
 
 
+def module_files(kernel: Kernel) -> dict[str, Path]:
+    """The files of all modules of a fetched kernel, by name."""
+    return {_plain(path.name.partition(".ko")[0]): path for path in kernel.modules.rglob("*.ko*")}
+
+
 def find_module(kernel: Kernel, module: str) -> Path:
     """The file of a module of a fetched kernel.
 
@@ -90,13 +95,13 @@ def find_module(kernel: Kernel, module: str) -> Path:
         VirtualMachineError: It has no such module.
     """
     try:
-        return _index(kernel)[_plain(module)]
+        return module_files(kernel)[_plain(module)]
     except KeyError:
         raise VirtualMachineError(f"kernel {kernel.name} has no module {module}") from None
 
 
 def _pack(kernel: Kernel, cpio: CpioWriter) -> None:
-    index = _index(kernel)
+    index = module_files(kernel)
     top = f"/usr/lib/modules/{kernel.release}"
     places: dict[str, str] = {}
     dependencies: dict[str, list[str]] = {}
@@ -144,11 +149,6 @@ def _pack(kernel: Kernel, cpio: CpioWriter) -> None:
     for name in (*NEEDED, *LOADED):
         in_order(name, order)
     cpio.file("/etc/pybpfload/modules", "".join(f"{top}/{places[name]}\n" for name in order))
-
-
-def _index(kernel: Kernel) -> dict[str, Path]:
-    """All modules of a kernel by name."""
-    return {_plain(path.name.partition(".ko")[0]): path for path in kernel.modules.rglob("*.ko*")}
 
 
 def _modinfo(data: bytes, name: str) -> dict[str, list[str]]:
