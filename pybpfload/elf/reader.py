@@ -161,9 +161,9 @@ def _read(data: bytes, name: str) -> ElfFile:
         raise FormatError(f"unknown ELF version {data[6]}, expected 1", offset=6)
     byteorder = "<" if data[5] == 1 else ">"
     _check_length(data, byteorder)
-    elf = _open(data)
+    elf = _guard(_Headers, data, byteorder)
     header = elf.header
-    count = _guard(elf.num_sections)
+    count = _guard(elf.count)
     if header["e_shentsize"] != _SECTION_HEADER_SIZE and count:
         raise FormatError(
             f"section headers of {header['e_shentsize']} bytes, expected {_SECTION_HEADER_SIZE}",
@@ -176,7 +176,7 @@ def _read(data: bytes, name: str) -> ElfFile:
     names = _Names(_string_table(elf, view, count), _NAMES_LIMIT * len(data))
     budget = _CONTENTS_LIMIT * len(data)
     for index in range(count):
-        raw = _guard(elf._get_section_header, index)
+        raw = _guard(elf.section, index)
         section = _section(index, raw, names, view)
         budget -= len(section.data)
         if budget < 0:
@@ -202,10 +202,44 @@ def _check_length(data: bytes, byteorder: str) -> None:
         )
 
 
-def _open(data: bytes) -> Any:
-    from elftools.elf.elffile import ELFFile
+class _Headers:
+    """The file header and the section headers.
 
-    return _guard(ELFFile, io.BytesIO(data))
+    pyelftools' parser of these, without its ``ELFFile``: that one brings the whole of DWARF, which
+    costs as much to import as everything else that opening an object needs.
+    """
+
+    def __init__(self, data: bytes, byteorder: str) -> None:
+        from elftools.common.utils import struct_parse
+        from elftools.elf.structs import ELFStructs
+
+        self._parse = struct_parse
+        self._stream = io.BytesIO(data)
+        self._size = len(data)
+        self._structs = ELFStructs(little_endian=byteorder == "<", elfclass=64)
+        self._structs.create_basic_structs()
+        self.header = struct_parse(self._structs.Elf_Ehdr, self._stream, stream_pos=0)
+        self._structs.create_advanced_structs(
+            self.header["e_type"], self.header["e_machine"], self.header["e_ident"]["EI_OSABI"]
+        )
+
+    def count(self) -> int:
+        """Number of sections; from 65280 on it stands in the first section header (gABI, 4)."""
+        if not self.header["e_shoff"]:
+            return 0
+        return int(self.header["e_shnum"] or self.section(0)["sh_size"])
+
+    def names_index(self) -> int:
+        """Index of the section with the names; if it is large, it stands in the first header."""
+        index = self.header["e_shstrndx"]
+        return int(self.section(0)["sh_link"] if index in ("SHN_XINDEX", 0xFFFF) else index)
+
+    def section(self, index: int) -> Any:
+        """Parse the header of one section."""
+        offset = self.header["e_shoff"] + index * self.header["e_shentsize"]
+        if offset > self._size:
+            raise FormatError(f"header of section {index} lies beyond the end of the file")
+        return self._parse(self._structs.Elf_Shdr, self._stream, stream_pos=offset)
 
 
 def _guard(function: Any, *arguments: Any) -> Any:
@@ -245,12 +279,12 @@ def _machine(data: bytes, byteorder: str) -> int:
 
 
 def _string_table(elf: Any, view: memoryview, count: int) -> bytes:
-    index = _guard(elf.get_shstrndx)
+    index = _guard(elf.names_index)
     if not 0 < index < count:
         raise FormatError(
             f"section name table index {index} is not among the {count} sections", offset=62
         )
-    raw = _guard(elf._get_section_header, index)
+    raw = _guard(elf.section, index)
     offset, size = raw["sh_offset"], raw["sh_size"]
     if offset + size > len(view):
         raise FormatError(
