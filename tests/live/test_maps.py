@@ -26,7 +26,10 @@ from pybpfload.uapi import MapFlag, MapType
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.live, pytest.mark.vm]
+pytestmark = pytest.mark.live
+
+# What kernels may do differently is asked of each of them.
+every_kernel = pytest.mark.vm
 
 FIXTURES = (
     Path(__file__).parents[2] / "fixtures" / ("bpfel" if sys.byteorder == "little" else "bpfeb")
@@ -68,7 +71,7 @@ class Types:
         return self.maps[name]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def types() -> Iterator[Any]:
     """One map of every type."""
     spec = pybpfload.open(FIXTURES / "maps_types.bpf.o")
@@ -102,6 +105,7 @@ def test_a_hash_is_a_mapping(count: int) -> None:
         assert len(m) == 0
 
 
+@every_kernel
 def test_single_elements() -> None:
     with make_map(MapType.HASH, 4, 8, 10) as m:
         m[1] = 10
@@ -126,6 +130,7 @@ def test_single_elements() -> None:
         assert not m
 
 
+@every_kernel
 def test_update_flags() -> None:
     with make_map(MapType.HASH, 4, 8, 10) as m:
         with pytest.raises(KeyError):
@@ -153,6 +158,7 @@ def test_a_full_map_has_its_sentence() -> None:
         assert len(m) == 2
 
 
+@every_kernel
 def test_elements_may_go_while_they_are_iterated() -> None:
     with make_map(MapType.HASH, 4, 8, 1000) as m:
         m.update({n: n for n in range(1000)})
@@ -208,6 +214,7 @@ def test_threads_do_not_disturb_each_other() -> None:
         assert wrong == []
 
 
+@every_kernel
 @pytest.mark.parametrize("kind", [MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH])
 def test_walking_by_keys_gives_the_same_as_batches(kind: MapType) -> None:
     with make_map(kind, 4, 8, 500) as m:
@@ -230,6 +237,7 @@ def test_a_map_equals_itself_only() -> None:
 # Types
 
 
+@every_kernel
 def test_arrays(types: Any) -> None:
     m = types["array"]
     assert len(m) == 4
@@ -248,6 +256,7 @@ def test_arrays(types: Any) -> None:
             refused()
 
 
+@every_kernel
 @pytest.mark.parametrize("name", ["percpu_hash", "percpu_array", "lru_percpu_hash"])
 def test_per_cpu_maps(types: Any, name: str) -> None:
     m = types[name]
@@ -262,6 +271,7 @@ def test_per_cpu_maps(types: Any, name: str) -> None:
     assert m[2] == [3] * CPUS
 
 
+@every_kernel
 def test_queue_and_stack(types: Any) -> None:
     for name, order in (("queue", [1, 2, 3]), ("stack", [3, 2, 1])):
         m = types[name]
@@ -289,6 +299,7 @@ def test_queue_and_stack(types: Any) -> None:
                 refused(m)
 
 
+@every_kernel
 def test_bloom_filter(types: Any) -> None:
     m = types["bloom_filter"]
     m.push(4)
@@ -298,6 +309,7 @@ def test_bloom_filter(types: Any) -> None:
         m[4]
 
 
+@every_kernel
 def test_lpm_trie(types: Any) -> None:
     m = types["lpm_trie"]
     m[ipaddress.ip_network("10.0.0.0/8")] = 1
@@ -310,6 +322,7 @@ def test_lpm_trie(types: Any) -> None:
     assert len(m) == 0
 
 
+@every_kernel
 def test_storage_by_descriptor(types: Any) -> None:
     with socket.socket() as sock:
         m = types["sk_storage"]
@@ -324,6 +337,7 @@ def test_storage_by_descriptor(types: Any) -> None:
             list(m)
 
 
+@every_kernel
 def test_task_storage(types: Any) -> None:
     m = types["task_storage"]
     fd = os.pidfd_open(os.getpid())
@@ -336,6 +350,7 @@ def test_task_storage(types: Any) -> None:
         os.close(fd)
 
 
+@every_kernel
 def test_redirection_maps(types: Any) -> None:
     types["devmap"][1] = 1  # the loopback device
     assert types["devmap"].to_dict() == {1: 1}
@@ -345,6 +360,7 @@ def test_redirection_maps(types: Any) -> None:
     assert not types["devmap"]
 
 
+@every_kernel
 def test_sockets_as_values() -> None:
     with socket.create_server(("", 0)) as one:
         with make_map(MapType.SOCKHASH, 4, 8, 4) as m:
@@ -357,6 +373,7 @@ def test_sockets_as_values() -> None:
                 m[1]
 
 
+@every_kernel
 def test_maps_in_maps() -> None:
     with load("maps_inner") as obj:
         outer, second = obj.maps["outer_array"], obj.maps["second"]
@@ -403,6 +420,7 @@ def test_what_a_type_cannot_do_is_said(types: Any, name: str) -> None:
     assert name in repr(m)
 
 
+@every_kernel
 def test_typed_keys_and_values() -> None:
     with load("maps") as obj:
         obj.variables["target_tgid"].value = os.getpid()
@@ -425,6 +443,7 @@ def test_typed_keys_and_values() -> None:
 # The map as a whole
 
 
+@every_kernel
 def test_by_id_and_descriptor_with_types_from_the_kernel() -> None:
     with load("maps") as obj:
         flows = obj.maps["flows"]
@@ -449,6 +468,7 @@ def test_only_maps_are_maps() -> None:
         Map.from_fd(100_000)
 
 
+@every_kernel
 def test_freezing() -> None:
     with make_map(MapType.ARRAY, 4, 8, 1) as m:
         m[0] = 1
@@ -471,6 +491,7 @@ def test_maps_for_one_direction() -> None:
             m[0]
 
 
+@every_kernel
 def test_a_view_is_shared_memory() -> None:
     with make_map(MapType.ARRAY, 4, 12, 3, flags=MapFlag.MMAPABLE) as m:
         view = m.view()
@@ -520,6 +541,7 @@ def in_own_mounts(code: str) -> str:
     return done.stdout
 
 
+@every_kernel
 def test_pins() -> None:
     in_own_mounts("""
 mount(b"bpf", b"/sys/fs/bpf")
@@ -575,6 +597,7 @@ def test_pinning_elsewhere(tmp_path: Path) -> None:
         assert (tmp_path / "file").exists()
 
 
+@every_kernel
 def test_trace_pipe() -> None:
     out = in_own_mounts("""
 mount(b"tracefs", b"/sys/kernel/tracing")
@@ -634,6 +657,7 @@ def variables() -> Iterator[Any]:
         yield obj
 
 
+@every_kernel
 def test_variables_are_live(variables: Any) -> None:
     v = variables.variables
     v["data_u8"].value = 7
