@@ -16,7 +16,6 @@ separately.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import io
 import os
@@ -24,7 +23,6 @@ import re
 import secrets
 import selectors
 import shutil
-import signal
 import socket
 import subprocess
 import tarfile
@@ -254,16 +252,18 @@ class VirtualMachine:
                 theirs[name] = stack.enter_context(far)
             numbers = {name: end.fileno() for name, end in theirs.items()}
             log = stack.enter_context(tempfile.TemporaryFile())
-            process = subprocess.Popen(
-                self._command(initrd, numbers),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(initrd, *numbers.values()),
-                env={**os.environ, "QEMU_MODULE_DIR": str(self._tools / "usr/lib/qemu")},
-                preexec_fn=_die_with_parent,
-                start_new_session=True,  # Ctrl-C reaches this process, which then ends QEMU
-            )
+            try:
+                process = subprocess.Popen(
+                    self._command(initrd, numbers),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(initrd, *numbers.values()),
+                    env={**os.environ, "QEMU_MODULE_DIR": self._modules_folder()},
+                    start_new_session=True,  # Ctrl-C reaches this process, which then ends QEMU
+                )
+            except OSError as error:
+                raise VirtualMachineError(f"QEMU does not start: {error}") from None
             try:
                 for end in theirs.values():
                     end.close()
@@ -274,6 +274,10 @@ class VirtualMachine:
             finally:
                 process.kill()
                 process.wait()
+
+    def _modules_folder(self) -> str:
+        """Where QEMU's loadable modules are."""
+        return next((str(path) for path in self._tools.glob("usr/lib/*/qemu")), "")
 
     def _command(self, initrd: int, ports: Mapping[str, int]) -> list[str]:
         """QEMU's command line."""
@@ -290,6 +294,8 @@ class VirtualMachine:
         ]
         firmware = self._tools / "usr/share"
         command = [
+            # Util-linux's: QEMU is killed when this process, or its thread, ends in whatever way.
+            *("setpriv", "--pdeathsig", "KILL"),
             *foreign_command(self._tools, f"usr/bin/qemu-system-{arch.qemu}"),
             *("-L", str(firmware / "qemu"), "-L", str(firmware / "seabios")),
             *arch.machine,
@@ -505,11 +511,3 @@ def _extract(archive: bytearray, folder: Path) -> None:
         raise VirtualMachineError(
             f"the files from the guest did not arrive whole: {error}"
         ) from None
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """In the child: be killed when the thread that started QEMU ends, however it ends."""
-    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

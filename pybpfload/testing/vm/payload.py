@@ -98,7 +98,8 @@ def package_files(folders: Sequence[Path], packages: Iterable[str]) -> dict[Path
     installed: dict[str, tuple[Path, importlib.metadata.Distribution]] = {}
     for folder in folders:
         for found in importlib.metadata.distributions(path=[str(folder)]):
-            installed.setdefault(_normal(found.metadata["Name"]), (folder, found))
+            if name := found.metadata["Name"]:  # none: remains of an installation that failed
+                installed.setdefault(_normal(name), (folder, found))
     files: dict[Path, list[Path]] = {folder: [] for folder in folders}
     wanted = [_normal(name) for name in packages]
     for name in wanted:  # grows while it is walked
