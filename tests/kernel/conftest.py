@@ -31,7 +31,15 @@ def opened():
 
 
 @pytest.fixture(scope="session")
-def trampolines() -> None:
+def jit() -> None:
+    """Skip unless the kernel compiles programs: trampolines, callbacks and kfuncs need that."""
+    setting = Path("/proc/sys/net/core/bpf_jit_enable")
+    if not setting.exists() or setting.read_text().strip() == "0":
+        pytest.skip("this kernel has no BPF JIT, or it is switched off")
+
+
+@pytest.fixture(scope="session")
+def trampolines(jit) -> None:
     """Skip unless the kernel runs fentry programs."""
     spec = pybpfload.open(OBJECTS / "fmodret.bpf.o")
     try:
@@ -41,7 +49,7 @@ def trampolines() -> None:
         pytest.skip(f"this kernel refuses trampolines by policy: {error}")
     except pybpfload.KernelError as error:
         if error.errno == 524:
-            pytest.skip("this kernel has no BPF trampolines (no JIT for this architecture)")
+            pytest.skip("this kernel's JIT has no trampolines")
         raise
 
 

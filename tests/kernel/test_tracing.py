@@ -304,7 +304,7 @@ class TestLsm:
             tracing.check_lsm("p")
 
 
-def test_policy_is_named_when_trampolines_are_refused():
+def test_policy_is_named_when_trampolines_are_refused(jit):
     """Where trampolines are refused to root, the error says that it is policy, in one line."""
     spec = pybpfload.open(OBJECTS / "fmodret.bpf.o")
     try:
