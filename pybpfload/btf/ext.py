@@ -25,6 +25,7 @@ __all__ = ["BtfExt", "CoreRelo", "InfoBlock", "InfoPart"]
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 _MIN_HEADER = 24
+_MAX_ACCESS = 2048  # characters of an access string: 64 indices, with room for blanks and zeros
 
 
 class CoreRelo(NamedTuple):
@@ -187,12 +188,13 @@ class BtfExt:
     def core_relos(self) -> Iterator[tuple[str, CoreRelo]]:
         """Yield ``(ELF section name, record)`` for every CO-RE relocation in file order."""
         step = self.core_relo.rec_size // 4
+        strings: dict[int, str] = {}
         for block in self.core_relo.blocks:
             words: Any = block.words
             for at in range(0, block.count * step, step):
-                yield (
-                    block.section,
-                    CoreRelo(
-                        words[at], words[at + 1], self._btf.string(words[at + 2]), words[at + 3]
-                    ),
-                )
+                offset = words[at + 2]
+                access = strings.get(offset)
+                if access is None:
+                    # One that is longer is refused for its length, wherever it is cut.
+                    access = strings[offset] = self._btf.string(offset)[:_MAX_ACCESS]
+                yield block.section, CoreRelo(words[at], words[at + 1], access, words[at + 3])

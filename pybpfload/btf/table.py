@@ -12,6 +12,7 @@ The format is described in :mod:`pybpfload.formats.btf`; the checks at opening a
 
 from __future__ import annotations
 
+import re
 import sys
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,11 @@ _HEADER = {order: flat(fmt.layouts(order).header) for order in "<>"}
 _LAYOUT_FIELDS = {order: flat(fmt.layouts(order).header_layout) for order in "<>"}
 _LAYOUT_ENTRY = {order: flat(fmt.layouts(order).layout_entry) for order in "<>"}
 
+_FLAVORED = re.compile("(.*[^_])___[^_]", re.DOTALL)
 _UNKNOWN_KIND = 1 << 40  # more words than any blob has: the walk over the types stops there
 _MAX_STRING = 1 << 16  # a lying blob could make every type carry the whole string part as its name
+_NAMES_LIMIT = 64  # names of all types, in multiples of the string part
+_LONG_CHAIN = 16  # modifiers and typedefs in a row
 _MAX_RESOLVE_STEPS = 32  # as in libbpf's btf__resolve_size
 _KINDS_WITH_SIZE = frozenset(
     {
@@ -69,10 +73,8 @@ def essential_name(name: str) -> str:
     """
     if "___" not in name:
         return name
-    for i in range(len(name) - 5, -1, -1):
-        if name[i + 1 : i + 4] == "___" and name[i] != "_" and name[i + 4] != "_":
-            return name[: i + 1]
-    return name
+    found = _FLAVORED.match(name)
+    return found[1] if found else name
 
 
 class Btf:
@@ -93,6 +95,9 @@ class Btf:
         self.base = base
         self._data = data
         self._cache: dict[int, t.Type] = {}
+        self._stripped: dict[tuple[int, bool], int] = {}
+        self._names_left = 0
+        self._validating = False
         self._names: array[int] | None = None
         self._names_raw = b""
         self._shared_suffixes: dict[int, list[int]] | None = None
@@ -309,6 +314,22 @@ class Btf:
             )
         return self._strings[start:end].decode("utf-8", "backslashreplace")
 
+    def _name(self, offset: int) -> str:
+        """As :meth:`string`, for decoding types: all names of one may not exceed a bound."""
+        text = self.string(offset)
+        self._names_left -= len(text)
+        if self._names_left < 0:
+            raise FormatError(
+                "names of types overlap so that they exceed the string part many times",
+                file=self.name,
+                section=".BTF",
+            )
+        return text
+
+    def _limit_names(self) -> None:
+        # Honest tables use each string some three times at most, summed up over all types.
+        self._names_left = _NAMES_LIMIT * self._end_str + _MAX_STRING
+
     # Single fields, without decoding the type
 
     def _locate(self, type_id: int) -> tuple[Btf, int]:
@@ -359,7 +380,9 @@ class Btf:
 
     def _decode(self, type_id: int) -> t.Type:
         owner, at = self._locate(type_id)
-        words, string = owner._words, owner.string
+        if not owner._validating:
+            owner._limit_names()
+        words, string = owner._words, owner._name
         name = string(words[at])
         info, third = words[at + 1], words[at + 2]
         kind, vlen, kflag = info >> 24 & 0x7F, info & 0xFFFFFF, bool(info >> 31)
@@ -565,15 +588,35 @@ class Btf:
             FormatError: The chain never ends.
         """
         first = type_id
-        for _ in range(len(self)):
+        for steps in range(len(self)):
             if type_id == 0:
                 return 0
             owner, at = self._locate(type_id)
             kind = owner._words[at + 1] >> 24 & 0x7F
             if kind not in t.MODIFIERS and not (typedefs and kind == t.Kind.TYPEDEF):
                 return type_id
+            if steps == _LONG_CHAIN:
+                return self._strip_long(type_id, typedefs)
             type_id = owner._words[at + 2]
         raise FormatError(f"type {first} refers to itself", file=self.name, section=".BTF")
+
+    def _strip_long(self, type_id: int, typedefs: bool) -> int:
+        """As :meth:`strip`, for chains that no compiler makes: each is walked once."""
+        passed = []
+        end = type_id
+        for _ in range(len(self)):
+            known = self._stripped.get((end, typedefs))
+            kind = self.kind(end)
+            if known is not None:
+                end = known
+            elif end and (kind in t.MODIFIERS or (typedefs and kind == t.Kind.TYPEDEF)):
+                passed.append(end)
+                owner, at = self._locate(end)
+                end = owner._words[at + 2]
+                continue
+            self._stripped.update(((each, typedefs), end) for each in passed)
+            return end
+        raise FormatError(f"type {type_id} refers to itself", file=self.name, section=".BTF")
 
     def size(self, type_id: int) -> int:
         """Size of a type in bytes (libbpf ``btf__resolve_size``).
@@ -638,6 +681,14 @@ class Btf:
         Raises:
             FormatError: Something refers outside the table.
         """
+        self._limit_names()
+        self._validating = True
+        try:
+            self._validate()
+        finally:
+            self._validating = False
+
+    def _validate(self) -> None:
         count = len(self)
         for type_id in self.own_ids():
             decoded = self._decode(type_id)

@@ -44,15 +44,16 @@ def collect(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]:
         found += _user_maps(layout, spec, relaxed)
     if layout.arena is not None and layout.maps is not None:
         _place_arena_data(layout, found)
+    described = _first_named(spec)
     for section, kind in layout.data:
-        made = _data_map(spec, section.name, kind, section.size)
+        made = _data_map(spec, section.name, kind, section.size, described)
         if kind != MapKind.BSS:
             made.contents = bytearray(section.data)
         found.append(made)
     kconfig = [e for e in spec.externs.values() if e.kind == "kconfig"]
     if kconfig:
         size = kconfig[-1].offset + kconfig[-1].size
-        found.append(_data_map(spec, ".kconfig", MapKind.KCONFIG, size))
+        found.append(_data_map(spec, ".kconfig", MapKind.KCONFIG, size, described))
     return found
 
 
@@ -253,7 +254,17 @@ def data_map_name(object_name: str, section: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", name[:_NAME_LENGTH])
 
 
-def _data_map(spec: ObjectSpec, section: str, kind: str, size: int) -> MapSpec:
+def _first_named(spec: ObjectSpec) -> dict[str, int]:
+    """Lowest type id of each name."""
+    btf = spec.btf
+    if btf is None:
+        return {}
+    return {btf.type_name(type_id): type_id for type_id in reversed(range(1, len(btf)))}
+
+
+def _data_map(
+    spec: ObjectSpec, section: str, kind: str, size: int, described: dict[str, int]
+) -> MapSpec:
     if size > _MAX_VALUE:
         raise FormatError(f"its {size} bytes do not fit a map", section=section)
     internal_name = data_map_name(spec.name, section)
@@ -271,12 +282,11 @@ def _data_map(spec: ObjectSpec, section: str, kind: str, size: int) -> MapSpec:
         section=section,
     )
     btf = spec.btf
-    if btf is not None and (type_id := btf.find(section)):
+    if btf is not None and (type_id := described.get(section, 0)):
         made.value_type_id = type_id
-        described = btf[type_id]
-        if isinstance(described, t.Datasec) and any(
-            isinstance(v := btf[entry.type], t.Var) and v.linkage != 0
-            for entry in described.entries
+        datasec = btf[type_id]
+        if isinstance(datasec, t.Datasec) and any(
+            isinstance(v := btf[entry.type], t.Var) and v.linkage != 0 for entry in datasec.entries
         ):
             made.flags |= MapFlag.MMAPABLE
     return made

@@ -124,10 +124,6 @@ class Layout:
         else:
             spec.notes.append(f"relocations of section {target.name!r} are not used")
 
-    def data_section(self, index: int) -> bool:
-        """Whether a section becomes a data map."""
-        return any(section.index == index for section, _ in self.data)
-
 
 def _belongs(name: str, family: str) -> bool:
     return name == family or name.startswith(family + ".")

@@ -84,6 +84,7 @@ def section_table() -> tuple[SecDef, ...]:
     return tuple(rows)
 
 
+@lru_cache(maxsize=1024)
 def find_section(section: str) -> SecDef | None:
     """Return the row for a section name without a leading ``?``, ``None`` when there is none."""
     return next((row for row in section_table() if row.matches(section)), None)

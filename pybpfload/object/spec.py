@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy as _copy
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pybpfload.errors import BpfError, FormatError
@@ -47,6 +48,7 @@ __all__ = [
     "VariableSpec",
 ]
 
+_NAMES_SHOWN = 30  # in a message
 _NO_ATTACH_TYPE = AttachType(0)  # the kernel has no "none"; 0 is what it wants to see
 
 
@@ -103,7 +105,9 @@ class Named(dict[str, T]):
         self[key] = item
 
     def __missing__(self, name: str) -> T:
-        raise KeyError(f"no {self.what} {name!r}; there are: {', '.join(self) or 'none'}")
+        some = ", ".join(islice(self, _NAMES_SHOWN)) or "none"
+        more = ", ..." if len(self) > _NAMES_SHOWN else ""
+        raise KeyError(f"no {self.what} {name!r}; there are: {some}{more}")
 
     def __reduce__(self) -> Any:
         return (type(self), (self.what, list(self.items())))

@@ -59,6 +59,7 @@ class Linker:
         self._text = next((f.section_index for f in spec.functions if f.is_subprogram), -1)
         self._budget = max(LINKED_LIMIT, 64 * sum(map(len, code.values())))
         self._exception_tags = _exception_tags(spec.btf)
+        self._relocs: dict[int, dict[int, Reloc]] = {}
         self._info: dict[str, InfoTable] = {}
         if spec.btf_ext is not None:
             self._info["func_info"] = InfoTable(spec, spec.btf_ext.func_info)
@@ -91,9 +92,7 @@ class Linker:
         stack = [(first, start, 0)]
         while stack:
             function, position, at = stack.pop()
-            relocs: dict[int, Reloc] = {}
-            for reloc in function.relocs:
-                relocs.setdefault(reloc.insn, reloc)
+            relocs = self._first_relocs(function)
             for index in range(at, len(function.insns)):
                 insn = linked.insns[position + index]
                 is_call = insn.code == isa.CALL
@@ -115,6 +114,14 @@ class Linker:
                     break
                 offset = positions[id(target)] - (position + index) - 1
                 linked.insns[position + index] = insn._replace(imm=offset)
+
+    def _first_relocs(self, function: ProgramSpec) -> dict[int, Reloc]:
+        """Return the relocation of each instruction that has one, the first if there are more."""
+        found = self._relocs.get(id(function))
+        if found is None:
+            found = {reloc.insn: reloc for reloc in reversed(function.relocs)}
+            self._relocs[id(function)] = found
+        return found
 
     def _target(
         self, function: ProgramSpec, index: int, insn: Insn, reloc: Reloc | None, is_call: bool

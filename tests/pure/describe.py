@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from pybpfload.object import MapSpec, ObjectSpec
 
 
+LINKAGES = {0: "static", 1: "global", 2: "extern"}
+
+
 def describe(spec: ObjectSpec) -> list[str]:
     """Everything about an object that does not depend on its byte order."""
     lines = [f"license {spec.license!r}"]
@@ -35,7 +38,7 @@ def describe(spec: ObjectSpec) -> list[str]:
             value = repr(variable.value)
         except BpfError:
             value = "?"
-        linkage = ("static", "global", "extern")[variable.linkage]
+        linkage = LINKAGES.get(variable.linkage, "damaged")
         value = value if len(value) < 60 else value[:57] + "..."
         place = f"{variable.section}+{variable.offset} {variable.size} bytes {linkage}"
         lines.append(f"variable {name} {place} = {value}")

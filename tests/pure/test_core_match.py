@@ -155,8 +155,9 @@ def test_root_without_size_is_fatal():
     assert "fwd opaque" in fails(local, target, alias, "0:0", FIELD_EXISTS)
 
 
-def test_hostile_types_do_not_take_for_ever():
+def test_hostile_types_do_not_take_for_ever(monkeypatch):
     """Two anonymous members of the same type at every level: 2^60 ways to look at."""
+    monkeypatch.setattr("pybpfload.relocate.core.decision._STEPS", 1 << 13)
     local, target = Types(), Types()
     s = local.plain("s", ("x", local.int))
     inner = target.add_struct("", 8, [("y", target.int, 0)])
@@ -348,7 +349,9 @@ def test_levels_are_limited():
         related(types_match, nested(32, "struct"), nested(32, "struct"))
 
 
-def test_steps_are_limited():
+def test_steps_are_limited(monkeypatch):
+    monkeypatch.setattr("pybpfload.relocate.core.decision._STEPS", 1 << 13)
+
     def wide(types: Types) -> int:
         of = types.add_struct("s", 4, [("x", types.int, 0)])
         for _ in range(20):

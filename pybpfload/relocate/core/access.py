@@ -14,6 +14,7 @@ from pybpfload.relocate.core.decision import (
     CoreKind,
     Failure,
     Spec,
+    shown,
 )
 
 __all__ = ["is_flexible", "parse_access", "parse_spec"]
@@ -32,7 +33,7 @@ def parse_access(text: str) -> list[int]:
         Failure: It is not one.
     """
     if not text or text.startswith(":"):
-        raise Failure(f"access string {text!r} does not start with a number")
+        raise Failure(f"access string {shown(text)!r} does not start with a number")
     indices: list[int] = []
     position = 0
     while position < len(text):
@@ -40,12 +41,12 @@ def parse_access(text: str) -> list[int]:
             position += 1
         found = _NUMBER.match(text, position)
         if found is None:
-            raise Failure(f"access string {text!r} is not made of numbers and colons")
+            raise Failure(f"access string {shown(text)!r} is not made of numbers and colons")
         if len(indices) == MAX_SPEC:
             raise Failure(f"access string has more than {MAX_SPEC} indices")
         index = _c_int(*found.groups())
         if index < 0:
-            raise Failure(f"access string {text!r} has a negative index")
+            raise Failure(f"access string {shown(text)!r} has a negative index")
         indices.append(index)
         position = found.end()
     return indices
@@ -69,7 +70,7 @@ def parse_spec(btf: Btf, type_id: int, access: str, kind: CoreKind) -> Spec:
     spec = Spec(btf, type_id, kind)
     if kind in TYPE_KINDS:
         if access != "0":
-            raise Failure(f"access string of a type is {access!r}, expected '0'")
+            raise Failure(f"access string of a type is {shown(access)!r}, expected '0'")
         return spec
     spec.raw = parse_access(access)
     stripped = btf.strip(type_id)
@@ -82,7 +83,7 @@ def parse_spec(btf: Btf, type_id: int, access: str, kind: CoreKind) -> Spec:
             or first >= len(root.values)
         ):
             raise Failure(
-                f"access {access!r} does not name an enumerator of {btf.describe(type_id)}"
+                f"access {shown(access)!r} does not name an enumerator of {btf.describe(type_id)}"
             )
         spec.accessors.append(Accessor(stripped, first, root.values[first].name))
         return spec
@@ -109,7 +110,9 @@ def parse_spec(btf: Btf, type_id: int, access: str, kind: CoreKind) -> Spec:
             spec.accessors.append(Accessor(current, index, None))
             spec.bit_offset = spec.bit_offset + index * btf.size(current) * 8 & _MASK
         else:
-            raise Failure(f"{btf.describe(current)} has no members, as access {access!r} wants")
+            raise Failure(
+                f"{btf.describe(current)} has no members, as access {shown(access)!r} wants"
+            )
     return spec
 
 

@@ -23,9 +23,11 @@ __all__ = [
     "Failure",
     "Outcome",
     "Spec",
+    "shown",
 ]
 
 MAX_SPEC = 64  # BPF_CORE_SPEC_MAX_LEN
+_SHOWN = 64
 _STEPS = 1 << 18  # of one relocation; matching the largest of the kernel takes 3,000
 _OBJECT_STEPS = 1 << 20  # of all relocations, and for each record:
 _RECORD_STEPS = 1 << 10  # as many as a large struct has members
@@ -193,8 +195,9 @@ class CoreDecision:
         return self.kind.name.lower()
 
     def __str__(self) -> str:
-        return (
-            f"<{self.kind_name}> {self.local}"
-            if self.local
-            else f"<{self.kind_name}> {self.access}"
-        )
+        return f"<{self.kind_name}> {self.local or shown(self.access)}"
+
+
+def shown(access: str) -> str:
+    """An access string for a message: a damaged one may be long."""
+    return access if len(access) <= _SHOWN else access[:_SHOWN] + "..."
