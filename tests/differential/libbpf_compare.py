@@ -76,15 +76,21 @@ def kernel_btf(name: str, *, fetch: bool = False) -> Path | None:
 
 
 def why_not() -> str | None:
-    """Why nothing can be compared here, or ``None`` when it can."""
+    """Why nothing can be compared here, or ``None`` when it can; libbpf is fetched if need be.
+
+    ``PYBPFLOAD_FETCH=0`` keeps it from fetching.
+    """
     if not sys.platform.startswith("linux"):
         return "libbpf needs Linux"
     if os.geteuid() != 0:
         return "libbpf prepares objects only as root: it creates their maps"
-    fetch = os.environ.get("PYBPFLOAD_FETCH", "") not in ("", "0")
-    if libbpf_folder(fetch=fetch) is None:
-        return "libbpf is not in the cache; tools/differential --fetch gets it"
-    return None
+    from pybpfload.testing.vm.cache import VirtualMachineError
+
+    try:
+        folder = libbpf_folder(fetch=os.environ.get("PYBPFLOAD_FETCH") != "0")
+    except VirtualMachineError as error:
+        return f"libbpf cannot be fetched: {error}"
+    return None if folder is not None else "libbpf is not in the cache, and PYBPFLOAD_FETCH is 0"
 
 
 class Libbpf:
@@ -179,7 +185,14 @@ _KNOWN = (
 )
 
 
-def compare(libbpf: Libbpf, path: Path, target: Target, *, without_maps: bool = False) -> Result:
+def compare(
+    libbpf: Libbpf,
+    path: Path,
+    target: Target,
+    *,
+    without_maps: bool = False,
+    core_only: bool = False,
+) -> Result:
     """Give one object to both sides.
 
     All programs are relocated together; then, where some are off, those that are on; and where all
@@ -192,6 +205,7 @@ def compare(libbpf: Libbpf, path: Path, target: Target, *, without_maps: bool = 
         target: What to relocate against.
         without_maps: Turn off the creation of all maps, which poisons the references to them: for
             objects whose maps this kernel had better not see.
+        core_only: Do nothing about objects without CO-RE relocations.
     """
     result = Result(f"{path.parent.name}/{path.name}", target.name)
     try:
@@ -199,6 +213,9 @@ def compare(libbpf: Libbpf, path: Path, target: Target, *, without_maps: bool = 
         problem = ""
     except BpfError as error:
         spec, problem = None, str(error)
+    if core_only and not any(f.core_relos for f in (spec.functions if spec else ())):
+        result.verdict = "nothing to relocate against a kernel"
+        return result
     options = {"kconfig": kconfig_text(spec) if spec else "", "without_maps": without_maps}
     theirs = libbpf.run(path, target.path, **options)
     if "crashed" in theirs:

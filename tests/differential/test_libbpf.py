@@ -41,7 +41,10 @@ def target(request, libbpf):
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_fixture(path, target, libbpf):
-    result = compare.compare(libbpf, path, target)
-    if result.not_compared and not result.differences:
-        pytest.skip("; ".join(result.not_compared))
+    """Maps are created once: with another target only CO-RE can make a difference."""
+    elsewhere = target.path is not None
+    result = compare.compare(libbpf, path, target, without_maps=elsewhere, core_only=elsewhere)
     assert not result.differences
+    # Where only this kernel refused a map, instructions were compared all the same.
+    if missing := [told for told in result.not_compared if not told.startswith("map references")]:
+        pytest.skip("; ".join(missing))
