@@ -1,5 +1,8 @@
 """``union bpf_iter_link_info``: what an iterator shall go over (``uapi/linux/bpf.h``)."""
 
+# construct names fields with "/", which its missing types do not tell.
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 import sys

@@ -12,6 +12,9 @@ Since Linux 7.1 a header may be 32 bytes long and name a *layout* section, which
 each kind's additions, so that a reader can step over kinds that it does not know.
 """
 
+# construct names fields with "/", which its missing types do not tell.
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 from functools import lru_cache

@@ -4,6 +4,9 @@ pyelftools reads headers and sections; symbols and relocations can number in the
 and are decoded by :mod:`struct` from these descriptions.
 """
 
+# construct names fields with "/", which its missing types do not tell.
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 from functools import lru_cache

@@ -5,6 +5,9 @@ half of a 64-bit constant (RFC 9669 section 3.2) is a slot of the same layout in
 but ``imm`` is zero.
 """
 
+# construct names fields with "/", which its missing types do not tell.
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 from functools import lru_cache

@@ -9,6 +9,9 @@ Of the record types only those that ``bpf_perf_event_output()`` leads to are des
 ``sample_type`` ``PERF_SAMPLE_RAW`` and nothing else.
 """
 
+# construct names fields with "/", which its missing types do not tell.
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 from functools import lru_cache

@@ -16,6 +16,9 @@ Positions only grow; ``position % size`` is the place in the data. Records follo
 ``consumer`` to ``producer``, each at a multiple of 8. Everything is in the machine's byte order.
 """
 
+# construct names fields with "/", which its missing types do not tell.
+# pyright: reportOperatorIssue=false
+
 from __future__ import annotations
 
 from functools import lru_cache
