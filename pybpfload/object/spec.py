@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import copy as _copy
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pybpfload.errors import BpfError, FormatError
+from pybpfload.object.named import Named, Numbered
+from pybpfload.object.variables import SectionVariables, VariableSpec
 from pybpfload.uapi import AttachType, MapFlag, MapType, ProgType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from os import PathLike
-
-    from typing_extensions import TypeVar
 
     from pybpfload.btf import Btf, BtfExt
     from pybpfload.btf.classes import TypeClasses
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
     from pybpfload.object.sections import SecDef
     from pybpfload.relocate import Relocation, Target
     from pybpfload.runtime.object import Object
-
-    T = TypeVar("T", default=Any)
-else:
-    from typing import TypeVar
-
-    T = TypeVar("T")
 
 __all__ = [
     "ExternKind",
@@ -48,7 +41,6 @@ __all__ = [
     "VariableSpec",
 ]
 
-_NAMES_SHOWN = 30  # in a message
 _NO_ATTACH_TYPE = AttachType(0)  # the kernel has no "none"; 0 is what it wants to see
 
 
@@ -81,51 +73,6 @@ class Reloc(NamedTuple):
     index: int = -1  # type: ignore[assignment]  # not the method of tuple
     sym_off: int = 0
     size: int = 0
-
-
-class Named(dict[str, T]):
-    """Things by name, in their order in the object; a missing name says what there is instead."""
-
-    def __init__(self, what: str, items: Mapping[str, T] | Iterable[tuple[str, T]] = ()) -> None:
-        super().__init__(items)
-        self.what = what
-        self._serials: dict[str, int] = {}
-
-    def add(self, name: str, item: T, place: str) -> None:
-        """Add something; if its name is taken, by its name and place: ``name@place``, ``@place#2``.
-
-        Equal names are legal: static variables of two functions, sections whose names are cut to
-        the same 15 characters. libbpf finds the first of them by name, as is done here.
-        """
-        key = name
-        while key in self:
-            placed = f"{name}@{place}"
-            serial = self._serials[placed] = self._serials.get(placed, 0) + 1
-            key = placed if serial == 1 else f"{placed}#{serial}"
-        self[key] = item
-
-    def __missing__(self, name: str) -> T:
-        some = ", ".join(islice(self, _NAMES_SHOWN)) or "none"
-        more = ", ..." if len(self) > _NAMES_SHOWN else ""
-        raise KeyError(f"no {self.what} {name!r}; there are: {some}{more}")
-
-    def __reduce__(self) -> Any:
-        return (type(self), (self.what, list(self.items())))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Named[T]:
-        return type(self)(self.what, [(k, _copy.deepcopy(v, memo)) for k, v in self.items()])
-
-
-class _Numbered(Named[T]):
-    """Maps and externs of a spec: instructions refer to them by their number, so none may go."""
-
-    def _refuse(self, *_: object) -> Any:
-        instead = "; set its autocreate to False" if self.what == "map" else ""
-        raise TypeError(
-            f"a {self.what} cannot be taken out of a spec, its programs refer to it{instead}"
-        )
-
-    __delitem__ = pop = popitem = clear = _refuse
 
 
 @dataclass(slots=True, eq=False)
@@ -307,56 +254,6 @@ class MapSpec:
         )
 
 
-@dataclass(slots=True, eq=False)
-class VariableSpec:
-    """A global variable, kept in the map that is made from its section.
-
-    Attributes:
-        name: Name in C.
-        section: ELF section, for example ``.rodata``.
-        map: The map that holds it.
-        offset, size: In bytes in the section.
-        type_id: Its type in the object's BTF.
-        linkage: 0 static, 1 global.
-    """
-
-    name: str
-    section: str
-    map: MapSpec
-    offset: int
-    size: int
-    type_id: int
-    linkage: int
-    btf: Btf = field(repr=False)
-
-    @property
-    def value(self) -> Any:
-        """Initial value by its BTF type; assign to change it, also that of a constant."""
-        return self._codec().decode(self._contents(), self.offset)
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        encoded = self._codec().encode(value)
-        self._contents()[self.offset : self.offset + len(encoded)] = encoded
-
-    @property
-    def is_const(self) -> bool:
-        """Whether the program may only read it."""
-        return self.map.is_read_only
-
-    def _codec(self) -> Any:
-        from pybpfload.btf.values import codec
-
-        return codec(self.btf, self.type_id)
-
-    def _contents(self) -> bytearray:
-        if self.map.contents is None:
-            raise BpfError(
-                f"variable {self.name}: its section {self.section} has no initial content"
-            )
-        return self.map.contents
-
-
 class ExternKind:
     """Where an extern is found."""
 
@@ -400,37 +297,6 @@ class ExternSpec:
         return self.type_id != 0
 
 
-class SectionVariables:
-    """Variables of one section as attributes: ``spec.rodata.target_pid = 1234``."""
-
-    __slots__ = ("_section", "_variables")
-
-    def __init__(self, section: str, variables: dict[str, Any]) -> None:
-        object.__setattr__(self, "_section", section)
-        object.__setattr__(self, "_variables", variables)
-
-    def _find(self, name: str) -> Any:
-        variable = self._variables.get(name)
-        if variable is None:
-            known = ", ".join(self._variables) or "none"
-            raise AttributeError(f"no variable {name!r} in {self._section}; there are: {known}")
-        return variable
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._find(name).value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._find(name).value = value
-
-    def __dir__(self) -> list[str]:
-        return list(self._variables)
-
-    def __repr__(self) -> str:
-        return f"<variables of {self._section}: {', '.join(self._variables)}>"
-
-
 @dataclass(slots=True, eq=False)
 class ObjectSpec:
     """An object file, parsed: what :func:`pybpfload.open` returns.
@@ -462,9 +328,9 @@ class ObjectSpec:
     kernel_version: int | None = None
     functions: list[ProgramSpec] = field(default_factory=list)
     programs: Named[ProgramSpec] = field(default_factory=lambda: Named("program"))
-    maps: Named[MapSpec] = field(default_factory=lambda: _Numbered("map"))
+    maps: Named[MapSpec] = field(default_factory=lambda: Numbered("map"))
     variables: Named[VariableSpec] = field(default_factory=lambda: Named("variable"))
-    externs: Named[ExternSpec] = field(default_factory=lambda: _Numbered("extern"))
+    externs: Named[ExternSpec] = field(default_factory=lambda: Numbered("extern"))
     btf: Btf | None = None
     btf_ext: BtfExt | None = None
     jump_tables: bytes = b""
