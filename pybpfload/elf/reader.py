@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any, Literal, NamedTuple
 
 from pybpfload.errors import FormatError
-from pybpfload.formats import elf as fmt
-from pybpfload.formats.flat import flat
 
 __all__ = ["ElfFile", "Relocation", "Section", "Symbol", "read_elf"]
 
@@ -28,8 +27,13 @@ STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION = 0, 1, 2, 3
 STV_DEFAULT, STV_INTERNAL, STV_HIDDEN = 0, 1, 2
 
 _SECTION_HEADER_SIZE = 64
-_SYMBOL_SIZE = 24
-_REL_SIZE = 16
+
+# pybpfload.formats.elf describes both; importing construct costs more than reading a whole object,
+# so the layouts are stated a second time here, and a test proves them equal.
+_SYMBOL = {order: Struct(order + "IBBHQQ") for order in "<>"}
+_REL = {order: Struct(order + "QQ") for order in "<>"}
+_SYMBOL_SIZE = _SYMBOL["<"].size
+_REL_SIZE = _REL["<"].size
 
 # Bounds for hostile files, in multiples of the file's size: names share suffixes in honest string
 # tables too, section contents overlap in none.
@@ -124,7 +128,7 @@ class ElfFile:
                 file=self.name,
                 section=section.name,
             )
-        rel = flat(fmt.layouts(self.byteorder).rel)
+        rel = _REL[self.byteorder]
         return [
             Relocation(offset, info >> 32, info & 0xFFFFFFFF)
             for offset, info in rel.iter_unpack(section.data)
@@ -369,7 +373,7 @@ def _read_symbols(elf: ElfFile, names_budget: int) -> None:
             section=table.name,
         )
     names = _Names(bytes(elf.sections[table.link].data), names_budget)
-    layout = flat(fmt.layouts(elf.byteorder).symbol)
+    layout = _SYMBOL[elf.byteorder]
     for index, (name_off, info, other, shndx, value, size) in enumerate(
         layout.iter_unpack(table.data)
     ):
