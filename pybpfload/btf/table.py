@@ -474,14 +474,7 @@ class Btf:
             # The byte search below finds whole strings. It is exact when no name starts inside
             # another string, as in every kernel's table; a table that shares suffixes gets a
             # complete index instead.
-            strings, start = self._strings, self._start_str
-            base_strings = self.base._strings if self.base is not None else b""
-            if any(
-                o >= start + len(strings) or (o > start and strings[o - start - 1])
-                if o >= start
-                else o and base_strings[o - 1]
-                for o in set(names)
-            ):
+            if self._shares_suffixes(set(names)):
                 index: dict[int, list[int]] = {}
                 for type_id, offset in enumerate(names, self.start_id):
                     index.setdefault(offset, []).append(type_id)
@@ -489,6 +482,17 @@ class Btf:
             self._names_raw = names.tobytes()
             self._names = names
         return self._names
+
+    def _shares_suffixes(self, offsets: set[int]) -> bool:
+        """Whether a name starts anywhere but behind a NUL, or outside the strings."""
+        start = self._start_str
+        if max(offsets, default=0) >= self._end_str > 0:
+            return True
+        before = [o - start - 1 for o in offsets if o > start]
+        if any(map(self._strings.__getitem__, before)):
+            return True
+        base = self.base._strings if self.base is not None else b""
+        return any(map(base.__getitem__, [o - 1 for o in offsets if 0 < o < start]))
 
     def _ids_at(self, name_offset: int) -> Iterator[int]:
         """Own type ids whose name is the string at ``name_offset``, ascending."""
