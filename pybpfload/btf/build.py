@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pybpfload.btf import types as t
 from pybpfload.btf.table import Btf
 from pybpfload.formats import btf as fmt
-from pybpfload.formats.flat import flat
+from pybpfload.formats.packed import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -340,12 +340,12 @@ class BtfBuilder:
         if self.byteorder != NATIVE:
             words = words[:]
             words.byteswap()
-        descriptions = fmt.layouts(self.byteorder)
+        records = packed("btf", self.byteorder)
         types_len, layout_len = 4 * len(words), len(self._layout)
         more = b""
         if layout_len:
-            more = flat(descriptions.header_layout).pack(types_len, layout_len)
-        header = flat(descriptions.header).pack(
+            more = records.header_layout.pack(types_len, layout_len)
+        header = records.header.pack(
             fmt.MAGIC,
             _VERSION,
             0,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pybpfload.errors import FormatError
 from pybpfload.formats import btf as fmt
-from pybpfload.formats.flat import flat
+from pybpfload.formats.packed import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,41 +98,26 @@ class BtfExt:
         if magic not in (fmt.MAGIC, 0x9FEB):
             raise FormatError(f"magic is {magic:#06x}, expected {fmt.MAGIC:#06x}", offset=0)
         order = "<" if magic == fmt.MAGIC else ">"
-        layouts = fmt.layouts(order)
-        header = layouts.ext_header.parse(data[:_MIN_HEADER])
-        if header.version != 1:
-            raise FormatError(f"version {header.version} is not supported, expected 1", offset=2)
-        if header.flags:
-            raise FormatError(f"flags {header.flags:#x} are not supported, expected 0", offset=3)
-        if header.hdr_len < _MIN_HEADER or header.hdr_len > size:
-            raise FormatError(
-                f"header length {header.hdr_len} is not between 24 and {size}", offset=4
-            )
-        if header.hdr_len == size:
-            raise FormatError("nothing follows the header", offset=4)
         self.byteorder = order
-        body = data[header.hdr_len :]
-        self.func_info = self._part(
-            body,
-            "func_info",
-            header.func_info_off,
-            header.func_info_len,
-            layouts.func_info.sizeof(),
+        records = packed("btf", order)
+        _, version, flags, hdr_len, func_off, func_len, line_off, line_len = (
+            records.ext_header.unpack_from(data)
         )
-        self.line_info = self._part(
-            body,
-            "line_info",
-            header.line_info_off,
-            header.line_info_len,
-            layouts.line_info.sizeof(),
-        )
+        if version != 1:
+            raise FormatError(f"version {version} is not supported, expected 1", offset=2)
+        if flags:
+            raise FormatError(f"flags {flags:#x} are not supported, expected 0", offset=3)
+        if hdr_len < _MIN_HEADER or hdr_len > size:
+            raise FormatError(f"header length {hdr_len} is not between 24 and {size}", offset=4)
+        if hdr_len == size:
+            raise FormatError("nothing follows the header", offset=4)
         core_off = core_len = 0
-        if header.hdr_len >= _MIN_HEADER + 8:
-            core = layouts.ext_header_core.parse(data[_MIN_HEADER : _MIN_HEADER + 8])
-            core_off, core_len = core.core_relo_off, core.core_relo_len
-        self.core_relo = self._part(
-            body, "core_relo", core_off, core_len, layouts.core_relo.sizeof()
-        )
+        if hdr_len >= _MIN_HEADER + records.ext_header_core.size:
+            core_off, core_len = records.ext_header_core.unpack_from(data, _MIN_HEADER)
+        body = data[hdr_len:]
+        self.func_info = self._part(body, "func_info", func_off, func_len, records.func_info.size)
+        self.line_info = self._part(body, "line_info", line_off, line_len, records.line_info.size)
+        self.core_relo = self._part(body, "core_relo", core_off, core_len, records.core_relo.size)
 
     def _part(self, body: bytes, label: str, offset: int, length: int, min_rec: int) -> InfoPart:
         if not length:
@@ -143,10 +128,10 @@ class BtfExt:
             raise FormatError(
                 f"{label} ({offset}+{length}) does not fit the data of {len(body)} bytes"
             )
-        layouts = fmt.layouts(self.byteorder)
-        block_header = flat(layouts.info_block)
+        records = packed("btf", self.byteorder)
+        block_header = records.info_block
         end = offset + length
-        rec_size = flat(layouts.info_header).unpack_from(body, offset)[0]
+        rec_size = records.info_header.unpack_from(body, offset)[0]
         # A record of another byte order can only be swapped if all its fields are known.
         if (
             rec_size < min_rec

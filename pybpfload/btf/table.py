@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.btf import types as t
 from pybpfload.errors import FormatError
 from pybpfload.formats import btf as fmt
-from pybpfload.formats.flat import flat
+from pybpfload.formats.packed import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Btf", "essential_name"]
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"
-_HEADER = {order: flat(fmt.layouts(order).header) for order in "<>"}
-_LAYOUT_FIELDS = {order: flat(fmt.layouts(order).header_layout) for order in "<>"}
-_LAYOUT_ENTRY = {order: flat(fmt.layouts(order).layout_entry) for order in "<>"}
 
 _FLAVORED = re.compile("(.*[^_])___[^_]", re.DOTALL)
 _UNKNOWN_KIND = 1 << 40  # more words than any blob has: the walk over the types stops there
@@ -155,7 +152,7 @@ class Btf:
             raise FormatError(
                 f"not BTF: magic is {magic:#06x}, expected {fmt.MAGIC:#06x}", offset=0
             )
-        header = _HEADER[self.byteorder].unpack_from(view)
+        header = packed("btf", self.byteorder).header.unpack_from(view)
         _, self.version, _, hdr_len, type_off, type_len, str_off, str_len = header
         if hdr_len < fmt.HEADER_SIZE or hdr_len > size:
             raise FormatError(f"header length {hdr_len} is not between 24 and {size}", offset=4)
@@ -211,7 +208,8 @@ class Btf:
 
     def _read_layout(self, view: memoryview, hdr_len: int, types_end: int, str_off: int) -> None:
         """Learn the sizes of unknown kinds from the layout section (Linux 7.1)."""
-        offset, length = _LAYOUT_FIELDS[self.byteorder].unpack_from(view, fmt.HEADER_SIZE)
+        records = packed("btf", self.byteorder)
+        offset, length = records.header_layout.unpack_from(view, fmt.HEADER_SIZE)
         if not length:
             return
         if offset % 4 or length % 4 or offset < types_end or offset + length > str_off:
@@ -220,7 +218,7 @@ class Btf:
                 offset=24,
             )
         self._layout = (offset, length)
-        entry = _LAYOUT_ENTRY[self.byteorder]
+        entry = records.layout_entry
         for kind in range(min(length // entry.size, 128)):
             once, each, _ = entry.unpack_from(view, hdr_len + offset + kind * entry.size)
             if kind in fmt.EXTRA_WORDS or not kind:

@@ -307,7 +307,7 @@ def _section(data: memoryview, wanted: bytes) -> memoryview | None:
                         f"ELF section {wanted.decode()} goes past the end of the file"
                     )
                 return data[offset : offset + size]
-    except struct.error:
+    except (struct.error, OverflowError):
         raise _DamagedError("ELF headers go past the end of the file") from None
     return None
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from struct import Struct
 from typing import Any, Literal, NamedTuple
 
 from pybpfload.errors import FormatError
+from pybpfload.formats.packed import packed
 
 __all__ = ["ElfFile", "Relocation", "Section", "Symbol", "read_elf"]
 
@@ -28,12 +28,8 @@ STV_DEFAULT, STV_INTERNAL, STV_HIDDEN = 0, 1, 2
 
 _SECTION_HEADER_SIZE = 64
 
-# pybpfload.formats.elf describes both; importing construct costs more than reading a whole object,
-# so the layouts are stated a second time here, and a test proves them equal.
-_SYMBOL = {order: Struct(order + "IBBHQQ") for order in "<>"}
-_REL = {order: Struct(order + "QQ") for order in "<>"}
-_SYMBOL_SIZE = _SYMBOL["<"].size
-_REL_SIZE = _REL["<"].size
+_SYMBOL_SIZE = packed("elf", "<").symbol.size
+_REL_SIZE = packed("elf", "<").rel.size
 
 # Bounds for hostile files, in multiples of the file's size: names share suffixes in honest string
 # tables too, section contents overlap in none.
@@ -128,7 +124,7 @@ class ElfFile:
                 file=self.name,
                 section=section.name,
             )
-        rel = _REL[self.byteorder]
+        rel = packed("elf", self.byteorder).rel
         return [
             Relocation(offset, info >> 32, info & 0xFFFFFFFF)
             for offset, info in rel.iter_unpack(section.data)
@@ -373,7 +369,7 @@ def _read_symbols(elf: ElfFile, names_budget: int) -> None:
             section=table.name,
         )
     names = _Names(bytes(elf.sections[table.link].data), names_budget)
-    layout = _SYMBOL[elf.byteorder]
+    layout = packed("elf", elf.byteorder).symbol
     for index, (name_off, info, other, shndx, value, size) in enumerate(
         layout.iter_unpack(table.data)
     ):

@@ -21,22 +21,6 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from construct import (
-    BitsInteger,
-    BitStruct,
-    ByteSwapped,
-    Flag,
-    Int8ub,
-    Int16ub,
-    Int16ul,
-    Int32sb,
-    Int32sl,
-    Int32ub,
-    Int32ul,
-    Struct,
-)
-from construct import Padding as Pad
-
 __all__ = ["EXTRA_WORDS", "HEADER_SIZE", "MAGIC", "TYPE_WORDS", "layouts"]
 
 MAGIC = 0xEB9F
@@ -87,6 +71,23 @@ def layouts(byteorder: str) -> Any:
         ``ext_header_core``, ``info_header``, ``info_block``, ``func_info``, ``line_info``,
         ``core_relo``.
     """
+    # Imported here because the constants above are needed at every start, and construct is slow.
+    from construct import (
+        BitsInteger,
+        BitStruct,
+        ByteSwapped,
+        Flag,
+        Int8ub,
+        Int16ub,
+        Int16ul,
+        Int32sb,
+        Int32sl,
+        Int32ub,
+        Int32ul,
+        Struct,
+    )
+    from construct import Padding as Pad
+
     little = byteorder == "<"
     u16, u32, s32 = (Int16ul, Int32ul, Int32sl) if little else (Int16ub, Int32ub, Int32sb)
 

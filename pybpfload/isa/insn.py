@@ -5,9 +5,7 @@ half is a slot of its own here (opcode 0, upper 32 bits of the constant in ``imm
 index into a list of slots is what the kernel, branch offsets and BTF.ext mean by an instruction
 index.
 
-The layout is described in :mod:`pybpfload.formats.insn`. Importing construct costs more than
-decoding a program, so the ``struct`` format below states field order and sizes a second time;
-``tests/pure/test_isa.py`` proves both equal for both byte orders.
+The layout is described in :mod:`pybpfload.formats.insn`.
 
 Sources: RFC 9669 sections 3 (encoding), 4 (arithmetic and jumps), 5 (loads and stores);
 ``include/uapi/linux/bpf_common.h`` and ``bpf.h`` for the names.
@@ -15,11 +13,11 @@ Sources: RFC 9669 sections 3 (encoding), 4 (arithmetic and jumps), 5 (loads and 
 
 from __future__ import annotations
 
-from struct import Struct
 from struct import error as _StructError  # noqa: N812
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from pybpfload.errors import FormatError
+from pybpfload.formats.packed import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,7 +121,7 @@ PSEUDO_CALL: Final = 1
 PSEUDO_KFUNC_CALL: Final = 2
 
 _SIZE_BYTES: Final = {SIZE_B: 1, SIZE_H: 2, SIZE_W: 4, SIZE_DW: 8}
-_SLOT: Final = {"<": Struct("<BBhi"), ">": Struct(">BBhi")}
+_SLOT: Final = {order: packed("insn", order).slot for order in "<>"}
 
 
 class Insn(NamedTuple):

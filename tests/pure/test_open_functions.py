@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from object_builder import (
-    EXIT,
+from insns import EXIT, mov, wide
+
+from pybpfload.errors import FormatError
+from pybpfload.isa.insn import Insn
+from pybpfload.object import open_object
+from pybpfload.object.functions import Finder
+from pybpfload.object.spec import RelocKind
+from pybpfload.testing.objects import (
     FUNC,
     GLOBAL,
     HIDDEN,
@@ -17,18 +21,7 @@ from object_builder import (
     SECTION,
     WEAK,
     ObjectBuilder,
-    mov,
-    wide,
-)  # fmt: skip
-
-from pybpfload.elf import reader
-from pybpfload.errors import FormatError
-from pybpfload.formats import elf as elf_formats
-from pybpfload.formats.flat import field_names
-from pybpfload.isa.insn import Insn
-from pybpfload.object import open_object
-from pybpfload.object.functions import Finder
-from pybpfload.object.spec import RelocKind
+)
 
 CALL = Insn(0x85, src=1, imm=-1)
 
@@ -37,21 +30,6 @@ def refused(made: ObjectBuilder) -> str:
     with pytest.raises(FormatError) as caught:
         open_object(made.build())
     return str(caught.value)
-
-
-# The two tables that are read in bulk
-
-
-@given(st.sampled_from("<>"), st.binary(min_size=24, max_size=24))
-def test_decoders_equal_their_descriptions(order, record):
-    described = elf_formats.layouts(order)
-    for decoder, layout in (
-        (reader._SYMBOL[order], described.symbol),
-        (reader._REL[order], described.rel),
-    ):
-        assert decoder.size == layout.sizeof() <= 24
-        parsed = layout.parse(record)
-        assert decoder.unpack_from(record) == tuple(parsed[name] for name in field_names(layout))
 
 
 # Cutting
