@@ -297,12 +297,11 @@ def _list(_: argparse.Namespace) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     names = options.names or list(kernels.KERNELS)
-    architectures = {kernels.find(name).architecture for name in names}
-    for name in names:
-        kernel = kernels.fetch(name, update=options.update)
-        print(f"{name}: {kernel.release}")
+    wanted = [kernels.find(name) for name in names]
+    for kernel in wanted:
+        print(f"{kernel.name}: {kernels.fetch(kernel.name, update=options.update).release}")
     userland.tools(update=options.update)
-    for architecture in sorted(architectures):
+    for architecture in sorted({kernel.architecture for kernel in wanted if kernel.bootable}):
         userland.root_archive(architecture, update=options.update)
 
 
@@ -340,7 +339,7 @@ def _all_modules(kernel: kernels.Kernel, folder: Path) -> None:
 def _clean(_: argparse.Namespace) -> None:
     known = kernels.KERNELS.values()
     current = {userland.tools_folder()}
-    current |= {userland.root_archive_file(kernel.architecture) for kernel in known}
+    current |= {userland.root_archive_file(each.architecture) for each in known if each.bootable}
     current |= {modules_archive_file(kernel) for kernel in known if kernel.fetched}
     for name in ("modules", "tools", "userland"):
         for path in sorted((cache_folder() / name).glob("[!.]*")):

@@ -36,6 +36,7 @@ class Kernel:
         suite: The Debian suite it comes from.
         package: The package there that always depends on the newest build of it.
         parameters: Words for its command line that it needs in particular.
+        bootable: False: there is only its BTF to be had, no machine to boot it on.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Kernel:
     suite: str
     package: str
     parameters: tuple[str, ...] = ()
+    bootable: bool = True
 
     @property
     def folder(self) -> Path:
@@ -95,6 +97,7 @@ KERNELS: dict[str, Kernel] = {
         # Big endian, and Debian builds it without the BPF JIT: no trampolines, so no fentry and its
         # like.
         Kernel("6.12-s390x", "s390x", "trixie", "linux-image-s390x"),
+        Kernel("6.12-riscv64", "riscv64", "trixie", "linux-image-riscv64", bootable=False),
     )
 }
 """The kernels known, by name. "sid" is the newest that Debian has on that day."""

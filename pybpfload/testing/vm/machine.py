@@ -172,6 +172,8 @@ class VirtualMachine:
         parameters: Sequence[str] = (),
         accelerator: str = "tcg",
     ) -> None:
+        if not kernels.find(kernel).bootable:
+            raise VirtualMachineError(f"kernel {kernel} cannot be booted: only its BTF is of use")
         self.kernel = kernels.fetch(kernel)
         self.cpus = cpus
         self.memory = memory
