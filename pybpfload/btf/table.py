@@ -74,6 +74,22 @@ def essential_name(name: str) -> str:
     return found[1] if found else name
 
 
+class _RecordSizes(dict[int, int]):
+    """Words of a type record by its info word; a kernel has a few hundred different ones."""
+
+    _MOST = 1 << 12  # a hostile blob could have as many as types
+
+    def __init__(self, per_kind: list[int], per_elem: list[int]) -> None:
+        self._per_kind, self._per_elem = per_kind, per_elem
+
+    def __missing__(self, info: int) -> int:
+        kind = info >> 24 & 0x7F
+        size = self._per_kind[kind] + self._per_elem[kind] * (info & 0xFFFFFF)
+        if len(self) < self._MOST:
+            self[info] = size
+        return size
+
+
 class Btf:
     """The types of one BTF blob, or of a split BTF together with its base.
 
@@ -229,23 +245,23 @@ class Btf:
             self._per_elem[kind] = each // 4
 
     def _index_types(self) -> None:
-        words, fixed, each = self._words, self._per_kind, self._per_elem
+        # Most of the time of opening a kernel's BTF is spent in this loop.
+        words = self._words
+        sizes = _RecordSizes(self._per_kind, self._per_elem)
         offsets = array("I")
         append = offsets.append
         position, end = 0, len(words)
         try:
             while position < end:
                 append(position)
-                info = words[position + 1]
-                kind = info >> 24 & 0x7F
-                position += fixed[kind] + each[kind] * (info & 0xFFFFFF)
+                position += sizes[words[position + 1]]
         except IndexError:
             position = end + 1
         if position != end:
             last = offsets[-1]
             kind = words[last + 1] >> 24 & 0x7F if last + 1 < end else 0
             place = self._type_base + 4 * last
-            if last + 1 < end and fixed[kind] == _UNKNOWN_KIND:
+            if last + 1 < end and self._per_kind[kind] == _UNKNOWN_KIND:
                 raise FormatError(
                     f"type {self.start_id + len(offsets) - 1} has unknown kind {kind}", offset=place
                 )
@@ -468,7 +484,7 @@ class Btf:
     def _name_table(self) -> array[int]:
         if self._names is None:
             words = self._words
-            names = array("I", [words[o] for o in self._offsets])
+            names = array("I", map(words.__getitem__, self._offsets))
             # The byte search below finds whole strings. It is exact when no name starts inside
             # another string, as in every kernel's table; a table that shares suffixes gets a
             # complete index instead.
@@ -483,14 +499,16 @@ class Btf:
 
     def _shares_suffixes(self, offsets: set[int]) -> bool:
         """Whether a name starts anywhere but behind a NUL, or outside the strings."""
-        start = self._start_str
         if max(offsets, default=0) >= self._end_str > 0:
             return True
-        before = [o - start - 1 for o in offsets if o > start]
-        if any(map(self._strings.__getitem__, before)):
-            return True
-        base = self.base._strings if self.base is not None else b""
-        return any(map(base.__getitem__, [o - 1 for o in offsets if 0 < o < start]))
+        start = self._start_str
+        before = b"\0" + self._strings  # at each string's offset the byte before it
+        if self.base is None:
+            return any(map(before.__getitem__, offsets))
+        before_base = b"\0" + self.base._strings
+        return any(map(before.__getitem__, [o - start for o in offsets if o >= start])) or any(
+            map(before_base.__getitem__, [o for o in offsets if o < start])
+        )
 
     def _ids_at(self, name_offset: int) -> Iterator[int]:
         """Own type ids whose name is the string at ``name_offset``, ascending."""
