@@ -95,10 +95,10 @@ class Type:
     kind: ClassVar[Kind]
 
 
-@dataclass(slots=True)
 class Void(Type):
     """Type id 0."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.VOID
 
 
@@ -135,45 +135,45 @@ class Reference(Type):
     type: int
 
 
-@dataclass(slots=True)
 class Ptr(Reference):
     """Pointer to ``type``."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.PTR
 
 
-@dataclass(slots=True)
 class Typedef(Reference):
     """Another name of ``type``."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.TYPEDEF
 
 
-@dataclass(slots=True)
 class Volatile(Reference):
     """``volatile`` type."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.VOLATILE
 
 
-@dataclass(slots=True)
 class Const(Reference):
     """``const`` type."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.CONST
 
 
-@dataclass(slots=True)
 class Restrict(Reference):
     """``restrict`` type."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.RESTRICT
 
 
-@dataclass(slots=True)
 class TypeTag(Reference):
     """``__attribute__((btf_type_tag("name")))`` on ``type`` (Linux 5.17)."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.TYPE_TAG
 
 
@@ -211,17 +211,17 @@ class Composite(Type):
     kflag: bool = False
 
 
-@dataclass(slots=True)
 class Struct(Composite):
     """``struct``."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.STRUCT
 
 
-@dataclass(slots=True)
 class Union(Composite):
     """``union``."""
 
+    __slots__ = ()
     kind: ClassVar[Kind] = Kind.UNION
 
 
