@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from object_builder import mov
+from insns import mov
 
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.btf.ext import CoreRelo

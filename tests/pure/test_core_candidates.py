@@ -21,7 +21,7 @@ from core_case import (
 )  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
-from object_builder import mov
+from insns import mov
 
 from pybpfload.btf.ext import CoreRelo
 from pybpfload.btf.table import essential_name

@@ -25,7 +25,7 @@ from core_case import (
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from object_builder import mov, wide
+from insns import mov, wide
 
 from pybpfload.isa.insn import Insn
 from pybpfload.relocate import CoreKind

@@ -20,7 +20,7 @@ from core_case import (
     object_of,
     run,
 )  # fmt: skip
-from object_builder import EXIT, load, mov, wide
+from insns import EXIT, load, mov, wide
 
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.errors import RelocationError

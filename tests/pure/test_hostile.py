@@ -16,20 +16,12 @@ from describe import describe
 from elf_fields import Field, fields, parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from object_builder import (
-    CALL_SELF,
-    EXIT,
-    FUNC,
-    GLOBAL,
-    NOBITS,
-    OBJECT,
-    ObjectBuilder,
-    mov,
-)  # fmt: skip
+from insns import CALL_SELF, EXIT, mov, sole
 
 from pybpfload.errors import BpfError, FormatError, RelocationError
 from pybpfload.object import open_object
 from pybpfload.relocate import relocate
+from pybpfload.testing.objects import FUNC, GLOBAL, NOBITS, OBJECT, ObjectBuilder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 EXAMPLES = int(os.environ.get("PYBPFLOAD_HOSTILE", "50"))
@@ -365,7 +357,7 @@ def test_many_functions_with_information():
     functions = [
         made.symbol(f"f{at}", text, 16 * at, 16, kind=FUNC, binding=GLOBAL) for at in range(count)
     ]
-    main = made.program("tc", [CALL_SELF] * count + [EXIT])
+    main = sole(made, "tc", [CALL_SELF] * count + [EXIT])
     for at, function in enumerate(functions):
         made.rel(main, 8 * at, function)
     made.line_info = {

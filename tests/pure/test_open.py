@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from describe import describe
-from object_builder import EXIT, REL, ObjectBuilder, mov
+from insns import EXIT, mov
 
 from pybpfload.errors import BpfError, FormatError
 from pybpfload.object import open_object
+from pybpfload.testing.objects import REL, ObjectBuilder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 OPENED = Path(__file__).with_name("fixtures-opened.txt")

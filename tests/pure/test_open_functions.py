@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from insns import EXIT, mov, wide
+from insns import EXIT, mov, sole, wide
 
 from pybpfload.errors import FormatError
 from pybpfload.isa.insn import Insn
@@ -135,7 +135,7 @@ class References(ObjectBuilder):
     def __init__(self, first: list[Insn]) -> None:
         super().__init__()
         self.first = first
-        self.tc = self.program("tc", [*first, EXIT])
+        self.tc = sole(self, "tc", [*first, EXIT])
         self.text = self.code(".text", [mov(0), EXIT])
         self.helper = self.symbol("helper", self.text, 0, 16, kind=FUNC)
         self.text_section = self.symbol("", self.text, kind=SECTION, binding=LOCAL)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from object_builder import EXIT, GLOBAL, HIDDEN, NOBITS, OBJECT, ObjectBuilder, mov, wide
+from insns import EXIT, mov, sole, wide
 
 from pybpfload.errors import FormatError
 from pybpfload.object import open_object
 from pybpfload.object.maps import data_map_name, ring_buffer_size
 from pybpfload.object.spec import MapKind
+from pybpfload.testing.objects import GLOBAL, HIDDEN, NOBITS, OBJECT, ObjectBuilder
 from pybpfload.uapi import MapFlag, MapType
 
 HASH, ARRAY, PROG_ARRAY, ARRAY_OF_MAPS, HASH_OF_MAPS, RINGBUF = 1, 2, 3, 12, 13, 27
@@ -434,7 +435,7 @@ def test_sections_with_the_same_short_name():
     first = made.section(".bss.with_a_long_name_1", kind=NOBITS, size=8)
     second = made.section(".bss.with_a_long_name_2", kind=NOBITS, size=8)
     third = made.section(".bss.with_a_long_name_2", kind=NOBITS, size=8)
-    code = made.program("tc", [*wide(0), *wide(0), *wide(0), EXIT])
+    code = sole(made, "tc", [*wide(0), *wide(0), *wide(0), EXIT])
     for at, section in enumerate((third, second, first)):
         made.rel(code, 16 * at, made.symbol("", section, kind=3, binding=0))
     spec = open_object(made.build())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from object_builder import EXIT, ObjectBuilder, mov
+from insns import EXIT, mov
 from sec_table import TABLE
 
 from pybpfload.object import ProgramSpec, open_object
 from pybpfload.object.sections import find_section, section_table
+from pybpfload.testing.objects import ObjectBuilder
 from pybpfload.uapi import AttachType, ProgFlag, ProgType
 
 SLEEPABLE, FRAGS = 0x10, 0x20

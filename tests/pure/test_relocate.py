@@ -6,23 +6,13 @@ from pathlib import Path
 
 import pytest
 from describe import describe
-from object_builder import (
-    EXIT,
-    FUNC,
-    LOCAL,
-    NOBITS,
-    OBJECT,
-    SECTION,
-    WEAK,
-    ObjectBuilder,
-    mov,
-    wide,
-)
+from insns import EXIT, mov, sole, wide
 
 from pybpfload.errors import RelocationError
 from pybpfload.isa.insn import Insn
 from pybpfload.object import open_object
 from pybpfload.relocate import Reference, ReferenceKind, relocate
+from pybpfload.testing.objects import FUNC, LOCAL, NOBITS, OBJECT, SECTION, WEAK, ObjectBuilder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "bpfel"
 POISONED_MAP, POISONED_CORE = 2001000000, 195896080
@@ -55,7 +45,7 @@ class Calls(ObjectBuilder):
         self.text_section = self.symbol("", self.text, kind=SECTION, binding=LOCAL)
 
     def main(self, name: str, insns: list[Insn], relocations: dict[int, int]) -> int:
-        section = self.program("tc", insns, name)
+        section = sole(self, "tc", insns, name)
         for at, symbol in relocations.items():
             self.rel(section, 8 * at, symbol)
         return section
@@ -122,7 +112,7 @@ def test_recursion():
     text = made.code(".text", [call(1), EXIT, call(-3), call(-2), EXIT])
     made.symbol("even", text, 0, 16, kind=FUNC)
     made.symbol("odd", text, 16, 24, kind=FUNC)
-    main = made.program("tc", [call(), EXIT], "main")
+    main = sole(made, "tc", [call(), EXIT], "main")
     made.rel(main, 0, 1)
     assert code(made) == [call(1), EXIT, call(1), EXIT, call(-3), call(-2), EXIT]
 
@@ -134,7 +124,7 @@ def test_long_chain_of_calls():
     text = made.code(".text", [call(1), EXIT] * (depth - 1) + [mov(0), EXIT])
     for at in range(depth):
         made.symbol(f"f{at}", text, 16 * at, 16, kind=FUNC)
-    made.rel(made.program("tc", [call(), EXIT], "main"), 0, 1)
+    made.rel(sole(made, "tc", [call(), EXIT], "main"), 0, 1)
     program = relocate(open_object(made.build())).programs["main"]
     assert len(program.insns) == 2 + 2 * depth
     assert [insn.imm for insn in program.insns[::2]] == [1] * depth + [0]
@@ -147,10 +137,10 @@ def test_copies_are_bounded(monkeypatch):
     text = made.code(".text", [mov(0)] * 3999 + [EXIT])
     function = made.symbol("large", text, 0, 32000, kind=FUNC)
     for at in range(64):
-        made.rel(made.program("tc", [call(), EXIT], f"p{at}"), 0, function)
+        made.rel(sole(made, "tc", [call(), EXIT], f"p{at}"), 0, function)
     assert len(relocate(open_object(made.build())).programs) == 64
     for at in range(64, 70):
-        made.rel(made.program("tc", [call(), EXIT], f"p{at}"), 0, function)
+        made.rel(sole(made, "tc", [call(), EXIT], f"p{at}"), 0, function)
     assert "instructions in all" in str(refused(made))
 
 
@@ -166,7 +156,7 @@ def test_addresses_of_functions():
 
 def test_functions_of_programs_that_are_off_are_marked_too():
     made = Calls()
-    made.rel(made.program("?tc", [*address(56), EXIT], "off"), 0, made.text_section)
+    made.rel(sole(made, "?tc", [*address(56), EXIT], "off"), 0, made.text_section)
     spec = open_object(made.build())
     assert not relocate(spec).programs
     assert relocate(spec, everything=True).programs["off"].insns[0].src == 4
@@ -357,7 +347,7 @@ def test_maps_and_their_values():
     made.section(".rodata", bytes(64))
     bss = made.section(".bss", kind=NOBITS, size=64)
     insns = [*wide(0), *wide(12), *wide(-4), EXIT]
-    code = made.program("tc", insns, "main")
+    code = sole(made, "tc", insns, "main")
     variable = made.symbol("variable", bss, 40, 8, kind=OBJECT)
     section = made.symbol("", bss, kind=SECTION, binding=LOCAL)
     made.rel(code, 0, variable)
@@ -387,7 +377,7 @@ def test_references_move_with_functions():
     function = made.symbol("function", text, 0, 24, kind=FUNC)
     variable = made.symbol("variable", bss, 40, 8, kind=OBJECT)
     made.rel(text, 0, variable)
-    main = made.program("tc", [*wide(0), call(), EXIT], "main")
+    main = sole(made, "tc", [*wide(0), call(), EXIT], "main")
     made.rel(main, 16, function)
     made.rel(main, 0, variable)
     spec = open_object(made.build(), name="object")
