@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Attr", "Layout", "address", "layout", "names"]
 
-# Command: its first size, then the fields as "name type offset". A name with a slash has a kind
-# behind it: several commands share one union. Types: u32, s32, u64, fd (u32 that may be given as
-# -1), ptr (u64 address; a buffer is accepted), c16 (char[16]).
+# Command: its first size, then the fields as "name type offset", with the kernel that brought the
+# field if it is younger than the command. A name with a slash has a kind behind it: several
+# commands share one union. Types: u32, s32, u64, fd (u32 that may be given as -1), ptr (u64
+# address; a buffer is accepted), c16 (char[16]).
 _TABLE = """
 MAP_CREATE 16: map_type u32 0, key_size u32 4, value_size u32 8, max_entries u32 12,
-    map_flags u32 16, inner_map_fd fd 20, numa_node u32 24, map_name c16 28, map_ifindex u32 44,
-    btf_fd fd 48, btf_key_type_id u32 52, btf_value_type_id u32 56,
-    btf_vmlinux_value_type_id u32 60, map_extra u64 64, value_type_btf_obj_fd fd 72,
-    map_token_fd fd 76, excl_prog_hash ptr 80, excl_prog_hash_size u32 88;
+    map_flags u32 16 4.6, inner_map_fd fd 20 4.12, numa_node u32 24 4.14, map_name c16 28 4.15,
+    map_ifindex u32 44 4.16, btf_fd fd 48 4.18, btf_key_type_id u32 52 4.18,
+    btf_value_type_id u32 56 4.18, btf_vmlinux_value_type_id u32 60 5.6, map_extra u64 64 5.16,
+    value_type_btf_obj_fd fd 72 6.9, map_token_fd fd 76 6.9, excl_prog_hash ptr 80 6.18,
+    excl_prog_hash_size u32 88 6.18;
 MAP_LOOKUP_ELEM 24: map_fd fd 0, key ptr 8, value ptr 16, flags u64 24;
 MAP_UPDATE_ELEM 32: map_fd fd 0, key ptr 8, value ptr 16, flags u64 24;
 MAP_DELETE_ELEM 16: map_fd fd 0, key ptr 8, value ptr 16, flags u64 24;
@@ -45,60 +47,62 @@ MAP_UPDATE_BATCH 56: in_batch ptr 0, out_batch ptr 8, keys ptr 16, values ptr 24
 MAP_DELETE_BATCH 56: in_batch ptr 0, out_batch ptr 8, keys ptr 16, values ptr 24, count u32 32,
     map_fd fd 36, elem_flags u64 40, flags u64 48;
 PROG_LOAD 48: prog_type u32 0, insn_cnt u32 4, insns ptr 8, license ptr 16, log_level u32 24,
-    log_size u32 28, log_buf ptr 32, kern_version u32 40, prog_flags u32 44, prog_name c16 48,
-    prog_ifindex u32 64, expected_attach_type u32 68, prog_btf_fd fd 72,
-    func_info_rec_size u32 76, func_info ptr 80, func_info_cnt u32 88, line_info_rec_size u32 92,
-    line_info ptr 96, line_info_cnt u32 104, attach_btf_id u32 108, attach_prog_fd fd 112,
-    core_relo_cnt u32 116, fd_array ptr 120, core_relos ptr 128, core_relo_rec_size u32 136,
-    log_true_size u32 140, prog_token_fd fd 144, fd_array_cnt u32 148, signature ptr 152,
-    signature_size u32 160, keyring_id s32 164;
-OBJ_PIN 12: pathname ptr 0, bpf_fd fd 8, file_flags u32 12, path_fd fd 16;
-OBJ_GET 12: pathname ptr 0, bpf_fd fd 8, file_flags u32 12, path_fd fd 16;
-PROG_ATTACH 16: target_fd fd 0, attach_bpf_fd fd 4, attach_type u32 8, attach_flags u32 12,
-    replace_bpf_fd fd 16, relative_fd fd 20, expected_revision u64 24;
-PROG_DETACH 16: target_fd fd 0, attach_bpf_fd fd 4, attach_type u32 8, attach_flags u32 12,
-    replace_bpf_fd fd 16, relative_fd fd 20, expected_revision u64 24;
+    log_size u32 28, log_buf ptr 32, kern_version u32 40 4.1, prog_flags u32 44 4.12,
+    prog_name c16 48 4.15, prog_ifindex u32 64 4.15, expected_attach_type u32 68 4.17,
+    prog_btf_fd fd 72 5.0, func_info_rec_size u32 76 5.0, func_info ptr 80 5.0,
+    func_info_cnt u32 88 5.0, line_info_rec_size u32 92 5.0, line_info ptr 96 5.0,
+    line_info_cnt u32 104 5.0, attach_btf_id u32 108 5.5, attach_prog_fd fd 112 5.5,
+    core_relo_cnt u32 116 5.17, fd_array ptr 120 5.14, core_relos ptr 128 5.17,
+    core_relo_rec_size u32 136 5.17, log_true_size u32 140 6.4, prog_token_fd fd 144 6.9,
+    fd_array_cnt u32 148 6.14, signature ptr 152 6.18, signature_size u32 160 6.18,
+    keyring_id s32 164 6.18;
+OBJ_PIN 12: pathname ptr 0, bpf_fd fd 8, file_flags u32 12 4.15, path_fd fd 16 6.5;
+OBJ_GET 12: pathname ptr 0, bpf_fd fd 8, file_flags u32 12 4.15, path_fd fd 16 6.5;
+PROG_ATTACH 16: target_fd fd 0, attach_bpf_fd fd 4, attach_type u32 8, attach_flags u32 12 4.11,
+    replace_bpf_fd fd 16 5.6, relative_fd fd 20 6.6, expected_revision u64 24 6.6;
+PROG_DETACH 16: target_fd fd 0, attach_bpf_fd fd 4, attach_type u32 8, attach_flags u32 12 4.11,
+    replace_bpf_fd fd 16 5.6, relative_fd fd 20 6.6, expected_revision u64 24 6.6;
 PROG_TEST_RUN 40: prog_fd fd 0, retval u32 4, data_size_in u32 8, data_size_out u32 12,
-    data_in ptr 16, data_out ptr 24, repeat u32 32, duration u32 36, ctx_size_in u32 40,
-    ctx_size_out u32 44, ctx_in ptr 48, ctx_out ptr 56, flags u32 64, cpu u32 68,
-    batch_size u32 72;
-PROG_GET_NEXT_ID 8: start_id u32 0, next_id u32 4, open_flags u32 8;
-MAP_GET_NEXT_ID 8: start_id u32 0, next_id u32 4, open_flags u32 8;
+    data_in ptr 16, data_out ptr 24, repeat u32 32, duration u32 36, ctx_size_in u32 40 5.2,
+    ctx_size_out u32 44 5.2, ctx_in ptr 48 5.2, ctx_out ptr 56 5.2, flags u32 64 5.10,
+    cpu u32 68 5.10, batch_size u32 72 5.18;
+PROG_GET_NEXT_ID 8: start_id u32 0, next_id u32 4, open_flags u32 8 4.15;
+MAP_GET_NEXT_ID 8: start_id u32 0, next_id u32 4, open_flags u32 8 4.15;
 BTF_GET_NEXT_ID 8: start_id u32 0, next_id u32 4, open_flags u32 8;
 LINK_GET_NEXT_ID 8: start_id u32 0, next_id u32 4, open_flags u32 8;
-PROG_GET_FD_BY_ID 4: id u32 0, next_id u32 4, open_flags u32 8;
-MAP_GET_FD_BY_ID 4: id u32 0, next_id u32 4, open_flags u32 8;
-BTF_GET_FD_BY_ID 4: id u32 0, next_id u32 4, open_flags u32 8, token_fd fd 12;
+PROG_GET_FD_BY_ID 4: id u32 0, next_id u32 4, open_flags u32 8 4.15;
+MAP_GET_FD_BY_ID 4: id u32 0, next_id u32 4, open_flags u32 8 4.15;
+BTF_GET_FD_BY_ID 4: id u32 0, next_id u32 4, open_flags u32 8, token_fd fd 12 6.16;
 LINK_GET_FD_BY_ID 4: id u32 0, next_id u32 4, open_flags u32 8;
 OBJ_GET_INFO_BY_FD 16: bpf_fd fd 0, info_len u32 4, info ptr 8;
 PROG_QUERY 28: target_fd fd 0, attach_type u32 4, query_flags u32 8, attach_flags u32 12,
-    prog_ids ptr 16, count u32 24, prog_attach_flags ptr 32, link_ids ptr 40,
-    link_attach_flags ptr 48, revision u64 56;
-RAW_TRACEPOINT_OPEN 12: name ptr 0, prog_fd fd 8, cookie u64 16;
+    prog_ids ptr 16, count u32 24, prog_attach_flags ptr 32 6.1, link_ids ptr 40 6.6,
+    link_attach_flags ptr 48 6.6, revision u64 56 6.6;
+RAW_TRACEPOINT_OPEN 12: name ptr 0, prog_fd fd 8, cookie u64 16 6.10;
 BTF_LOAD 28: btf ptr 0, log_buf ptr 8, btf_size u32 16, log_size u32 20, log_level u32 24,
-    log_true_size u32 28, btf_flags u32 32, btf_token_fd fd 36;
+    log_true_size u32 28 6.4, btf_flags u32 32 6.9, btf_token_fd fd 36 6.9;
 TASK_FD_QUERY 48: pid u32 0, fd fd 4, flags u32 8, buf_len u32 12, buf ptr 16, prog_id u32 24,
     fd_type u32 28, probe_offset u64 32, probe_addr u64 40;
 LINK_CREATE 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12;
 LINK_CREATE/target_btf 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
-    target_btf_id u32 16;
+    target_btf_id u32 16 5.10;
 LINK_CREATE/iter 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
-    iter_info ptr 16, iter_info_len u32 24;
+    iter_info ptr 16 5.9, iter_info_len u32 24 5.9;
 LINK_CREATE/perf_event 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
-    bpf_cookie u64 16;
+    bpf_cookie u64 16 5.15;
 LINK_CREATE/kprobe_multi 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
     kprobe_flags u32 16, cnt u32 20, syms ptr 24, addrs ptr 32, cookies ptr 40;
 LINK_CREATE/uprobe_multi 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
     path ptr 16, offsets ptr 24, ref_ctr_offsets ptr 32, cookies ptr 40, cnt u32 48,
-    uprobe_flags u32 52, pid s32 56, path_fd fd 60;
+    uprobe_flags u32 52, pid s32 56, path_fd fd 60 7.2;
 LINK_CREATE/tracing 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
-    target_btf_id u32 16, cookie u64 24;
+    target_btf_id u32 16 5.10, cookie u64 24 5.19;
 LINK_CREATE/tracing_multi 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
     ids ptr 16, cookies ptr 24, cnt u32 32;
-LINK_CREATE/netfilter 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
-    pf u32 16, hooknum u32 20, priority s32 24, netfilter_flags u32 28;
+LINK_CREATE/netfilter 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12, pf u32 16,
+    hooknum u32 20, priority s32 24, netfilter_flags u32 28;
 LINK_CREATE/mprog 16: prog_fd fd 0, target_fd fd 4, attach_type u32 8, flags u32 12,
-    relative_fd fd 16, expected_revision u64 24;
+    relative_fd fd 16 6.6, expected_revision u64 24 6.6;
 LINK_UPDATE 16: link_fd fd 0, new_prog_fd fd 4, flags u32 8, old_prog_fd fd 12;
 ENABLE_STATS 4: type u32 0;
 ITER_CREATE 8: link_fd fd 0, flags u32 4;
@@ -149,18 +153,34 @@ class Layout:
         first_size: Bytes of the attribute in the command's first kernel version.
         total_size: Bytes of memory to provide.
         fields: ``name: (type, offset)``, by offset.
+        since: First kernel version of the fields that are younger than the command.
         packer: The fields as one ``struct``.
     """
 
-    __slots__ = ("_ends", "command", "fields", "first_size", "kind", "packer", "total_size")
+    __slots__ = (
+        "_ends",
+        "command",
+        "fields",
+        "first_size",
+        "kind",
+        "packer",
+        "since",
+        "total_size",
+    )
 
     def __init__(
-        self, command: Cmd, kind: str, first_size: int, fields: dict[str, tuple[str, int]]
+        self,
+        command: Cmd,
+        kind: str,
+        first_size: int,
+        fields: dict[str, tuple[str, int]],
+        since: dict[str, str],
     ) -> None:
         self.command = command
         self.kind = kind
         self.first_size = first_size
         self.fields = fields
+        self.since = since
         form = "="
         position = 0
         ends = []
@@ -277,9 +297,11 @@ def layout(name: str) -> Layout:
         names()
         head, _, body = _rows[name].partition(":")
         command, _, kind = name.partition("/")
-        fields = {}
+        fields, since = {}, {}
         for item in body.split(","):
-            field, code, offset = item.split()
+            field, code, offset, *version = item.split()
             fields[field] = (code, int(offset))
-        found = _layouts[name] = Layout(Cmd[command], kind, int(head.split()[1]), fields)
+            if version:
+                since[field] = version[0]
+        found = _layouts[name] = Layout(Cmd[command], kind, int(head.split()[1]), fields, since)
     return found

@@ -102,7 +102,7 @@ def link_create(
         flags: :class:`~pybpfload.uapi.AttachFlag`.
         target_btf_id: Function of the target program (fentry and others 5.10).
         cookie: Value that the program can ask for (perf events 5.15, tracing 5.19).
-        iter_info: Parameters of an iterator, 16 bytes (maps 5.8, control groups 6.1, tasks 6.1).
+        iter_info: Parameters of an iterator, 16 bytes (maps 5.9, control groups 6.1, tasks 6.1).
         syms: Names of functions (multi-kprobes 5.18).
         addrs: Addresses of functions instead.
         cookies: One for each function, offset or id.

@@ -53,7 +53,7 @@ class Feature(Enum):
     BTF_DECL_TAG = "5.16", "declaration tags in BTF"
     BTF_TYPE_TAG = "5.17", "type tags in BTF"
     BTF_ENUM64 = "6.0", "64-bit enumerations in BTF"
-    BTF_LAYOUT = "7.2", "the layout section of BTF"
+    BTF_LAYOUT = "7.1", "the layout section of BTF"
     ARRAY_MMAP = "5.5", "memory-mapped arrays"
     EXP_ATTACH_TYPE = "4.17", "the expected attach type of a program"
     PROBE_READ_KERN = "5.5", "the helpers bpf_probe_read_{kernel,user}"
