@@ -33,6 +33,7 @@ _FLAVORED = re.compile("(.*[^_])___[^_]", re.DOTALL)
 _UNKNOWN_KIND = 1 << 40  # more words than any blob has: the walk over the types stops there
 _MAX_STRING = 1 << 16  # a lying blob could make every type carry the whole string part as its name
 _NAMES_LIMIT = 64  # names of all types, in multiples of the string part
+_MANY_COPIES = 64  # of one name: compilers and deduplication leave one
 _LONG_CHAIN = 16  # modifiers and typedefs in a row
 _MAX_RESOLVE_STEPS = 32  # as in libbpf's btf__resolve_size
 _KINDS_WITH_SIZE = frozenset(
@@ -113,7 +114,8 @@ class Btf:
         self._validating = False
         self._names: array[int] | None = None
         self._names_raw = b""
-        self._shared_suffixes: dict[int, list[int]] | None = None
+        self._ids_by_name: dict[int, list[int]] | None = None
+        self._suffixes = False
         self._pointer_size: int | None = None
         self.start_id = len(base) if base is not None else 1
         self._start_str = base._end_str if base is not None else 0
@@ -485,17 +487,20 @@ class Btf:
         if self._names is None:
             words = self._words
             names = array("I", map(words.__getitem__, self._offsets))
-            # The byte search below finds whole strings. It is exact when no name starts inside
-            # another string, as in every kernel's table; a table that shares suffixes gets a
-            # complete index instead.
-            if self._shares_suffixes(set(names)):
-                index: dict[int, list[int]] = {}
-                for type_id, offset in enumerate(names, self.start_id):
-                    index.setdefault(offset, []).append(type_id)
-                self._shared_suffixes = index
             self._names_raw = names.tobytes()
             self._names = names
+            # Names start behind a NUL in every kernel's table, so that is where they are looked
+            # for. A table that shares suffixes gets a complete index instead.
+            self._suffixes = self._shares_suffixes(set(names))
+            if self._suffixes:
+                self._index_names(names)
         return self._names
+
+    def _index_names(self, names: array[int]) -> None:
+        index: dict[int, list[int]] = {}
+        for type_id, offset in enumerate(names, self.start_id):
+            index.setdefault(offset, []).append(type_id)
+        self._ids_by_name = index
 
     def _shares_suffixes(self, offsets: set[int]) -> bool:
         """Whether a name starts anywhere but behind a NUL, or outside the strings."""
@@ -512,6 +517,9 @@ class Btf:
 
     def _ids_at(self, name_offset: int) -> Iterator[int]:
         """Own type ids whose name is the string at ``name_offset``, ascending."""
+        if self._ids_by_name is not None:
+            yield from self._ids_by_name.get(name_offset, ())
+            return
         needle = name_offset.to_bytes(4, sys.byteorder)
         raw = self._names_raw
         position = raw.find(needle)
@@ -522,46 +530,28 @@ class Btf:
 
     def _own_named(self, name: bytes, flavors: bool) -> list[int]:
         """Own type ids called ``name``, or ``name___anything`` too, ascending."""
-        self._name_table()
-        if self._shared_suffixes is not None:
-            return sorted(
-                type_id
-                for offset, ids in self._shared_suffixes.items()
-                if self._matches(offset, name, flavors)
-                for type_id in ids
-            )
+        names = self._name_table()
+        before = b"" if self._suffixes else b"\0"
+        offsets: list[int] = []
+        for after in (b"\0", b"___") if flavors else (b"\0",):
+            pattern = before + name + after
+            offsets += self._places(pattern, self._start_str + len(before))
+            if self.base is not None:  # names that a split BTF takes from the strings of its base
+                offsets += self.base._places(pattern, self.base._start_str + len(before))
+                if before and self._strings.startswith(name + after):
+                    offsets.append(self._start_str)  # a split string part has no leading NUL
+        if len(offsets) > _MANY_COPIES and self._ids_by_name is None:
+            self._index_names(names)
+        return sorted(type_id for offset in offsets for type_id in self._ids_at(offset))
+
+    def _places(self, pattern: bytes, shift: int) -> list[int]:
+        """Offsets of a run of bytes in the own strings, plus ``shift``."""
         found: list[int] = []
-        patterns = [b"\0" + name + b"\0"]
-        if flavors:
-            patterns.append(b"\0" + name + b"___")
-        for pattern in patterns:
-            position = self._strings.find(pattern)
-            while position >= 0:
-                found.extend(self._ids_at(self._start_str + position + 1))
-                position = self._strings.find(pattern, position + 1)
-        if self.base is not None:
-            # Names that a split BTF takes from the strings of its base.
-            for pattern in patterns:
-                position = self.base._find_string(pattern)
-                while position >= 0:
-                    found.extend(self._ids_at(position + 1))
-                    position = self.base._find_string(pattern, position + 1)
-            if any(self._strings.startswith(pattern[1:]) for pattern in patterns):
-                # A split string part has no leading NUL.
-                found.extend(self._ids_at(self._start_str))
-        found.sort()
+        position = self._strings.find(pattern)
+        while position >= 0:
+            found.append(position + shift)
+            position = self._strings.find(pattern, position + 1)
         return found
-
-    def _find_string(self, pattern: bytes, start: int = 0) -> int:
-        # A base of a base does not exist, so one level is enough.
-        return self._strings.find(pattern, start)
-
-    def _matches(self, offset: int, name: bytes, flavors: bool) -> bool:
-        try:
-            text = self.string(offset).encode()
-        except FormatError:
-            return False
-        return text == name or (flavors and text.startswith(name + b"___"))
 
     def find_all(self, name: str, kind: int | None = None) -> list[int]:
         """Return the ids of all types of that exact name, ascending, those of the base first.
@@ -573,7 +563,7 @@ class Btf:
         if not name or "\0" in name:
             return []
         ids = self.base.find_all(name) if self.base is not None else []
-        ids += self._own_named(name.encode(), False)
+        ids += self._own_named(_encoded(name), False)
         return ids if kind is None else [i for i in ids if self.kind(i) == kind]
 
     def find(self, name: str, kind: int | None = None) -> int:
@@ -586,7 +576,7 @@ class Btf:
 
     def find_own(self, name: str, kind: int | None = None) -> int:
         """As :meth:`find`, but without the types of the base."""
-        for type_id in self._own_named(name.encode(), False) if name else ():
+        for type_id in self._own_named(_encoded(name), False) if name else ():
             if kind is None or self.kind(type_id) == kind:
                 return type_id
         return 0
@@ -595,7 +585,7 @@ class Btf:
         """Return own ids of types whose name without flavor is ``name``, ascending."""
         return [
             type_id
-            for type_id in self._own_named(name.encode(), True)
+            for type_id in self._own_named(_encoded(name), True)
             if essential_name(self.type_name(type_id)) == name
         ]
 
@@ -728,6 +718,10 @@ class Btf:
                     section=".BTF",
                     offset=self._type_base + 4 * self._offsets[type_id - self.start_id],
                 )
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")  # whatever is asked for
 
 
 def _references_of(decoded: t.Type) -> tuple[int, ...]:
