@@ -55,6 +55,8 @@ if TYPE_CHECKING:
         def unlink(self, path: str) -> None: ...
         def uname(self) -> os.uname_result: ...
         def pid(self) -> int: ...
+        def memlock_limit(self) -> int: ...
+        def lift_memlock_limit(self) -> None: ...
 
 
 __all__ = [
@@ -67,10 +69,12 @@ __all__ = [
     "exists",
     "filesystem_type",
     "ioctl",
+    "lift_memlock_limit",
     "list_dir",
     "log_calls",
     "make_dir",
     "map_file",
+    "memlock_limit",
     "mmap",
     "open_fd",
     "perf_event_open",
@@ -264,6 +268,19 @@ class _RealKernel:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def memlock_limit(self) -> int:
+        import resource
+
+        return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]  # RLIM_INFINITY is -1
+
+    def lift_memlock_limit(self) -> None:
+        import resource
+
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+        except ValueError as error:  # that is how Python puts EPERM
+            raise PermissionError(1, str(error)) from None
 
 
 _kernel: Kernel | None = None
@@ -481,3 +498,17 @@ def uname() -> os.uname_result:
 def pid() -> int:
     """Number of this process."""
     return (_kernel or current()).pid()
+
+
+def memlock_limit() -> int:
+    """RLIMIT_MEMLOCK of this process in bytes, -1 for no limit."""
+    return (_kernel or current()).memlock_limit()
+
+
+def lift_memlock_limit() -> None:
+    """Set RLIMIT_MEMLOCK, soft and hard, to no limit.
+
+    Raises:
+        OSError: As setrlimit(2).
+    """
+    (_kernel or current()).lift_memlock_limit()

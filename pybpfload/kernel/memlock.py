@@ -22,11 +22,8 @@ def ensure() -> None:
     from pybpfload.kernel.probe import Feature, has
 
     if not has(Feature.MEMCG_ACCOUNT):
-        import resource
-
-        unlimited = resource.RLIM_INFINITY
-        with suppress(OSError, ValueError):  # the load itself will say what is wrong
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
+        with suppress(OSError):  # the load itself will say what is wrong
+            door.lift_memlock_limit()
 
 
 def charged_limit() -> int | None:
@@ -40,7 +37,5 @@ def charged_limit() -> int | None:
     version = kernel_version()
     if version == 0 or version >= 5 << 16 | 11 << 8:
         return None
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return None if soft == resource.RLIM_INFINITY else soft
+    limit = door.memlock_limit()
+    return None if limit < 0 else limit

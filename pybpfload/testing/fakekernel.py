@@ -1,20 +1,22 @@
 """A scripted kernel behind the syscall door, for tests without privileges or Linux kernels.
 
 It keeps maps, programs, BTF objects and links as plain Python objects, accepts every program, and
-can be told to lack features, to answer anything else, and to fail at a certain call::
+can be told to lack features, to be of a certain age, to answer anything else, and to fail at a
+certain call::
 
-    fake = FakeKernel(lacks={"PROG_NAME", "BTF_FUNC"})
+    fake = FakeKernel.like("5.4", lacks={"BTF_DATASEC"})
     with fake:
         with pybpfload.load("tracer.bpf.o") as obj:
             ...
     assert not fake.leaked()
+
+What it refuses is in :mod:`pybpfload.testing.fakerules`.
 
 It needs a CPython on a POSIX system, as the code under test passes addresses of real memory.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -23,7 +25,10 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.kernel import door
 from pybpfload.kernel.attrs import layout, names
 from pybpfload.kernel.cmd_link import link_kind
-from pybpfload.testing.fakeobjects import FakeEpoll, FakeObject, per_cpu, refuse
+from pybpfload.kernel.probe import Feature
+from pybpfload.kernel.since import version_pair
+from pybpfload.testing.fakeobjects import FakeEpoll, FakeObject, memory, per_cpu, store, string
+from pybpfload.testing.fakerules import refuse
 from pybpfload.uapi import Cmd, MapType
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-__all__ = ["Call", "FakeKernel"]
+__all__ = ["Call", "FakeKernel", "memory", "store", "string"]
 
 _FIRST_FD = 1_000_000
 _STATUS = b"CapEff:\t000001ffffffffff\nSeccomp:\t0\n"
@@ -53,13 +58,17 @@ class Call:
         size: Bytes that the kernel was told to read.
         insns: Instructions of a ``PROG_LOAD``.
         text: Name, path or licence that the attribute points to.
+        attr: The attribute itself, where the kernel leaves results.
         result: What the kernel answered.
     """
 
-    def __init__(self, command: str, fields: dict[str, Any], size: int) -> None:
+    def __init__(
+        self, command: str, fields: dict[str, Any], size: int, attr: bytearray | None = None
+    ) -> None:
         self.command = command
         self.fields = fields
         self.size = size
+        self.attr = bytearray(256) if attr is None else attr
         self.result = 0
         self.insns = b""
         self.text = ""
@@ -71,25 +80,14 @@ class Call:
                 if name in fields:
                     self.text = string(fields[name])
 
+    def answer(self, name: str, value: int) -> None:
+        """Write a number into a field of the attribute, as the kernel writes results."""
+        code, offset = layout(self.command).fields[name]
+        struct.pack_into("=Q" if code in ("u64", "ptr") else "=I", self.attr, offset, value)
+
     def __repr__(self) -> str:
         given = {name: value for name, value in self.fields.items() if value}
         return f"<{self.command} {given} = {self.result}>"
-
-
-def memory(address: int, size: int) -> bytes:
-    """What is in the caller's memory."""
-    return ctypes.string_at(address, size) if address and size > 0 else b""
-
-
-def string(address: int) -> str:
-    """A string in the caller's memory."""
-    return ctypes.string_at(address).decode(errors="surrogateescape") if address else ""
-
-
-def store(address: int, data: bytes) -> None:
-    """Write to the caller's memory."""
-    if address and data:
-        ctypes.memmove(address, data, len(data))
 
 
 class FakeKernel:
@@ -102,8 +100,11 @@ class FakeKernel:
         release: The kernel's release.
         machine: Name of the machine.
         cpus: Number of possible CPUs.
+        memlock: RLIMIT_MEMLOCK in bytes, -1 for no limit, which a kernel without ``MEMCG_ACCOUNT``
+            charges BPF memory to.
 
     Attributes:
+        version: Its age, ``(5, 4)``: it refuses what came later; ``None`` if it has everything.
         calls: All bpf(2) calls, oldest first.
         fds: What is open.
         objects: All objects ever made, by kind and id.
@@ -120,7 +121,10 @@ class FakeKernel:
         release: str = "6.18.0",
         machine: str = "x86_64",
         cpus: int = 4,
+        memlock: int = -1,
     ) -> None:
+        self.version: tuple[int, int] | None = None
+        self.memlock = memlock
         self.cache: dict[Any, Any] = {}
         self.lacks = frozenset(lacks)
         self.refuses = dict(refuses or {})
@@ -141,6 +145,28 @@ class FakeKernel:
         self._answers: dict[str, Callable[[Call], int | None]] = {}
         self._fail: tuple[int, int] | None = None
         self._before: AbstractContextManager[Any] | None = None
+
+    @classmethod
+    def like(cls, version: str, **options: Any) -> FakeKernel:
+        """A kernel as old as a certain version of Linux, as far as loading goes.
+
+        It refuses with the kernel's error numbers what came later: commands, fields of attributes,
+        program, map and attach types, flags, helpers, instructions, kinds of BTF types, all
+        features of the probes. It has the limits of its age: programs of 4,096 instructions and
+        logs of 16 MiB before 5.2, RLIMIT_MEMLOCK (of 64 KiB) before 5.11, ``kern_version`` of
+        kprobe programs before 5.0.
+
+        Args:
+            version: For example ``"4.14"``.
+            **options: As for the class. ``lacks`` adds to what it is too old for.
+        """
+        age = version_pair(version)
+        options = {"release": f"{version}.0", "memlock": 64 << 10, **options}
+        young = {feature.name for feature in Feature if version_pair(feature.since) > age}
+        options["lacks"] = young.union(options.get("lacks", ()))
+        made = cls(**options)
+        made.version = age
+        return made
 
     # What a test says and asks
 
@@ -199,7 +225,7 @@ class FakeKernel:
         fields = layout(command).unpack(attr, size)
         if command == "LINK_CREATE" and link_kind(fields["attach_type"]):
             fields = layout(f"LINK_CREATE/{link_kind(fields['attach_type'])}").unpack(attr, size)
-        call = Call(command, fields, size)
+        call = Call(command, fields, size, attr)
         self.calls.append(call)
         call.result = self._answer(call, attr)
         return call.result
@@ -435,3 +461,11 @@ class FakeKernel:
 
     def pid(self) -> int:  # noqa: D102
         return os.getpid()
+
+    def memlock_limit(self) -> int:  # noqa: D102
+        return self.memlock
+
+    def lift_memlock_limit(self) -> None:  # noqa: D102
+        if "setrlimit" in self.refuses:
+            raise PermissionError(self.refuses["setrlimit"], "setrlimit")
+        self.memlock = -1

@@ -1,20 +1,19 @@
-"""What the fake kernel keeps, and how it behaves like an older one."""
+"""What the fake kernel keeps: objects, and how it looks into the caller's memory."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import struct
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.btf import Btf, Kind
-from pybpfload.errors import FormatError
-from pybpfload.uapi import Helper, LinkType, MapFlag, MapType
+from pybpfload.uapi import LinkType, MapType
 
 if TYPE_CHECKING:
-    from pybpfload.testing.fakekernel import Call, FakeKernel
+    from pybpfload.testing.fakekernel import FakeKernel
 
-__all__ = ["FakeEpoll", "FakeObject", "per_cpu", "refuse"]
+__all__ = ["FakeEpoll", "FakeObject", "memory", "per_cpu", "store", "string"]
 
 _PER_CPU = (
     MapType.PERCPU_HASH,
@@ -23,6 +22,22 @@ _PER_CPU = (
     MapType.PERCPU_CGROUP_STORAGE,
 )
 _ARRAYS = (MapType.ARRAY, MapType.PERCPU_ARRAY)
+
+
+def memory(address: int, size: int) -> bytes:
+    """What is in the caller's memory."""
+    return ctypes.string_at(address, size) if address and size > 0 else b""
+
+
+def string(address: int) -> str:
+    """A string in the caller's memory."""
+    return ctypes.string_at(address).decode(errors="surrogateescape") if address else ""
+
+
+def store(address: int, data: bytes) -> None:
+    """Write to the caller's memory."""
+    if address and data:
+        ctypes.memmove(address, data, len(data))
 
 
 class FakeObject:
@@ -190,116 +205,3 @@ class FakeEpoll:
     def close(self) -> None:
         """Close it."""
         self.closed = True
-
-
-# What old kernels do not know: helpers, and kinds of types in BTF.
-_HELPERS = {
-    "PROBE_READ_KERN": range(Helper.PROBE_READ_USER, Helper.PROBE_READ_KERNEL_STR + 1),
-    "BPF_COOKIE": range(Helper.GET_ATTACH_COOKIE, Helper.GET_ATTACH_COOKIE + 1),
-    "MEMCG_ACCOUNT": range(Helper.KTIME_GET_COARSE_NS, Helper.KTIME_GET_COARSE_NS + 1),
-}
-_KINDS = {
-    "BTF_FUNC": (Kind.FUNC, Kind.FUNC_PROTO),
-    "BTF_DATASEC": (Kind.VAR, Kind.DATASEC),
-    "BTF_FLOAT": (Kind.FLOAT,),
-    "BTF_DECL_TAG": (Kind.DECL_TAG,),
-    "BTF_TYPE_TAG": (Kind.TYPE_TAG,),
-    "BTF_ENUM64": (Kind.ENUM64,),
-}
-
-
-def refuse(kernel: FakeKernel, call: Call) -> int:
-    """Error number with which a kernel that lacks something answers; 0 if it can do the call."""
-    lacks, fields = kernel.lacks, call.fields
-    if call.command == "MAP_CREATE":
-        if "PROG_NAME" in lacks and any(fields["map_name"]):
-            return errno.EINVAL
-        return (
-            errno.EINVAL if "ARRAY_MMAP" in lacks and fields["map_flags"] & MapFlag.MMAPABLE else 0
-        )
-    if call.command == "PROG_LOAD":
-        return _refuse_prog(kernel, call)
-    if call.command == "BTF_LOAD":
-        from pybpfload.testing.fakekernel import memory
-
-        return _refuse_btf(lacks, memory(fields["btf"], fields["btf_size"]))
-    if call.command == "LINK_CREATE":
-        if fields["attach_type"] == 41 and "PERF_LINK" in lacks:
-            return errno.EINVAL
-        if fields["attach_type"] in (48, 57):
-            if "UPROBE_MULTI_LINK" in lacks or fields["pid"] < 0:
-                return errno.EINVAL
-            return errno.EBADF if call.text == "/" else 0
-        return 0
-    if call.command == "OBJ_GET_INFO_BY_FD" and "MODULE_BTF" in lacks:
-        target = kernel.fds.get(fields["bpf_fd"])
-        from pybpfload.testing.fakekernel import memory
-
-        named = any(memory(fields["info"], fields["info_len"])[16:])
-        return errno.E2BIG if target and target.kind == "btf" and named else 0
-    if call.command == "PROG_BIND_MAP" and "PROG_BIND_MAP" in lacks:
-        return errno.EINVAL
-    if call.command.endswith("_BATCH") and "BATCH" in lacks:
-        return errno.EINVAL
-    return 0
-
-
-def _refuse_prog(kernel: FakeKernel, call: Call) -> int:
-    lacks, fields = kernel.lacks, call.fields
-    if "PROG_NAME" in lacks and any(fields["prog_name"]):
-        return errno.EINVAL
-    if "EXP_ATTACH_TYPE" in lacks and fields["expected_attach_type"]:
-        return errno.EINVAL
-    if "ARG_CTX_TAG" in lacks and fields["prog_name"].startswith(b"det_arg_ctx"):
-        return errno.EINVAL
-    if "BTF_FUNC" in lacks and fields["func_info_cnt"]:
-        return errno.EINVAL
-    insns = list(struct.iter_unpack("=BBhi", call.insns))
-    for index, (code, registers, _offset, imm) in enumerate(insns):
-        source = registers >> 4 if struct.pack("=H", 1)[0] else registers & 15
-        if code == 0x85 and source == 0:
-            if any(imm in numbers for name, numbers in _HELPERS.items() if name in lacks):
-                return errno.EINVAL
-            if imm > max(Helper):
-                text = f"{index}: (85) call unknown#{imm}\ninvalid func unknown#{imm}\n"
-                return _write_log(fields, text, errno.EINVAL)
-        if code == 0x18 and source == 2:
-            if "GLOBAL_DATA" in lacks:
-                return errno.EINVAL
-            value = kernel.fds.get(imm)
-            beyond = insns[index + 1][3]
-            if value is not None and beyond >= value["value_size"]:
-                far = beyond >= 1 << 29 and "LDIMM64_FULL_RANGE_OFF" in lacks
-                text = "direct value offset of" if far else "invalid access to map value pointer"
-                return _write_log(fields, f"{text} {beyond}\n", errno.EINVAL)
-    return 0
-
-
-def _write_log(fields: dict[str, Any], text: str, number: int) -> int:
-    from pybpfload.testing.fakekernel import store
-
-    if fields["log_level"]:
-        store(fields["log_buf"], text.encode()[: fields["log_size"] - 1] + b"\0")
-    return number
-
-
-def _refuse_btf(lacks: frozenset[str], data: bytes) -> int:
-    if "BTF" in lacks:
-        return errno.EINVAL
-    if "BTF_LAYOUT" in lacks and struct.unpack_from("=I", data, 4)[0] > 24:
-        return errno.E2BIG
-    try:
-        btf = Btf.from_bytes(data)
-        for number in btf:
-            kind = btf.kind(number)
-            if any(kind in kinds for name, kinds in _KINDS.items() if name in lacks):
-                return errno.EINVAL
-            decoded: Any = btf[number]
-            if kind == Kind.FUNC and "BTF_GLOBAL_FUNC" in lacks and decoded.linkage:
-                return errno.EINVAL
-            mark = kind == Kind.DATASEC and btf.type_name(number).startswith("?")
-            if mark and "BTF_QMARK_DATASEC" in lacks:
-                return errno.EINVAL
-    except FormatError:
-        return errno.EINVAL
-    return 0

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from pybpfload.errors import KernelError, NotPermittedError
-from pybpfload.kernel import memlock
+from pybpfload.kernel import door, memlock
 from pybpfload.kernel.errors import kernel_error, missing_capabilities, why_not_permitted
 from pybpfload.testing.fakekernel import FakeKernel
 
@@ -82,13 +82,8 @@ def test_seccomp() -> None:
         (-1, "5.4.0", "BPF_MAP_CREATE", False),
     ],
 )
-def test_memlock(
-    limit: int, release: str, operation: str, told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resource = pytest.importorskip("resource")
-    limit = resource.RLIM_INFINITY if limit < 0 else limit
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
-    text = hint(operation, release=release)
+def test_memlock(limit: int, release: str, operation: str, told: bool) -> None:
+    text = hint(operation, release=release, memlock=limit)
     assert ("memory lock limit of 64 KiB" in text) is told
     assert ("policy" in text) is not told
 
@@ -151,23 +146,33 @@ def test_explaining_makes_no_calls() -> None:
     assert not fake.calls
 
 
-def test_memlock_is_raised_once_where_memory_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = pytest.importorskip("resource")
-    raised: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append(limits))
-    with FakeKernel():
+def test_memlock_is_lifted_once_where_memory_is_charged() -> None:
+    with FakeKernel(memlock=65536) as fake:
         memlock.ensure()
-        assert not raised
-    with FakeKernel(lacks={"MEMCG_ACCOUNT"}) as fake:
+        assert fake.memlock == 65536
+    with FakeKernel(lacks={"MEMCG_ACCOUNT"}, memlock=65536) as fake:
         memlock.ensure()
+        assert fake.memlock == -1
         calls = len(fake.calls)
         memlock.ensure()
-        assert raised == [(resource.RLIM_INFINITY, resource.RLIM_INFINITY)]
         assert len(fake.calls) == calls
+    refuses = {"setrlimit": errno.EPERM}
+    with FakeKernel(lacks={"MEMCG_ACCOUNT"}, memlock=65536, refuses=refuses) as fake:
+        memlock.ensure()
+        assert fake.memlock == 65536
 
-    def refuse(which: int, limits: tuple[int, int]) -> None:
+
+def test_the_machines_own_memlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    assert door.memlock_limit() == resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    asked: list[object] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda *arguments: asked.append(arguments))
+    door.lift_memlock_limit()
+    assert asked == [(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))]
+
+    def refuse(*arguments: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    with FakeKernel(lacks={"MEMCG_ACCOUNT"}):
-        memlock.ensure()
+    with pytest.raises(PermissionError):
+        door.lift_memlock_limit()
