@@ -12,6 +12,7 @@ from pybpfload.relocate.core.candidates import Target
 from pybpfload.relocate.core.decision import Outcome
 from pybpfload.relocate.core.driver import relocate_core
 from pybpfload.relocate.core.patch import poison
+from pybpfload.relocate.jumptables import jump_table
 from pybpfload.relocate.link import Linked, Linker
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Reference(NamedTuple):
         kind: One of :class:`ReferenceKind`.
         name: Name of the map or extern in :attr:`ObjectSpec.maps` or
             :attr:`ObjectSpec.externs`, or ``.jumptables``.
-        addend: Byte offset inside the map value; 0 otherwise.
+        addend: Byte offset inside the map value, or in ``.jumptables``; 0 otherwise.
     """
 
     insn: int
@@ -83,6 +84,8 @@ class RelocatedProgram:
         func_info, line_info: Records for the kernel as flat arrays of native 32-bit words, ``None``
             when the object has none for the program.
         func_info_rec_size, line_info_rec_size: Size of one record in bytes.
+        jump_tables: Byte offset in ``.jumptables`` -> for each entry of the table there, the index
+            of an instruction in the final program; for a map of type ``INSN_ARRAY`` (6.19).
         poisons: Instruction index -> why it was replaced by a call that cannot work.
     """
 
@@ -95,6 +98,7 @@ class RelocatedProgram:
     line_info: array[int] | None = None
     func_info_rec_size: int = 0
     line_info_rec_size: int = 0
+    jump_tables: dict[int, tuple[int, ...]] = field(default_factory=dict)
     poisons: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -202,6 +206,8 @@ def _resolve_references(spec: ObjectSpec, program: RelocatedProgram, linked: Lin
             name, map_spec = maps[reloc.index]
             _refer_to_map(program, reloc, name, map_spec.autocreate)
         elif reloc.kind == RelocKind.JUMP_TABLE:
+            if reloc.sym_off not in program.jump_tables:
+                program.jump_tables[reloc.sym_off] = jump_table(spec, linked, reloc)
             insns[at] = insns[at]._replace(src=isa.PSEUDO_MAP_VALUE, off=0, imm=0)
             program.references.append(
                 Reference(at, ReferenceKind.JUMP_TABLE, ".jumptables", reloc.sym_off)
