@@ -317,7 +317,15 @@ class BtfBuilder:
         if isinstance(value, t.Func):
             return self.add_func(value.name, value.type, value.linkage)
         if isinstance(value, t.FuncProto):
-            return self.add_func_proto(value.return_type, value.params)
+            # Prototypes have no names; a damaged one may.
+            extra = [x for p in value.params for x in (self.add_string(p.name), p.type)]
+            return self.add(
+                t.Kind.FUNC_PROTO,
+                value.name,
+                value.return_type,
+                vlen=len(value.params),
+                extra=extra,
+            )
         if isinstance(value, t.Var):
             return self.add_var(value.name, value.type, value.linkage)
         if isinstance(value, t.Datasec):
