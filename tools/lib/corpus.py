@@ -137,7 +137,8 @@ def make_selftests(folder: Path, jobs: int) -> None:
     flags = [
         "-g", "-O2", "-D__TARGET_ARCH_x86", "-DENABLE_ATOMICS_TESTS", "-std=gnu11",
         "-fms-extensions", "-fno-strict-aliasing", "-Wno-everything",
-        f"-I{generated}", f"-I{tests}", f"-I{source}/tools/include/uapi", f"-I{source}/tools/include",
+        f"-I{generated}", f"-I{tests}",
+        f"-I{source}/tools/include/uapi", f"-I{source}/tools/include",
         f"-I{tests}/libarena/include", "-nostdinc", "-idirafter", headers,
         *(word for each in system for word in ("-idirafter", each)),
     ]  # fmt: skip
