@@ -3,7 +3,8 @@
 A kernel refuses BTF with a kind that it does not know, and with it the names and source lines of
 all programs. libbpf therefore replaces what the running kernel lacks by something older of the same
 record size, so that ids stay (``bpf_object__sanitize_btf``); this module does the same, rule by
-rule. The result is only for uploading: everything else goes on using the original.
+rule, and has one rule more. The result is only for uploading: everything else goes on using the
+original.
 """
 
 from __future__ import annotations
@@ -18,22 +19,26 @@ if TYPE_CHECKING:
 
     from pybpfload.btf.table import Btf
 
-__all__ = ["FEATURES", "sanitize"]
+__all__ = ["FEATURES", "is_empty", "sanitize"]
 
 FEATURES = frozenset(
     {
-        "BTF_FUNC",  # 5.0
-        "BTF_DATASEC",  # 5.2
-        "BTF_GLOBAL_FUNC",  # 5.6
-        "BTF_FLOAT",  # 5.13
-        "BTF_DECL_TAG",  # 5.16
-        "BTF_TYPE_TAG",  # 5.17
-        "BTF_ENUM64",  # 6.0
-        "BTF_QMARK_DATASEC",  # 6.8
-        "BTF_LAYOUT",  # 7.1
+        "BTF_FUNC",
+        "BTF_DATASEC",
+        "BTF_GLOBAL_FUNC",
+        "BTF_EMPTY_DATASEC",
+        "BTF_FLOAT",
+        "BTF_DECL_TAG",
+        "BTF_TYPE_TAG",
+        "BTF_ENUM64",
+        "BTF_QMARK_DATASEC",
+        "BTF_LAYOUT",
     }
 )
-"""What a kernel may lack, by the names of libbpf's ``FEAT_*``."""
+"""What a kernel may lack, by the names of libbpf's ``FEAT_*``.
+
+Which kernel brought each says :class:`pybpfload.kernel.probe.Feature`, which has the same names.
+"""
 
 _UNDERSCORES = bytes.maketrans(b".?", b"__")
 _QMARK = bytes.maketrans(b"?", b"_")
@@ -53,6 +58,8 @@ def sanitize(btf: Btf, lacks: Set[str]) -> Btf:
     DATASEC               DATASEC       STRUCT; ``.`` and ``?`` of its name become ``_``, in the
                                         string table, so for every type that shares the string;
                                         entries become members named and typed by their VARs
+    EMPTY_DATASEC         DATASEC       likewise, if it has no entries; libbpf has no such rule, so
+                                        kernels before 5.12 refuse the whole BTF
     QMARK_DATASEC         DATASEC       a ``?`` at the start of its name becomes ``_``
     FUNC                  FUNC_PROTO    ENUM of 4 bytes
     FUNC                  FUNC          TYPEDEF
@@ -89,7 +96,9 @@ def sanitize(btf: Btf, lacks: Set[str]) -> Btf:
             editor.set_info(type_id, kind=t.Kind.INT, vlen=0, kflag=False)
             editor.set_third(type_id, 1)
             editor.set_extra(type_id, 0, 8)
-        elif kind == t.Kind.DATASEC and "BTF_DATASEC" in lacks:
+        elif kind == t.Kind.DATASEC and (
+            "BTF_DATASEC" in lacks or ("BTF_EMPTY_DATASEC" in lacks and is_empty(btf, type_id))
+        ):
             _datasec_to_struct(btf, editor, type_id)
         elif kind == t.Kind.DATASEC and "BTF_QMARK_DATASEC" in lacks:
             editor.replace_chars(type_id, _QMARK, count=1)
@@ -115,6 +124,15 @@ def sanitize(btf: Btf, lacks: Set[str]) -> Btf:
         editor.drop_layout()
     sanitized = editor.finish()
     return btf if sanitized.to_bytes() == btf.to_bytes() else sanitized
+
+
+def is_empty(btf: Btf, type_id: int) -> bool:
+    """Whether a type is a data section without variables: one of constants without names.
+
+    clang makes such a ``.rodata`` for the strings and tables that it puts there itself.
+    """
+    section = btf[type_id]
+    return isinstance(section, t.Datasec) and not section.entries
 
 
 def _datasec_to_struct(btf: Btf, editor: BtfEditor, type_id: int) -> None:

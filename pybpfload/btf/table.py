@@ -198,7 +198,7 @@ class Btf:
         self._layout: tuple[int, int] | None = None
         if hdr_len >= fmt.HEADER_SIZE + 8:
             self._read_layout(view, hdr_len, type_off + type_len, str_off)
-        elif self.base is not None:
+        if self._layout is None and self.base is not None:
             self._per_kind, self._per_elem = self.base._per_kind, self.base._per_elem
         self._hdr_len = hdr_len
         types = view[hdr_len + type_off : hdr_len + type_off + type_len]
@@ -242,7 +242,7 @@ class Btf:
             if kind in fmt.EXTRA_WORDS or not kind:
                 continue
             if once % 4 or each % 4:
-                raise FormatError(f"layout of kind {kind} is not in whole words ({once}, {each})")
+                continue  # not in whole words: as good as unknown
             self._per_kind[kind] = fmt.TYPE_WORDS + once // 4
             self._per_elem[kind] = each // 4
 
@@ -299,6 +299,11 @@ class Btf:
                             self._pointer_size = size
                             break
         return self._pointer_size
+
+    @property
+    def has_layout(self) -> bool:
+        """Whether it has a layout part (Linux 7.1), which tells the sizes of all kinds of types."""
+        return self._layout is not None
 
     def to_bytes(self) -> bytes:
         """Return the raw blob of this BTF, its base not included."""

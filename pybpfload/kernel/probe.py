@@ -4,7 +4,7 @@ Distributions backport, so versions prove nothing; the version a feature is labe
 for messages. What the kernel does not let this process try (EPERM and the like) is *inconclusive*:
 :func:`has` then says no, as libbpf does, :func:`why` says so, and the answer is not remembered.
 
-Source of the probes: libbpf, ``features.c``.
+Source of the probes: libbpf, ``features.c``; that of ``BTF_EMPTY_DATASEC`` is ours.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Feature(Enum):
     BTF_FUNC = "5.0", "functions in BTF"
     BTF_GLOBAL_FUNC = "5.6", "linkage of functions in BTF"
     BTF_DATASEC = "5.2", "variables and data sections in BTF"
+    BTF_EMPTY_DATASEC = "5.12", "data sections without variables in BTF"
     BTF_QMARK_DATASEC = "6.9", "BTF data sections whose names begin with a question mark"
     BTF_FLOAT = "5.13", "floating-point types in BTF"
     BTF_DECL_TAG = "5.16", "declaration tags in BTF"
@@ -409,6 +410,7 @@ _PROBES: dict[Feature, Callable[[], int]] = {
     Feature.BTF_FUNC: _btf_func(0),
     Feature.BTF_GLOBAL_FUNC: _btf_func(1),
     Feature.BTF_DATASEC: _btf_datasec(b".data"),
+    Feature.BTF_EMPTY_DATASEC: _btf(1, _DATASEC, 4, strings=b"\0.rodata\0"),
     Feature.BTF_QMARK_DATASEC: _btf_datasec(b"?.data"),
     Feature.BTF_FLOAT: _btf(1, _FLOAT, 4, strings=b"\0float\0"),
     Feature.BTF_DECL_TAG: _btf(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload import read_btf
 from pybpfload.btf import Btf, Kind
+from pybpfload.btf.sanitize import is_empty, sanitize
 from pybpfload.errors import (
     BpfError,
     FormatError,
@@ -192,8 +193,6 @@ class Loader:
         btf = self.spec.btf
         if btf is None or not probe.has(Feature.BTF):
             return
-        from pybpfload.btf.sanitize import sanitize
-
         if btf.find(CONTEXT_TAG, Kind.DECL_TAG) and not probe.has(Feature.ARG_CTX_TAG):
             btf = rewrite_context_arguments(btf, relocation.programs.values())
         lacks = {feature.name for feature in _features_used(btf) if not probe.has(feature)}
@@ -413,7 +412,11 @@ def _features_used(btf: Btf) -> list[Feature]:
     """Features that BTF may need, so that no other is probed."""
     kinds = {btf.kind(type_id) for type_id in btf.own_ids()}
     used = [feature for feature, concerned in _BTF_FEATURES.items() if kinds & concerned]
-    return [*used, Feature.BTF_LAYOUT] if btf._layout is not None else used
+    if Kind.DATASEC in kinds and any(is_empty(btf, type_id) for type_id in btf.own_ids()):
+        used.append(Feature.BTF_EMPTY_DATASEC)
+    if btf.has_layout:
+        used.append(Feature.BTF_LAYOUT)
+    return used
 
 
 def _check_permission() -> None:

@@ -526,7 +526,7 @@ class TestBtfOfTheObject:
         with kernel("minimal") as fake, pybpfload.load(OBJECTS / "minimal.bpf.o"):
             probed = {feature.name for feature in fake.cache["features"]}
         assert "BTF_DATASEC" in probed
-        assert not probed & {"BTF_FLOAT", "BTF_LAYOUT", "ARG_CTX_TAG"}
+        assert not probed & {"BTF_FLOAT", "BTF_LAYOUT", "BTF_EMPTY_DATASEC", "ARG_CTX_TAG"}
 
     def test_two_context_arguments_of_a_function(self):
         builder = BtfBuilder()

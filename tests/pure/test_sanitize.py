@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from pybpfload.btf import Btf
 from pybpfload.btf import types as t
 from pybpfload.btf.build import BtfBuilder
-from pybpfload.btf.sanitize import FEATURES, sanitize
+from pybpfload.btf.sanitize import FEATURES, is_empty, sanitize
+from pybpfload.kernel.probe import Feature
+from pybpfload.kernel.since import version_pair
 
 pytestmark = pytest.mark.parametrize("order", "<>")
 
@@ -41,6 +43,12 @@ def test_nothing_lacking(order: str) -> None:
     assert sanitize(btf, {"BTF_LAYOUT"}) is btf  # it has none
 
 
+def test_what_may_lack_is_what_is_probed(order: str) -> None:
+    probed = {f.name: version_pair(f.since) for f in Feature if f.name.startswith("BTF_")}
+    assert set(probed) == FEATURES
+    assert probed["BTF_DATASEC"] < probed["BTF_EMPTY_DATASEC"] < probed["BTF_FLOAT"]
+
+
 def test_unknown_feature(order: str) -> None:
     with pytest.raises(ValueError, match="FEAT_BTF"):
         sanitize(everything(order), {"FEAT_BTF"})
@@ -59,6 +67,22 @@ def test_datasec(order: str) -> None:
     member = t.Member("special", other, 32)
     assert clean[special] == t.Struct(special, "_struct_ops_link", 8, (member,))
     clean.validate()
+
+
+def test_empty_datasec(order: str) -> None:
+    """clang describes a .rodata of constants without names so; kernels before 5.12 refuse it."""
+    b = sample(order)
+    b.add_datasec(".rodata", 40, [])
+    b.add_datasec("?.data.unused", 8, [])
+    btf = b.btf("object")
+    constants, unused = btf.find(".rodata"), btf.find("?.data.unused")
+    clean = sanitize(btf, {"BTF_EMPTY_DATASEC", "BTF_QMARK_DATASEC"})
+    assert changed(btf, clean) == {constants, unused}
+    assert clean[constants] == t.Struct(constants, "_rodata", 40, ())
+    assert clean[unused] == t.Struct(unused, "__data_unused", 8, ())
+    assert is_empty(btf, constants)
+    assert not is_empty(btf, btf.find(".data"))
+    assert not is_empty(btf, btf.find("int"))
 
 
 def test_question_mark(order: str) -> None:
