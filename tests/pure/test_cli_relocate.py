@@ -77,7 +77,7 @@ def test_the_contract_holds_for_every_fixture(path, capsys):
         assert status == 1
         assert out == ""
         assert len(err.splitlines()) == 1
-        assert path.name.startswith(("bad_", "nobtf_maps", "core_ambiguous")), err
+        assert path.name.startswith(("bad_", "nobtf_maps", "core_ambiguous", "core_refused")), err
         return
     assert err == ""
     document = json.loads(out)
