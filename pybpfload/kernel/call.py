@@ -13,7 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Record", "call", "call_fd", "invoke", "retried", "run"]
+    from pybpfload.errors import KernelError
+
+__all__ = ["Record", "call", "call_fd", "invoke", "refused", "retried", "run"]
 
 
 class Record:
@@ -61,8 +63,25 @@ def run(attr: Attr, target: str | None = None) -> int:
     """
     result = door.bpf(attr.command, attr.data, attr.size)
     if result < 0:
-        raise kernel_error(result, f"BPF_{attr.command.name}", target)
+        raise refused(result, attr, target)
     return result
+
+
+def refused(result: int, attr: Attr, target: str | None = None) -> KernelError:
+    """The error of a call that failed, with a hint if the kernel is too old for what it asks.
+
+    Args:
+        result: The negative error number.
+        attr: The attribute of the call.
+        target: On what, for example ``"map events"``.
+    """
+    hint = None
+    if result in (-errno.EINVAL, -errno.E2BIG):
+        from pybpfload.kernel.since import too_young
+        from pybpfload.kernel.version import kernel_version
+
+        hint = too_young(attr, kernel_version())
+    return kernel_error(result, f"BPF_{attr.command.name}", target, hint=hint)
 
 
 def call(name: str, target: str | None = None, /, **fields: Any) -> int:

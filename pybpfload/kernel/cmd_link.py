@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 
 from pybpfload.kernel.attrs import layout
-from pybpfload.kernel.call import call, invoke
-from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.call import call, invoke, refused
 from pybpfload.kernel.fd import at_least_3
 from pybpfload.uapi import AttachFlag, AttachType
 
@@ -168,7 +167,7 @@ def link_create(
         return raw_tracepoint_open(None, prog_fd)
     if result < 0:
         name = AttachType(attach_type).name.lower()
-        raise kernel_error(result, "BPF_LINK_CREATE", f"program fd {prog_fd} ({name})")
+        raise refused(result, attr, f"program fd {prog_fd} ({name})")
     return result
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pybpfload.kernel.attrs import Attr, layout
-from pybpfload.kernel.call import Record, call_fd, invoke, run
-from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.call import Record, call_fd, invoke, refused, run
 from pybpfload.kernel.fd import at_least_3
 
 TYPE_CHECKING = False
@@ -99,11 +98,11 @@ def btf_load(
     Raises:
         KernelError: The kernel refused.
     """
-    fd, _attr = btf_load_attempt(
+    fd, attr = btf_load_attempt(
         data, log_level=log_level, log_buf=log_buf, btf_flags=btf_flags, token_fd=token_fd
     )
     if fd < 0:
-        raise kernel_error(fd, "BPF_BTF_LOAD")
+        raise refused(fd, attr)
     return fd
 
 

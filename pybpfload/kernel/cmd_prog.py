@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from pybpfload.kernel.attrs import Attr, layout
-from pybpfload.kernel.call import EAGAIN, EINTR, Record, call, invoke, retried
+from pybpfload.kernel.call import EAGAIN, EINTR, Record, call, invoke, refused, retried
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import at_least_3
 
@@ -144,10 +144,10 @@ def prog_load(
         KernelError: The kernel refused; the log, if any, is in ``log_buf``.
         ValueError: A number does not fit its field, or the name is too long.
     """
-    fd, _attr = prog_load_attempt(prog_type, insns, license, **options)
+    fd, attr = prog_load_attempt(prog_type, insns, license, **options)
     if fd < 0:
         name = options.get("prog_name")
-        raise kernel_error(fd, "BPF_PROG_LOAD", f"program {name}" if name else "a program")
+        raise refused(fd, attr, f"program {name}" if name else "a program")
     return fd
 
 

@@ -7,6 +7,10 @@ import errno as _errno
 from pybpfload.errors import KernelError, NotPermittedError
 from pybpfload.kernel import door
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = [
     "CAPABILITIES",
     "BatchError",
@@ -54,10 +58,14 @@ class BatchError(KernelError):
         count: Number of elements that were done before.
     """
 
-    def __init__(self, errno: int, operation: str, target: str | None, *, count: int) -> None:
+    def __init__(self, errno: int, operation: str, target: str | None, *, count: int = 0) -> None:
         where = f"{target} after {count} elements"
         super().__init__(errno, operation, where, hint=_general_hint(errno, operation))
         self.count = count
+
+    def __reduce__(self) -> Any:
+        # As VerifierError: OSError would give back its own two arguments.
+        return (type(self), (self.errno, self.operation, self.target), self.__dict__)
 
 
 def kernel_error(

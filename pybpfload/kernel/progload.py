@@ -10,6 +10,7 @@ import errno
 
 from pybpfload.errors import VerifierError
 from pybpfload.kernel import memlock
+from pybpfload.kernel.call import refused
 from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
 from pybpfload.kernel.errors import kernel_error
@@ -75,7 +76,7 @@ def load_program(
             prog_type, insns, license, {**options, "log_level": level, "log_buf": log_buf}
         )
 
-    fd, log = _with_log(attempt, log_level)
+    fd, log, attr = _with_log(attempt, log_level)
     if fd >= 0:
         return fd, log
     kind, relocation = None, None
@@ -84,7 +85,7 @@ def load_program(
     reading = read_log(log)
     if not reading.summary and reading.insn is None:
         target = f"program {name}" if name else "a program"
-        error = kernel_error(fd, "BPF_PROG_LOAD", target)
+        error = refused(fd, attr, target)
         if -fd in (errno.ENOMEM, _ENOTSUPP) and options.get("attach_btf_id"):
             error.hint = (
                 "this program needs the JIT compiler, which this kernel lacks or has switched off "
@@ -127,7 +128,7 @@ def load_btf(data: Buffer, *, log_level: int = 0, **options: Any) -> tuple[int, 
     def attempt(log_buf: bytearray | None, level: int) -> tuple[int, Attr]:
         return btf_load_attempt(data, log_level=level, log_buf=log_buf, **options)
 
-    fd, log = _with_log(attempt, min(log_level, 1))
+    fd, log, _attr = _with_log(attempt, min(log_level, 1))
     if fd < 0:
         lines = [line for line in log.splitlines() if line.strip()]
         hint = f"the kernel says: {lines[-1].strip()}" if lines else None
@@ -143,22 +144,23 @@ def kernel_name(name: str) -> bytes:
 
 def _with_log(
     attempt: Callable[[bytearray | None, int], tuple[int, Attr]], level: int
-) -> tuple[int, str]:
-    """Descriptor or negative error number, and the log."""
+) -> tuple[int, str, Attr]:
+    """Descriptor or negative error number, the log, and the attribute of the last attempt."""
     if not level:
-        fd, _attr = attempt(None, 0)
+        fd, attr = attempt(None, 0)
         if fd >= 0:
-            return fd, ""
+            return fd, "", attr
     size = FIRST_LOG_SIZE
     log = b""
     while True:
         buffer = bytearray(size)
         fd, attr = attempt(buffer, level or 1)
         if fd == -errno.EINVAL and size > _OLD_LOG_LIMIT and log:
-            return -errno.ENOSPC, log.decode(errors="replace")  # an old kernel: so long, no longer
+            # An old kernel: so long, no longer.
+            return -errno.ENOSPC, log.decode(errors="replace"), attr
         log = bytes(buffer).partition(b"\0")[0]
         if fd != -errno.ENOSPC or size >= LOG_LIMIT:
-            return fd, log.decode(errors="replace")
+            return fd, log.decode(errors="replace"), attr
         # Kernels since 6.4 tell how much they need; it may change a little from run to run.
         wanted = max(2 * size, attr["log_true_size"] + 4096)
         if size < _OLD_LOG_LIMIT < wanted and attr["log_true_size"] == 0:

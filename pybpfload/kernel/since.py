@@ -10,13 +10,18 @@ Source: the history of ``linux/bpf.h``.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pybpfload import uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["ENUMS", "first_version", "version_pair"]
+    from pybpfload.kernel.attrs import Attr, Layout
+
+__all__ = ["ENUMS", "Used", "first_version", "too_young", "used", "version_pair"]
 
 # Class of pybpfload.uapi -> per line a version and what came with it: names, helpers by number.
 # `A..B` is a range.
@@ -213,6 +218,10 @@ ENUMS = tuple(_TABLES)
 
 _parsed: dict[str, dict[int, str]] = {}
 
+# Fields of attributes whose numbers are members, and whose bits are flags, of such a class.
+_MEMBERS = {"map_type": "MapType", "prog_type": "ProgType", "attach_type": "AttachType"}
+_FLAGS = {"map_flags": "MapFlag", "prog_flags": "ProgFlag"}
+
 
 def first_version(enum: str, number: int) -> str | None:
     """First kernel version that knows a number.
@@ -240,6 +249,61 @@ def version_pair(version: str) -> tuple[int, int]:
     """
     major, _, minor = version.partition(".")
     return int(major), int(minor)
+
+
+class Used(NamedTuple):
+    """Something that a call needs the kernel to know.
+
+    Attributes:
+        what: What it is, for people.
+        since: First kernel version that has it; ``None`` if no kernel known here does.
+        field: The field of the attribute, if that is what is young.
+    """
+
+    what: str
+    since: str | None
+    field: str | None = None
+
+
+def used(layout: Layout, fields: dict[str, Any]) -> Iterator[Used]:
+    """What a call needs: the fields that are given, the command, types and flags.
+
+    Args:
+        layout: Of the command.
+        fields: The attribute's fields by their names.
+    """
+    for name, version in layout.since.items():
+        value = fields[name]
+        if any(value) if isinstance(value, bytes) else value:
+            yield Used(f"the field {name}", version, name)
+    yield Used(f"the command {layout.command.name}", first_version("Cmd", layout.command))
+    for name, enum in _MEMBERS.items():
+        if name in fields:
+            member = getattr(uapi, enum)(fields[name])
+            what = f"the {name.replace('_', ' ')} {member.name}"
+            yield Used(what, first_version(enum, fields[name]))
+    for name, enum in _FLAGS.items():
+        for bit in (1 << i for i in range(32) if fields.get(name, 0) >> i & 1):
+            flag = getattr(uapi, enum)(bit)
+            what = f"the flag {flag.name or hex(bit)} of {name}"
+            yield Used(what, first_version(enum, bit))
+
+
+def too_young(attr: Attr, running: int) -> str | None:
+    """One sentence about what the running kernel is probably too old for.
+
+    Args:
+        attr: The attribute of a call that the kernel refused.
+        running: Its version, ``major << 16 | minor << 8 | patch``; 0 if it is not known.
+
+    Returns:
+        The sentence; ``None`` if everything is older than the kernel.
+    """
+    age = running >> 16, running >> 8 & 255
+    for what, since, _field in used(attr.layout, attr.layout.unpack(attr.data, attr.size)):
+        if running and since is not None and version_pair(since) > age:
+            return f"{what} came with Linux {since}, this is {age[0]}.{age[1]}"
+    return None
 
 
 def _parse(enum: str) -> dict[int, str]:

@@ -23,7 +23,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.kernel import door
-from pybpfload.kernel.attrs import layout, names
+from pybpfload.kernel.attrs import Layout, layout, names
 from pybpfload.kernel.cmd_link import link_kind
 from pybpfload.kernel.probe import Feature
 from pybpfload.kernel.since import version_pair
@@ -58,17 +58,19 @@ class Call:
         size: Bytes that the kernel was told to read.
         insns: Instructions of a ``PROG_LOAD``.
         text: Name, path or licence that the attribute points to.
+        layout: The meaning of the attribute's bytes.
         attr: The attribute itself, where the kernel leaves results.
         result: What the kernel answered.
     """
 
     def __init__(
-        self, command: str, fields: dict[str, Any], size: int, attr: bytearray | None = None
+        self, command: str, fields: dict[str, Any], size: int, layout: Layout, attr: bytearray
     ) -> None:
         self.command = command
         self.fields = fields
         self.size = size
-        self.attr = bytearray(256) if attr is None else attr
+        self.layout = layout
+        self.attr = attr
         self.result = 0
         self.insns = b""
         self.text = ""
@@ -82,7 +84,7 @@ class Call:
 
     def answer(self, name: str, value: int) -> None:
         """Write a number into a field of the attribute, as the kernel writes results."""
-        code, offset = layout(self.command).fields[name]
+        code, offset = self.layout.fields[name]
         struct.pack_into("=Q" if code in ("u64", "ptr") else "=I", self.attr, offset, value)
 
     def __repr__(self) -> str:
@@ -222,10 +224,12 @@ class FakeKernel:
         command = Cmd(cmd).name
         if command not in names():
             return -errno.EINVAL
-        fields = layout(command).unpack(attr, size)
-        if command == "LINK_CREATE" and link_kind(fields["attach_type"]):
-            fields = layout(f"LINK_CREATE/{link_kind(fields['attach_type'])}").unpack(attr, size)
-        call = Call(command, fields, size, attr)
+        ours = layout(command)
+        fields = ours.unpack(attr, size)
+        if command == "LINK_CREATE" and (kind := link_kind(fields["attach_type"])):
+            ours = layout(f"LINK_CREATE/{kind}")
+            fields = ours.unpack(attr, size)
+        call = Call(command, fields, size, ours, attr)
         self.calls.append(call)
         call.result = self._answer(call, attr)
         return call.result

@@ -18,7 +18,7 @@ from pybpfload.errors import FormatError
 from pybpfload.isa.insn import decode
 from pybpfload.isa.table import find
 from pybpfload.kernel.attrs import Layout, layout, names
-from pybpfload.kernel.since import first_version, version_pair
+from pybpfload.kernel.since import first_version, used, version_pair
 from pybpfload.kernel.version import parse_version
 from pybpfload.testing.fakeobjects import memory, store
 from pybpfload.uapi import Helper, MapFlag, ProgType
@@ -46,9 +46,6 @@ _KINDS = {
     "BTF_ENUM64": (Kind.ENUM64,),
 }
 
-# Fields whose numbers have versions of their own.
-_ENUMS = {"map_type": "MapType", "prog_type": "ProgType", "attach_type": "AttachType"}
-_FLAGS = {"map_flags": "MapFlag", "prog_flags": "ProgFlag"}
 # Program types for which the kernel looks at expected_attach_type at load.
 _ATTACH_TYPE_CHECKED = (
     ProgType.CGROUP_SKB,
@@ -109,23 +106,11 @@ def _known(version: str | None, age: tuple[int, int]) -> bool:
 
 def _too_young(age: tuple[int, int], call: Call) -> int:
     """Error number for what came after a version of the kernel."""
-    fields = call.fields
-    ours = layout(call.command)
-    for name, version in ours.since.items():
-        value = fields[name]
-        given = any(value) if isinstance(value, bytes) else value
-        if given and not _known(version, age):
-            beyond = ours.fields[name][1] >= _attribute_size(age)
+    fields, ours = call.fields, call.layout
+    for what in used(ours, fields):
+        if not _known(what.since, age):
+            beyond = what.field and ours.fields[what.field][1] >= _attribute_size(age)
             return errno.E2BIG if beyond else errno.EINVAL
-    if not _known(first_version("Cmd", ours.command), age):
-        return errno.EINVAL
-    for name, enum in _ENUMS.items():
-        if name in fields and not _known(first_version(enum, fields[name]), age):
-            return errno.EINVAL
-    for name, enum in _FLAGS.items():
-        bits = [1 << i for i in range(32) if fields.get(name, 0) >> i & 1]
-        if not all(_known(first_version(enum, bit), age) for bit in bits):
-            return errno.EINVAL
     if fields.get("log_size", 0) > (0xFFFFFFFF >> (2 if age >= (5, 2) else 8)):
         return errno.EINVAL
     return _program_too_young(age, call) if call.command == "PROG_LOAD" else 0

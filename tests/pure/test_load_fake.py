@@ -15,6 +15,7 @@ import pybpfload
 from pybpfload.btf import Kind
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.btf.edit import BtfEditor
+from pybpfload.kernel.errors import BatchError
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.relocate import RelocatedProgram, Target
 from pybpfload.relocate.ctx_arg import rewrite_context_arguments
@@ -504,6 +505,7 @@ def test_errors_survive_a_worker_process():
         pybpfload.NotPermittedError(errno.EPERM, "BPF_PROG_LOAD", "program p", hint="be root"),
         pybpfload.FormatError("damaged", file="x.o", offset=3),
         pybpfload.AttachError("nowhere", program="p"),
+        BatchError(errno.ENOSPC, "BPF_MAP_LOOKUP_BATCH", "map m", count=3),
     ):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), str(error))
