@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_symbols", "lookup"]
 
+_BEFORE_NAME = 64  # bytes of a line before the name: address and type, each followed by a blank
+
 
 def lookup(names: Iterable[str]) -> dict[str, int]:
     """Addresses of symbols of the running kernel and its modules.
@@ -51,7 +53,9 @@ def find_symbols(symbols: bytes, names: Iterable[str]) -> dict[str, int]:
         position = symbols.find(wanted)
         while position >= 0:
             after = symbols[position + len(wanted) : position + len(wanted) + 6]
-            line = symbols[symbols.rfind(b"\n", 0, position) + 1 : position].split()
+            before = symbols[max(position - _BEFORE_NAME, 0) : position]
+            start = before.rfind(b"\n") + 1
+            line = before[start:].split() if start or position <= _BEFORE_NAME else []
             exact = after[:1] in (b"", b"\n", b"\t", b" ")
             if len(line) == 2 and (exact or (after == b".llvm." and line[1] == b"d")):
                 _remember(found, name, line[0])
