@@ -39,6 +39,7 @@ from pybpfload.kernel.kallsyms import find_symbols
 from pybpfload.kernel.kconfig import parse_kconfig
 from pybpfload.kernel.log import explain_poison, read_log
 from pybpfload.object import open_object
+from pybpfload.object.named import Named
 from pybpfload.relocate import Target, relocate
 from pybpfload.testing.fields import Part, parts, records
 from pybpfload.testing.mutate import mutate
@@ -255,25 +256,33 @@ def _section_names(data: bytes) -> list[str]:
 
 
 def _core(data: bytes) -> None:
-    spec = _core_object().copy()
-    for function in spec.functions:
-        function.core_relos = []
+    whole = _core_object()
+    found: dict[int, list[tuple[int, int, CoreRelo]]] = {}
     for serial, line in enumerate(data.splitlines()[:100]):
         words = line.split(b" ", 4)
         try:
             where, at, type_id, kind = (int(word) & 0xFFFFFFFF for word in words[:4])
         except ValueError:
             continue
+        where %= len(whole.functions)
         access = (words[4:] or [b""])[0].decode(errors="replace")
-        function = spec.functions[where % len(spec.functions)]
         record = CoreRelo(8 * at & 0xFFFFFFFF, type_id, access, kind)
-        function.core_relos.append((serial, at % len(function.insns), record))
+        place = (serial, at % len(whole.functions[where].insns), record)
+        found.setdefault(where, []).append(place)
+    functions = [
+        dataclasses.replace(whole.functions[where], core_relos=places)
+        for where, places in found.items()
+    ]
+    spec = dataclasses.replace(
+        whole,
+        functions=functions,
+        programs=Named("program", [(f.name, f) for f in functions]),
+    )
     _relocate(spec, _target(spec.byteorder))
     _relocate(spec, Target(spec.btf))
-    if spec.btf is not None:
-        damaged = mutate(_target_bytes("<"), zlib.crc32(data)).data
-        if (other := attempt(lambda: Btf.from_bytes(damaged))) is not None:
-            _relocate(spec, Target(other))
+    damaged = mutate(_target_bytes("<"), zlib.crc32(data)).data
+    if (other := attempt(lambda: Btf.from_bytes(damaged))) is not None:
+        _relocate(spec, Target(other))
 
 
 @cache
