@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import posixpath
 
 from pybpfload.kernel import door
+from pybpfload.kernel.cmd_obj import obj_pin
 from pybpfload.kernel.errors import kernel_error
 
-__all__ = ["BPF_FS_MAGIC", "DEFAULT", "is_bpffs", "prepare_parent"]
+__all__ = ["BPF_FS_MAGIC", "DEFAULT", "is_bpffs", "pin", "prepare_parent", "unpin"]
 
 BPF_FS_MAGIC = 0xCAFE4A11
 """``f_type`` of a BPF filesystem."""
@@ -52,6 +54,40 @@ def prepare_parent(path: str) -> None:
             raise kernel_error(error.errno or errno.EIO, "mkdir", parent) from None
     if not is_bpffs(parent):
         raise _elsewhere(path, parent)
+
+
+def pin(fd: int, path: str | os.PathLike[str]) -> str:
+    """Give a map, program or link a name, which keeps it alive.
+
+    Args:
+        fd: The object.
+        path: Where. A missing directory is made (mode 0700), but only one.
+
+    Returns:
+        The path as a string.
+
+    Raises:
+        KernelError: EEXIST: something is there; EINVAL: not a BPF filesystem; and others.
+    """
+    where = os.fspath(path)
+    prepare_parent(where)
+    obj_pin(fd, where)
+    return where
+
+
+def unpin(path: str | os.PathLike[str]) -> None:
+    """Remove a name, and nothing that is not in a BPF filesystem.
+
+    Raises:
+        KernelError: ENOENT: nothing is there; EINVAL: not a BPF filesystem; and others.
+    """
+    where = os.fspath(path)
+    if not is_bpffs(posixpath.dirname(where) or "."):
+        raise kernel_error(errno.EINVAL, "unlink", where, hint="it is not in a BPF filesystem")
+    try:
+        door.unlink(where)
+    except OSError as error:
+        raise kernel_error(error.errno or errno.EIO, "unlink", where) from None
 
 
 def _elsewhere(path: str, parent: str) -> Exception:

@@ -13,7 +13,7 @@ from pybpfload.kernel.fd import FileDescriptor, at_least_3
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HasFileno", "descriptor", "duplicate", "open_by", "open_pin"]
+__all__ = ["HasFileno", "descriptor", "duplicate", "open_by", "open_fd", "open_pin"]
 
 _BY_ID: dict[str, Callable[[int], int]] = {
     "map": bpf.map_get_fd_by_id,
@@ -51,23 +51,42 @@ def duplicate(source: HasFileno | int, what: str) -> FileDescriptor:
     copy = at_least_3(door.dup(number))
     if copy < 0:
         raise kernel_error(copy, "fcntl(F_DUPFD_CLOEXEC)", f"{what}, fd {number}")
-    return FileDescriptor(copy, what)
+    return FileDescriptor(copy, f"{what} fd {number}")
 
 
-def open_pin(kind: str, path: str | os.PathLike[str], what: str = "") -> FileDescriptor:
+def open_pin(
+    kind: str, path: str | os.PathLike[str], what: str = "", *, file_flags: int = 0
+) -> FileDescriptor:
     """Open what is pinned at a path.
 
     Args:
         kind: ``"map"``, ``"program"`` or ``"link"``.
         path: Where.
         what: What to call it.
+        file_flags: ``MapFlag.RDONLY`` or ``WRONLY`` for maps (Linux 4.15).
 
     Raises:
         KernelError: ENOENT: nothing is there; EACCES: no BPF object; and others.
         BpfError: It is of another kind.
     """
     where = os.fspath(path)
-    return _checked(kind, FileDescriptor(bpf.obj_get(where), what or f"{kind} {where}"), where)
+    fd = bpf.obj_get(where, file_flags=file_flags)
+    return _checked(kind, FileDescriptor(fd, what or f"{kind} {where}"), where)
+
+
+def open_fd(kind: str, source: HasFileno | int) -> FileDescriptor:
+    """A descriptor of our own for a map, program or link that somebody else has open.
+
+    Args:
+        kind: ``"map"``, ``"program"`` or ``"link"``.
+        source: The descriptor, or anything with ``fileno()``.
+
+    Raises:
+        KernelError: It is not open, or there are too many descriptors.
+        BpfError: It is of another kind.
+        ValueError: It is closed.
+    """
+    return _checked(kind, duplicate(source, kind), f"fd {descriptor(source)}")
 
 
 def open_by(kind: str, source: Any) -> FileDescriptor:
@@ -82,7 +101,7 @@ def open_by(kind: str, source: Any) -> FileDescriptor:
         BpfError: It is of another kind.
     """
     if hasattr(source, "fileno"):
-        return _checked(kind, duplicate(source, kind), f"fd {source.fileno()}")
+        return open_fd(kind, source)
     if isinstance(source, int):
         what = f"{kind} id {source}"
         return FileDescriptor(_BY_ID[kind](source), what)

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
-from pybpfload.kernel import bpf, bpffs, door, perf
-from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel import bpf, bpffs, perf
 from pybpfload.runtime.handles import open_by, open_pin
 
 if TYPE_CHECKING:
@@ -188,10 +187,7 @@ class Link:
                 feature="perf event links",
                 since="5.15",
             )
-        where = os.fspath(path)
-        bpffs.prepare_parent(where)
-        bpf.obj_pin(self.fileno(), where)
-        self.pin_path = where
+        self.pin_path = bpffs.pin(self.fileno(), path)
 
     def unpin(self) -> None:
         """Remove the pin; the attachment stays as long as this link is open.
@@ -202,10 +198,7 @@ class Link:
         """
         if self.pin_path is None:
             raise BpfError(f"{self!r} is not pinned")
-        try:
-            door.unlink(self.pin_path)
-        except OSError as error:
-            raise kernel_error(error.errno or errno.EIO, "unlink", self.pin_path) from None
+        bpffs.unpin(self.pin_path)
         self.pin_path = None
 
     def close(self) -> None:

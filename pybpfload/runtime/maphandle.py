@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError, KernelError
 from pybpfload.kernel import bpf, bpffs, door
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.kernel.fd import FileDescriptor, at_least_3
+from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime import mapkinds
+from pybpfload.runtime.handles import open_by, open_fd, open_pin
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from pybpfload.btf import Btf
     from pybpfload.runtime.events import Choice, EventTypes
+    from pybpfload.runtime.handles import HasFileno
     from pybpfload.runtime.perfbuf import PerfBuffer
     from pybpfload.runtime.ringbuf import RingBuffer
 
@@ -67,7 +69,7 @@ class MapHandle:
     # Opening
 
     @classmethod
-    def from_pin(cls, path: str, *, read_only: bool = False) -> Self:
+    def from_pin(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> Self:
         """Open a pinned map.
 
         Args:
@@ -79,8 +81,7 @@ class MapHandle:
             BpfError: It is not a map.
         """
         flags = MapFlag.RDONLY if read_only else 0
-        fd = FileDescriptor(bpf.obj_get(path, file_flags=flags), f"map {path}")
-        return cls._from_owned(fd, pin_path=path)
+        return cls._from_owned(open_pin("map", path, file_flags=flags), pin_path=os.fspath(path))
 
     @classmethod
     def from_id(cls, number: int) -> Self:
@@ -89,10 +90,10 @@ class MapHandle:
         Raises:
             KernelError: There is none, or it may not be opened.
         """
-        return cls._from_owned(FileDescriptor(bpf.map_get_fd_by_id(number), f"map id {number}"))
+        return cls._from_owned(open_by("map", number))
 
     @classmethod
-    def from_fd(cls, fd: Any) -> Self:
+    def from_fd(cls, fd: HasFileno | int) -> Self:
         """Wrap a map that somebody else has open; its descriptor is duplicated.
 
         Args:
@@ -102,16 +103,11 @@ class MapHandle:
             KernelError: It cannot be duplicated, or not asked about.
             BpfError: It is not a map.
         """
-        number = fd if isinstance(fd, int) else fd.fileno()
-        copy = at_least_3(door.dup(number))
-        if copy < 0:
-            raise kernel_error(copy, "fcntl(F_DUPFD_CLOEXEC)", f"fd {number}")
-        return cls._from_owned(FileDescriptor(copy, f"map fd {number}"))
+        return cls._from_owned(open_fd("map", fd))
 
     @classmethod
     def _from_owned(cls, fd: FileDescriptor, pin_path: str | None = None) -> Self:
         try:
-            _check_is_map(fd)
             info = bpf.map_info(fd.fileno())
             btf = None
             if info.btf_id and (info.btf_key_type_id or info.btf_value_type_id):
@@ -246,7 +242,7 @@ class MapHandle:
         self._windows.append(window)
         return window
 
-    def pin(self, path: str | None = None) -> None:
+    def pin(self, path: str | os.PathLike[str] | None = None) -> None:
         """Give the map a name in a BPF filesystem, which keeps it alive (Linux 4.4).
 
         Args:
@@ -259,11 +255,9 @@ class MapHandle:
         where = path or self.pin_path
         if where is None:
             raise BpfError(f"map {self.name}: no path to pin it at")
-        bpffs.prepare_parent(where)
-        bpf.obj_pin(self.fileno(), where)
-        self.pin_path = where
+        self.pin_path = bpffs.pin(self.fileno(), where)
 
-    def unpin(self, path: str | None = None) -> None:
+    def unpin(self, path: str | os.PathLike[str] | None = None) -> None:
         """Remove the map's name from the BPF filesystem.
 
         Args:
@@ -276,13 +270,8 @@ class MapHandle:
         where = path or self.pin_path
         if where is None:
             raise BpfError(f"map {self.name} is not pinned")
-        if not bpffs.is_bpffs(where):
-            raise kernel_error(errno.EINVAL, "unlink", where, hint="it is not in a BPF filesystem")
-        try:
-            door.unlink(where)
-        except OSError as error:
-            raise kernel_error(error.errno or 0, "unlink", where) from None
-        if where == self.pin_path:
+        bpffs.unpin(where)
+        if os.fspath(where) == self.pin_path:
             self.pin_path = None
 
     # Events
@@ -334,16 +323,6 @@ class MapHandle:
     def _cannot(self, what: str) -> TypeError:
         able = mapkinds.abilities(self.type)
         return TypeError(f"map {self.name} is of type {self.type.name}: no {what}; it can {able}")
-
-
-def _check_is_map(fd: FileDescriptor) -> None:
-    """Make sure it is no program or link: the kernel would answer with *their* info."""
-    try:
-        text = door.read_file(f"/proc/self/fdinfo/{fd.fileno()}")
-    except OSError:
-        return  # without /proc the caller is believed
-    if b"map_type:" not in text:
-        raise BpfError(f"{fd.what.removeprefix('map ')} is not a BPF map")
 
 
 def _kernel_btf(number: int) -> Btf | None:

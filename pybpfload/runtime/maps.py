@@ -268,9 +268,8 @@ class Creator:
             pages[: len(contents)] = contents
 
     def _pin(self, created: Map[Any, Any], path: str) -> bool:
-        bpffs.prepare_parent(path)
         try:
-            bpf.obj_pin(created.fileno(), path)
+            bpffs.pin(created.fileno(), path)
         except KernelError as error:
             if error.errno == errno.EEXIST:
                 return False

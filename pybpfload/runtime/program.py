@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import errno
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError
-from pybpfload.kernel import bpf, bpffs, door
-from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel import bpf, bpffs
 from pybpfload.object.spec import ProgramSpec
 from pybpfload.runtime.handles import open_by, open_pin
 from pybpfload.runtime.target import AttachTarget
@@ -231,10 +229,7 @@ class Program:
         Raises:
             KernelError: EEXIST: something is there; EINVAL: the folder is not on a bpffs.
         """
-        where = os.fspath(path)
-        bpffs.prepare_parent(where)
-        bpf.obj_pin(self.fileno(), where)
-        self.pin_path = where
+        self.pin_path = bpffs.pin(self.fileno(), path)
 
     def unpin(self) -> None:
         """Remove the pin; the program stays as long as it is open or attached.
@@ -245,10 +240,7 @@ class Program:
         """
         if self.pin_path is None:
             raise BpfError(f"program {self.name} is not pinned")
-        try:
-            door.unlink(self.pin_path)
-        except OSError as error:
-            raise kernel_error(error.errno or errno.EIO, "unlink", self.pin_path) from None
+        bpffs.unpin(self.pin_path)
         self.pin_path = None
 
     def close(self) -> None:

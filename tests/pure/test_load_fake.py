@@ -398,6 +398,29 @@ class TestOpening:
                     by_id.unpin()
         assert fake.leaked() == []
 
+    def test_maps_by_pin_id_and_descriptor(self):
+        with kernel("minimal") as fake, pybpfload.load(OBJECTS / "minimal.bpf.o") as obj:
+            counts = obj.maps["counts"]
+            counts.pin(Path("/sys/fs/bpf/counts"))
+            assert counts.pin_path == "/sys/fs/bpf/counts"
+            with (
+                pybpfload.Map.from_pin(Path("/sys/fs/bpf/counts")) as pinned,
+                pybpfload.Map.from_id(counts.info().id) as by_id,
+                pybpfload.Map.from_fd(counts) as by_object,
+                pybpfload.Map.from_fd(counts.fileno()) as by_number,
+            ):
+                for other in (pinned, by_id, by_object, by_number):
+                    assert fake.fds[other.fileno()] is fake.fds[counts.fileno()]
+                assert pinned.pin_path == counts.pin_path
+                pinned.unpin(Path("/sys/fs/bpf/counts"))
+                assert pinned.pin_path is None
+            assert fake.pins == {}
+            fake.files["/tmp/file"] = b"not ours"
+            with pytest.raises(pybpfload.KernelError, match="not in a BPF filesystem"):
+                counts.unpin(Path("/tmp/file"))
+            assert "/tmp/file" in fake.files
+        assert fake.leaked() == []
+
     def test_something_of_another_kind(self):
         class WithProc(FakeKernel):
             def read_file(self, path, limit):
@@ -411,6 +434,8 @@ class TestOpening:
             for kind in (pybpfload.Program, pybpfload.Link):
                 with pytest.raises(pybpfload.BpfError, match="it is a map"):
                     kind.from_pin("/sys/fs/bpf/counts")
+            with pytest.raises(pybpfload.BpfError, match="is not a BPF map, it is a program"):
+                pybpfload.Map.from_fd(obj.programs["count_syscalls"])
             spec = pybpfload.open(OBJECTS / "minimal.bpf.o")
             spec.maps["counts"].reuse = obj.programs["count_syscalls"]
             with pytest.raises(pybpfload.BpfError, match="it is a program"):
