@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 
 from pybpfload.btf import Btf
-from pybpfload.errors import FormatError, KernelError, NotSupportedError
+from pybpfload.errors import FormatError, KernelError, NotPermittedError, NotSupportedError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from pybpfload.errors import BpfError
 
 __all__ = ["ModuleBtf", "modules", "problems", "vmlinux"]
 
@@ -88,7 +90,7 @@ def _find_vmlinux() -> Btf:
             data = btf_from_image(bytes(door.map_file(path)), path)
             return Btf.from_bytes(data, name="vmlinux", pointer_size=8)
         except (FormatError, NotSupportedError, OSError) as error:
-            problems().append(error)
+            _keep(path, error)
     missing = NotSupportedError(
         "this kernel has no BTF (CONFIG_DEBUG_INFO_BTF); give one with the btf argument or --btf",
         feature="BTF of the kernel",
@@ -97,24 +99,35 @@ def _find_vmlinux() -> Btf:
     raise missing
 
 
-def problems() -> list[BaseException]:
-    """What was damaged or unreadable and therefore left out, oldest first."""
-    found: list[BaseException] = door.cache().setdefault("btf problems", [])
-    return found
+def problems(prefix: str = "") -> list[BpfError | OSError]:
+    """What was damaged or may not be read and therefore was left out, oldest first.
+
+    Args:
+        prefix: Only what concerns modules whose name begins so.
+    """
+    kept: dict[str, BpfError | OSError] = door.cache().get("btf problems", {})
+    return [error for name, error in kept.items() if name.startswith(prefix) or not name]
+
+
+def _keep(name: str, error: BpfError | OSError) -> None:
+    """Remember why a module, or all of them (``""``), or a file was left out; once is enough."""
+    door.cache().setdefault("btf problems", {}).setdefault(name, error)
 
 
 def modules(prefix: str = "") -> list[ModuleBtf]:
     """BTF of the loaded modules (Linux 5.11), in the order of their ids.
 
     Each is read once per process; modules loaded meanwhile are seen. What is damaged is left out
-    and kept in :func:`problems`. Without the privilege to list ids the files in
-    ``/sys/kernel/btf`` are read instead, if there are any.
+    and kept in :func:`problems`: whoever needs a type of it does not find it, but all others can go
+    on. Without the privilege to open BTF by id (CAP_SYS_ADMIN) the files in ``/sys/kernel/btf`` are
+    read instead, if there are any; libbpf takes the first refusal as "no modules" and fails at the
+    second.
 
     Args:
         prefix: Only modules whose name begins so.
 
     Raises:
-        KernelError: A BTF object could be listed but not read.
+        KernelError: A BTF object could be listed but not read, other than for want of privilege.
         NotSupportedError: The kernel has no BTF at all.
     """
     from pybpfload.kernel.cmd_obj import iter_ids
@@ -124,22 +137,25 @@ def modules(prefix: str = "") -> list[ModuleBtf]:
     names: dict[Any, str | None] = door.cache().setdefault("module names", {})
     try:
         ids: list[Any] = list(iter_ids("btf"))
-    except KernelError as error:
-        if error.errno != errno.EPERM:
-            return []  # no such command: no modules with BTF either
-        return _from_files(prefix, known)
+    except NotPermittedError as error:
+        return _from_files(prefix, known, error)
+    except KernelError:
+        return []  # no such command: no modules with BTF either
     if ids and not has(Feature.MODULE_BTF):
         return []
     found = []
-    for number in ids:
-        if number not in names:
-            names[number] = _module_name(number)
-        name = names[number]
-        if name is not None and name.startswith(prefix):
-            if number not in known:
-                known[number] = _read_module(number, name)
-            if known[number] is not None:
-                found.append(known[number])
+    try:
+        for number in ids:
+            if number not in names:
+                names[number] = _module_name(number)
+            name = names[number]
+            if name is not None and name.startswith(prefix):
+                if number not in known:
+                    known[number] = _read_module(number, name)
+                if known[number] is not None:
+                    found.append(known[number])
+    except NotPermittedError as error:
+        return _from_files(prefix, known, error)
     return found
 
 
@@ -178,14 +194,15 @@ def _parse(number: int, name: str, data: Any) -> ModuleBtf | None:
     try:
         return ModuleBtf(number, name, Btf.from_bytes(data, base=base, name=name, pointer_size=8))
     except FormatError as error:
-        problems().append(error)
+        _keep(name, error)
         return None
 
 
-def _from_files(prefix: str, known: dict[Any, Any]) -> list[ModuleBtf]:
+def _from_files(prefix: str, known: dict[Any, Any], refusal: KernelError) -> list[ModuleBtf]:
     try:
         names = door.list_dir(_SYSFS)
     except OSError:
+        _keep("", refusal)
         return []
     found = []
     for name in names:
@@ -195,7 +212,7 @@ def _from_files(prefix: str, known: dict[Any, Any]) -> list[ModuleBtf]:
             try:
                 known[name] = _parse(0, name, door.map_file(f"{_SYSFS}/{name}"))
             except OSError as error:
-                problems().append(error)
+                _keep(name, error)
                 known[name] = None
         if known[name] is not None:
             found.append(known[name])

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from os import PathLike
 
+    from pybpfload.kernel.btf import ModuleBtf
     from pybpfload.relocate.program import Reference
     from pybpfload.runtime.map import Map
 
@@ -159,10 +160,15 @@ class Loader:
         ) or (self.custom_btf is None and any(f.core_relos for f in self.spec.functions))
         if not needed:
             return Target(None)
-        return Target(kernel_btf.vmlinux(), self._modules)
+        return Target(kernel_btf.vmlinux(), lambda: [module.btf for module in self._modules()])
 
-    def _modules(self) -> list[Btf]:
-        return [module.btf for module in kernel_btf.modules()]
+    def _modules(self, prefix: str = "") -> list[ModuleBtf]:
+        """BTF of the kernel's modules; what had to be left out becomes a note."""
+        found = kernel_btf.modules(prefix)
+        for problem in kernel_btf.problems(prefix):
+            if problem not in self.notes:
+                self._note(problem)
+        return found
 
     def _module_fd(self, owner: Btf) -> int:
         """File descriptor of a module's BTF, open until loading is over; 0 for vmlinux.
@@ -271,7 +277,7 @@ class Loader:
         ):
             attach_type = AttachType(0)
         info = self._debug_info(program)
-        target = resolve_attach_target(spec, self._loaded, kernel_btf.modules, self._module_fd)
+        target = resolve_attach_target(spec, self._loaded, self._modules, self._module_fd)
         with closing(target):
             fd, log = load_program(
                 spec.prog_type,

@@ -138,7 +138,10 @@ def _in_kernel(
             target.btf_fd = module_fd(module.btf)
             return target
     where = f"module {module_name}" if colon else "this kernel or its modules"
-    if colon and not searched:
+    problems = kernel_btf.problems(module_name)
+    if colon and problems:
+        why = f"its BTF was left out: {problems[-1]}"
+    elif colon and not searched:
         why = f"it is not loaded, or has no BTF; load it with modprobe {module_name}"
     else:
         why = "not there, inlined, or under another name"

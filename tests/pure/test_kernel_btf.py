@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from pybpfload.errors import FormatError, KernelError, NotSupportedError
+from pybpfload.errors import FormatError, KernelError, NotPermittedError, NotSupportedError
 from pybpfload.kernel import btf
 from pybpfload.testing.fakekernel import FakeKernel
 
@@ -87,9 +87,63 @@ def test_without_privileges_the_files_are_read() -> None:
         assert len(btf.problems()) == 2
 
 
+def test_ids_that_may_be_listed_but_not_opened() -> None:
+    """libbpf fails here; whoever needs only types is well served by the files."""
+    with kernel(refuses={"BTF_GET_FD_BY_ID": errno.EPERM}) as fake:
+        assert btf.modules() == []
+        fake.files[SYSFS + "nf_tables"] = MODULE
+        assert [(m.name, m.id) for m in btf.modules()] == [("nf_tables", 0)]
+        assert btf.problems() == []
+        assert not fake.leaked()
+
+
+@pytest.mark.parametrize("command", ["BTF_GET_NEXT_ID", "BTF_GET_FD_BY_ID"])
+def test_what_may_be_read_in_no_way_is_kept_as_a_problem(command: str) -> None:
+    class Hidden(FakeKernel):
+        def list_dir(self, path: str) -> list[str]:
+            raise PermissionError(errno.EACCES, "no", path)
+
+    with Hidden(files={SYSFS + "vmlinux": KERNEL}, refuses={command: errno.EPERM}) as fake:
+        fake.pins["m"] = fake.make("btf", data=MODULE, name="m", kernel=1)
+        assert btf.modules() == []
+        assert btf.modules() == []
+        (problem,) = btf.problems("m")
+        assert isinstance(problem, NotPermittedError)
+        assert command in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("data", "types"),
+    [
+        (raw_btf(b"", b""), 0),
+        (raw_btf(struct.pack("=3I", 1, 8 << 24, 1), b""), 1),  # the name is one of vmlinux
+        (b"", None),
+        (MODULE[:20], None),
+        (MODULE[:-1], None),
+        (raw_btf(struct.pack("=3I", 1, 8 << 24, 1)[:8], b""), None),
+        (raw_btf(b"", b"no end"), None),
+        (b"\x7fELF" + MODULE, None),
+    ],
+    ids=["nothing", "no strings", "empty", "header", "strings cut", "type cut", "no NUL", "ELF"],
+)
+def test_empty_and_broken_modules(data: bytes, types: int | None) -> None:
+    with FakeKernel(files={SYSFS + "vmlinux": KERNEL}) as fake:
+        fake.pins["odd"] = fake.make("btf", data=data, name="odd", kernel=1)
+        fake.pins["good"] = fake.make("btf", data=MODULE, name="good", kernel=1)
+        found = {module.name: module.btf for module in btf.modules()}
+        assert "good" in found
+        if types is None:
+            assert "odd" not in found
+            assert ["odd" in str(problem) for problem in btf.problems("odd")] == [True]
+            assert btf.problems("good") == []
+        else:
+            assert len(found["odd"].own_ids()) == types
+            assert btf.problems() == []
+
+
 def test_other_errors_are_errors() -> None:
     with (
-        kernel(refuses={"BTF_GET_FD_BY_ID": errno.EPERM}),
+        kernel(refuses={"BTF_GET_FD_BY_ID": errno.EMFILE}),
         pytest.raises(KernelError, match="BTF id"),
     ):
         btf.modules()
