@@ -213,6 +213,12 @@ def _edit_kconfig(btf: Btf, externs: list[ExternSpec], editor: BtfEditor) -> Non
             extern.offset = end
             offsets[extern.btf_id] = end
             end += extern.size
+            if end > 0xFFFFFFFF:
+                raise FormatError(
+                    "the settings up to this one are larger than 4 GiB",
+                    section=".kconfig",
+                    symbol=extern.name,
+                )
     if not offsets:
         return
     for section_id in btf.find_all(".kconfig", t.Kind.DATASEC)[:1]:
