@@ -26,9 +26,9 @@ from pybpfload.formats import elf as elf_formats
 from pybpfload.isa.insn import Insn, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["ElfBuilder", "ObjectBuilder", "Site"]
+__all__ = ["ElfBuilder", "ObjectBuilder", "Site", "build_ext"]
 
 # Numbers of the System V ABI: kinds and flags of sections, bindings, kinds and visibilities of
 # symbols (its SHT_, SHF_, STB_, STT_ and STV_), and the machine and relocations of BPF.
@@ -430,38 +430,55 @@ class ObjectBuilder(ElfBuilder):
         return sections if len(btf) > 1 else []
 
     def _ext(self, btf: BtfBuilder) -> bytes:
-        layouts = btf_formats.layouts(self.order)
         core = {
             name: [(at, type_id, btf.add_string(text), kind) for at, type_id, text, kind in records]
             for name, records in self.core.items()
         }
-        parts: dict[str, bytes] = {}
-        for label, blocks in (
-            ("func_info", self.func_info),
-            ("line_info", self.line_info),
-            ("core_relo", core),
-        ):
-            size = self.rec_sizes[label]
-            part = b""
-            for name, records in blocks.items():
-                part += layouts.info_block.build(
-                    {"sec_name_off": btf.add_string(name), "num_info": len(records)}
+        parts: Any = {"func_info": self.func_info, "line_info": self.line_info, "core_relo": core}
+        return build_ext(
+            btf,
+            {
+                label: (
+                    self.rec_sizes[label],
+                    [
+                        (name, len(records), [word for record in records for word in record])
+                        for name, records in part.items()
+                    ],
                 )
-                for record in records:
-                    words = struct.pack(f"{self.order}{len(record)}I", *record)
-                    part += words + b"\xee" * (size - len(words))
-            parts[label] = layouts.info_header.build({"rec_size": size}) + part if part else b""
-        if not any(parts.values()):
-            return b""
-        header = {"magic": btf_formats.MAGIC, "version": 1, "flags": 0, "hdr_len": 32}
-        at = 0
-        for label, part in parts.items():
-            header[f"{label}_off"], header[f"{label}_len"] = at, len(part)
-            at += len(part)
-        return b"".join(
-            (
-                layouts.ext_header.build(header),
-                layouts.ext_header_core.build(header),
-                *parts.values(),
-            )
+                for label, part in parts.items()
+            },
         )
+
+
+def build_ext(
+    btf: BtfBuilder, parts: Mapping[str, tuple[int, Iterable[tuple[str, int, Sequence[int]]]]]
+) -> bytes:
+    """Return the content of ``.BTF.ext``, or nothing if there are no records.
+
+    Args:
+        btf: The object's types; gets the names of sections.
+        parts: By ``func_info``, ``line_info`` and ``core_relo``: bytes of a record, and for each
+            section its name, the number of records and their 32-bit words one after the other.
+            Records that have fewer words than bytes are filled up.
+    """
+    layouts = btf_formats.layouts(btf.byteorder)
+    header = {"magic": btf_formats.MAGIC, "version": 1, "flags": 0, "hdr_len": 32}
+    body = b""
+    for label in ("func_info", "line_info", "core_relo"):
+        size, blocks = parts.get(label, (0, ()))
+        part = b""
+        for name, count, words in blocks:
+            part += layouts.info_block.build(
+                {"sec_name_off": btf.add_string(name), "num_info": count}
+            )
+            known = len(words) // count
+            for at in range(0, len(words), known):
+                record = struct.pack(f"{btf.byteorder}{known}I", *words[at : at + known])
+                part += record + b"\xee" * (size - len(record))
+        if part:
+            part = layouts.info_header.build({"rec_size": size}) + part
+        header[f"{label}_off"], header[f"{label}_len"] = len(body), len(part)
+        body += part
+    if not body:
+        return b""
+    return b"".join((layouts.ext_header.build(header), layouts.ext_header_core.build(header), body))
