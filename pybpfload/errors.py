@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from typing_extensions import Self
+
 __all__ = [
     "AttachError",
     "BpfError",
@@ -50,16 +52,8 @@ class BpfError(Exception):
         return self
 
 
-class FormatError(BpfError, ValueError):
-    """The input is not what its format demands: damaged, hostile, or not supported.
-
-    Args:
-        message: What was found and what was expected, without the place.
-        file: Name of the file or object.
-        section: Name of the ELF section, or of the part of the file.
-        offset: Byte offset inside ``section`` (inside ``file`` when there is no section).
-        symbol: Name of the ELF symbol, program, map, variable or type concerned.
-    """
+class _LocatedError(BpfError):
+    """An error that knows where in an object it is, and says so before its message."""
 
     def __init__(
         self,
@@ -69,12 +63,14 @@ class FormatError(BpfError, ValueError):
         section: str | None = None,
         offset: int | None = None,
         symbol: str | None = None,
+        hint: str | None = None,
     ) -> None:
         self.message = message
         self.file = file
         self.section = section
         self.offset = offset
         self.symbol = symbol
+        self.hint = hint
         super().__init__(message)
 
     def located(
@@ -84,7 +80,7 @@ class FormatError(BpfError, ValueError):
         section: str | None = None,
         offset: int | None = None,
         symbol: str | None = None,
-    ) -> FormatError:
+    ) -> Self:
         """Fill in what is not known yet of the place, and return the error itself.
 
         Inner layers know offsets, outer ones know file names; neither needs to know the other.
@@ -95,7 +91,7 @@ class FormatError(BpfError, ValueError):
         self.symbol = self.symbol if self.symbol is not None else symbol
         return self
 
-    def __str__(self) -> str:
+    def _place(self) -> list[str]:
         place = [self.file] if self.file else []
         if self.section:
             place.append(f"section {self.section}")
@@ -103,10 +99,28 @@ class FormatError(BpfError, ValueError):
             place.append(f"offset {self.offset:#x}")
         if self.symbol:
             place.append(f"symbol {self.symbol}")
-        return ": ".join([", ".join(place), self.message] if place else [self.message])
+        return place
+
+    def __str__(self) -> str:
+        place = ", ".join(self._place())
+        line = f"{place}: {self.message}" if place else self.message
+        return f"{line}; {self.hint}" if self.hint else line
 
 
-class RelocationError(BpfError):
+class FormatError(_LocatedError, ValueError):
+    """The input is not what its format demands: damaged, hostile, or not supported.
+
+    Args:
+        message: What was found and what was expected, without the place.
+        file: Name of the file or object.
+        section: Name of the ELF section, or of the part of the file.
+        offset: Byte offset inside ``section`` (inside ``file`` when there is no section).
+        symbol: Name of the ELF symbol, program, map, variable or type concerned.
+        hint: What to do about it.
+    """
+
+
+class RelocationError(_LocatedError):
     """An instruction refers to something that cannot be resolved, or cannot take the value found.
 
     Args:
@@ -116,6 +130,10 @@ class RelocationError(BpfError):
         decision: The CO-RE decision (:class:`pybpfload.relocate.CoreDecision`) that failed, if it
             was CO-RE.
         file: Name of the object.
+        section: Name of the ELF section that holds the program, or declares the extern.
+        offset: Of the instruction in that section, in bytes.
+        symbol: Name of the extern, map or function that it refers to.
+        hint: What to do about it.
     """
 
     def __init__(
@@ -126,21 +144,25 @@ class RelocationError(BpfError):
         insn: int | None = None,
         decision: Any = None,
         file: str | None = None,
+        section: str | None = None,
+        offset: int | None = None,
+        symbol: str | None = None,
+        hint: str | None = None,
     ) -> None:
-        self.message = message
+        super().__init__(
+            message, file=file, section=section, offset=offset, symbol=symbol, hint=hint
+        )
         self.program = program
         self.insn = insn
         self.decision = decision
-        self.file = file
-        super().__init__(message)
 
-    def __str__(self) -> str:
-        place = [self.file] if self.file else []
+    def _place(self) -> list[str]:
+        place = super()._place()
         if self.program:
             place.append(f"program {self.program}")
         if self.insn is not None:
             place.append(f"instruction {self.insn}")
-        return ": ".join([", ".join(place), self.message] if place else [self.message])
+        return place
 
 
 class NotSupportedError(BpfError):

@@ -70,5 +70,8 @@ def _remember(found: dict[str, int], name: str, text: bytes) -> None:
         return
     if found.setdefault(name, address) != address:
         raise RelocationError(
-            f"kernel symbol {name!r} is ambiguous: it stands for {found[name]:#x} and {address:#x}"
+            f"kernel symbol {name!r} is ambiguous: it stands for {found[name]:#x} and {address:#x}",
+            section=".ksyms",
+            symbol=name,
+            hint="declare it with its type, so that BTF finds it, or use another symbol",
         )

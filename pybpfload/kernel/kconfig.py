@@ -63,8 +63,10 @@ def resolve(externs: Sequence[KconfigExtern], text: str | None = None) -> bytes:
             content[extern.offset : extern.offset + extern.size] = value
         elif not extern.weak:
             raise RelocationError(
-                f"{extern.name} is not set in this kernel's configuration; declare it __weak if "
-                "the program can do without"
+                f"{extern.name} is not set in this kernel's configuration",
+                section=".kconfig",
+                symbol=extern.name,
+                hint="declare it __weak if the program can do without, or give kconfig= a value",
             )
     return bytes(content)
 
@@ -85,8 +87,11 @@ def _virtual(extern: KconfigExtern) -> bytes:
         value = 0
     else:
         raise RelocationError(
-            f"{name} is no kernel setting: there are CONFIG_ ones, LINUX_KERNEL_VERSION, "
-            "LINUX_HAS_BPF_COOKIE and LINUX_HAS_SYSCALL_WRAPPER"
+            f"{name} is no kernel setting",
+            section=".kconfig",
+            symbol=name,
+            hint="there are CONFIG_ ones, LINUX_KERNEL_VERSION, LINUX_HAS_BPF_COOKIE and "
+            "LINUX_HAS_SYSCALL_WRAPPER",
         )
     if extern.kconfig_type not in ("int", "char", "bool"):
         raise FormatError(f"a number does not fit type {extern.kconfig_type}", symbol=name)

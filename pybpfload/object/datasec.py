@@ -86,7 +86,10 @@ def _fix_section(
             symbol = symbols.get(variable.name)
             if symbol is None:
                 raise FormatError(
-                    "the variable has BTF but no symbol", section=section.name, symbol=variable.name
+                    "the variable has BTF but no symbol",
+                    section=section.name,
+                    symbol=variable.name,
+                    hint="do not strip BPF objects (llvm-strip -g is fine)",
                 )
             if fixing:
                 # The offset word is 32 bits; a symbol beyond that is caught as outside of its

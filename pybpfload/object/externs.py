@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["collect"]
 
 _EXTERN = 2  # linkage
+_EXTERN_HINT = "declare it __ksym or __kconfig, and use it"
+_KCONFIG_HINT = "use bool, char, an integer, a char array or enum libbpf_tristate"
 _DUMMY = "dummy_ksym"  # the name libbpf gives, kept because it shows up in loaded BTF
 
 
@@ -34,7 +36,9 @@ def collect(elf: ElfFile, spec: ObjectSpec) -> list[ExternSpec]:
     btf = spec.btf
     if btf is None:
         if symbols:
-            raise FormatError("the extern has no BTF; compile with -g", symbol=symbols[0].name)
+            raise FormatError(
+                "the extern has no BTF", symbol=symbols[0].name, hint="compile with -g"
+            )
         return []
     sections = _section_of_each(btf)
     declared = _declared(btf)
@@ -78,9 +82,7 @@ def _extern(
     name = symbol.name
     btf_id = declared.get(name)
     if btf_id is None:
-        raise FormatError(
-            "the extern has no BTF; declare it __ksym or __kconfig and use it", symbol=name
-        )
+        raise FormatError("the extern has no BTF", symbol=name, hint=_EXTERN_HINT)
     described = btf[btf_id]
     assert isinstance(described, (t.Var, t.Func))
     if described.linkage != _EXTERN:
@@ -89,7 +91,11 @@ def _extern(
         )
     section = sections.get(btf_id)
     if section is None:
-        raise FormatError("the extern is in no section of BTF", symbol=name)
+        raise FormatError(
+            "the extern is in no section of BTF and defined nowhere",
+            symbol=name,
+            hint=f"{_EXTERN_HINT}, or link the file that defines it (bpftool gen object)",
+        )
     weak = symbol.binding == 2
     is_function = isinstance(described, t.Func)
     if section == ".ksyms":
@@ -98,18 +104,25 @@ def _extern(
         return ExternSpec(name, kind, weak, btf_id, type_id, symbol=symbol.index)
     if section != ".kconfig" or is_function:
         what = "a function" if is_function else "a variable"
-        raise FormatError(f"{what} cannot be an extern there", section=section, symbol=name)
+        raise FormatError(
+            f"{what} cannot be an extern there", section=section, symbol=name, hint=_EXTERN_HINT
+        )
     size = btf.size(described.type)
     align = alignment(btf, described.type)
     if not size or not align:
-        raise FormatError("a kconfig value needs a size", section=section, symbol=name)
+        raise FormatError(
+            "a kconfig value needs a size",
+            section=section,
+            symbol=name,
+            hint=_KCONFIG_HINT,
+        )
     kind_name, signed = kconfig_type(btf, described.type)
     if not kind_name:
         raise FormatError(
-            f"{btf.describe(btf.strip(described.type))} is not a type of kconfig values "
-            "(bool, char, integers, char arrays, enum libbpf_tristate)",
+            f"{btf.describe(btf.strip(described.type))} is not a type of kconfig values",
             section=section,
             symbol=name,
+            hint=_KCONFIG_HINT,
         )
     return ExternSpec(
         name,

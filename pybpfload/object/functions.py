@@ -78,7 +78,8 @@ def _check(symbol: Symbol, section: Section) -> None:
         )
     if section.name != ".text" and symbol.binding == elf_reader.STB_LOCAL:
         raise FormatError(
-            "static functions are only allowed in .text; remove SEC() from it, or static",
+            "static functions are only allowed in .text",
+            hint="remove static, or SEC() if it is no program",
             **place,
         )
     if not symbol.size or symbol.size % INSN_SIZE or symbol.value % INSN_SIZE:

@@ -64,7 +64,9 @@ def _user_maps(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]
     btf = spec.require_btf(".maps")
     section = _maps_section(btf)
     if section is None:
-        raise FormatError("BTF does not describe this section", section=".maps")
+        raise FormatError(
+            "BTF does not describe this section", section=".maps", hint="compile with -g"
+        )
     assert layout.maps is not None
     maps = []
     for entry in section.entries:
@@ -74,24 +76,31 @@ def _user_maps(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]
             raise FormatError(f"holds {btf.describe(entry.type)}, expected a VAR", section=".maps")
         if not name:
             raise FormatError("holds a map without a name", section=".maps", offset=entry.offset)
+        place: dict[str, Any] = {"section": ".maps", "offset": entry.offset, "symbol": name}
         if entry.offset + entry.size > layout.maps.size:
-            raise FormatError("the map lies beyond its section", section=".maps", symbol=name)
+            raise FormatError("the map lies beyond its section", **place)
         if variable.linkage != 1:
-            raise FormatError("maps cannot be static; remove static", section=".maps", symbol=name)
+            raise FormatError("maps cannot be static", hint="remove static", **place)
         definition = btf[btf.strip(variable.type)]
         if not isinstance(definition, t.Struct):
             raise FormatError(
                 f"the map is {btf.describe(definition.id)}, expected a struct",
-                section=".maps",
-                symbol=name,
+                hint='SEC(".maps") is for map definitions; move other variables to .data',
+                **place,
             )
         if definition.size > entry.size:
-            raise FormatError("the map is cut short", section=".maps", symbol=name)
+            raise FormatError("the map is cut short", **place)
         map_spec = MapSpec(name, offset=entry.offset)
         _Definition(btf, map_spec, name, relaxed).parse(definition)
         maps.append(map_spec)
-    if sum(m.type == MapType.ARENA for m in maps) > 1:
-        raise FormatError("holds two arenas; an object can have one", section=".maps")
+    for second in [m for m in maps if m.type == MapType.ARENA][1:]:
+        raise FormatError(
+            "is a second arena, an object can have one",
+            section=".maps",
+            offset=second.offset,
+            symbol=second.name,
+            hint="put both arenas' variables into one",
+        )
     return maps
 
 
@@ -115,8 +124,14 @@ class _Definition:
             inner,
         )
 
-    def fail(self, attribute: str, message: str) -> FormatError:
-        return FormatError(f"attribute {attribute!r} {message}", section=".maps", symbol=self.where)
+    def fail(self, attribute: str, message: str, hint: str | None = None) -> FormatError:
+        return FormatError(
+            f"attribute {attribute!r} {message}",
+            section=".maps",
+            offset=self.map.offset,
+            symbol=self.where,
+            hint=hint,
+        )
 
     def parse(self, definition: t.Struct) -> None:
         spec = self.map
@@ -148,24 +163,36 @@ class _Definition:
             elif name == "pinning":
                 spec.pinning = self.uint(member)
                 if self.inner:
-                    raise self.fail(name, "is given, but an inner map cannot be pinned")
+                    raise self.fail(
+                        name, "is given, but an inner map cannot be pinned", "remove it"
+                    )
                 if spec.pinning not in (0, 1):
-                    raise self.fail(name, f"is {spec.pinning}, expected 0 (none) or 1 (by name)")
+                    raise self.fail(
+                        name,
+                        f"is {spec.pinning}, expected 0 (none) or 1 (by name)",
+                        "write __uint(pinning, LIBBPF_PIN_BY_NAME), or remove it",
+                    )
             elif name == "map_extra":
                 spec.map_extra = self.long(member)
             elif not self.relaxed:
                 raise self.fail(
-                    name or "<anonymous>", "is not known; open with relaxed_maps=True to ignore it"
+                    name or "<anonymous>",
+                    "is not known",
+                    "correct its name, or open with relaxed_maps=True to ignore it",
                 )
         if spec.type == MapType.UNSPEC:
-            raise self.fail("type", "is missing")
+            raise self.fail("type", "is missing", "add __uint(type, BPF_MAP_TYPE_...)")
         spec.max_entries = ring_buffer_size(spec.type, spec.max_entries, PAGE_SIZE)
 
     def uint(self, member: t.Member) -> int:
         pointer = self.btf[self.btf.strip(member.type)]
         array = self.btf[pointer.type] if isinstance(pointer, t.Ptr) else None
         if not isinstance(array, t.Array):
-            raise self.fail(member.name, "is not a pointer to an array, as __uint() makes it")
+            raise self.fail(
+                member.name,
+                "is not a pointer to an array, as __uint() makes it",
+                f"write __uint({member.name}, NUMBER)",
+            )
         return array.nelems
 
     def long(self, member: t.Member) -> int:
@@ -173,7 +200,11 @@ class _Definition:
         if not isinstance(enum, (t.Enum, t.Enum64)):
             return self.uint(member)
         if len(enum.values) != 1:
-            raise self.fail(member.name, f"is an enum of {len(enum.values)} values, expected one")
+            raise self.fail(
+                member.name,
+                f"is an enum of {len(enum.values)} values, expected one",
+                f"write __ulong({member.name}, NUMBER)",
+            )
         value = enum.values[0].value
         if isinstance(enum, t.Enum):  # always read as signed, whatever its flag says
             value = (value & 0xFFFFFFFF) - (1 << 32 if value >> 31 & 1 else 0)
@@ -182,41 +213,73 @@ class _Definition:
     def type(self, member: t.Member) -> tuple[int, int]:
         pointer = self.btf[member.type]
         if not isinstance(pointer, t.Ptr):
-            raise self.fail(member.name, "is not a pointer to a type, as __type() makes it")
+            raise self.fail(
+                member.name,
+                "is not a pointer to a type, as __type() makes it",
+                f"write __type({member.name}, TYPE)",
+            )
         try:
             return pointer.type, self.btf.size(pointer.type)
         except FormatError as error:
-            raise self.fail(member.name, f"has an unfit type: {error.message}") from None
+            raise self.fail(
+                member.name,
+                f"has an unfit type: {error.message}",
+                "give it a type that is complete where the map is defined",
+            ) from None
 
     def agree(self, attribute: str, known: int, size: int) -> int:
         if known and known != size:
-            raise self.fail(attribute, f"says {size} bytes, an earlier attribute says {known}")
+            raise self.fail(
+                attribute,
+                f"says {size} bytes, an earlier attribute says {known}",
+                "keep one of them: the type alone gives the size too",
+            )
         return size
 
     def values(self, member: t.Member, is_last: bool) -> None:
         spec, btf = self.map, self.btf
         if self.inner:
-            raise self.fail("values", "is given, but an inner map cannot have inner maps")
+            raise self.fail(
+                "values", "is given, but an inner map cannot have inner maps", "remove it"
+            )
         if not is_last:
-            raise self.fail("values", "must be the last attribute")
+            raise self.fail("values", "is not the last attribute", "move it to the end")
         is_programs = spec.type == MapType.PROG_ARRAY
         if not is_programs and spec.type not in _MAP_IN_MAP:
-            raise self.fail("values", "needs a map of maps or of programs, and 'type' before it")
+            raise self.fail(
+                "values",
+                "needs a map of maps or of programs, and its 'type' before",
+                "remove it, or write it after __uint(type, BPF_MAP_TYPE_PROG_ARRAY)",
+            )
         if spec.value_size not in (0, 4):
-            raise self.fail("values", f"needs a value size of 4 bytes, not {spec.value_size}")
+            raise self.fail(
+                "values",
+                f"needs a value size of 4 bytes, not {spec.value_size}",
+                "remove 'value' or 'value_size'",
+            )
         spec.value_size = 4
         array = btf[member.type]
         if not isinstance(array, t.Array) or array.nelems:
-            raise self.fail("values", "is not an array of unknown length, as __array() makes it")
+            raise self.fail(
+                "values", "is not an array of unknown length", "write __array(values, TYPE)"
+            )
         pointer = btf[btf.strip(array.type)]
         pointee = btf[btf.strip(pointer.type)] if isinstance(pointer, t.Ptr) else None
         if is_programs:
             if not isinstance(pointee, t.FuncProto):
-                raise self.fail("values", "does not hold pointers to functions")
+                raise self.fail(
+                    "values",
+                    "does not hold pointers to functions",
+                    "write __array(values, int (void *))",
+                )
             return
         if not isinstance(pointee, t.Struct):
-            raise self.fail("values", "does not hold pointers to map definitions")
-        spec.inner = MapSpec(f"{spec.name}.inner")
+            raise self.fail(
+                "values",
+                "does not hold pointers to map definitions",
+                "write __array(values, struct { ... }) with the inner map's attributes",
+            )
+        spec.inner = MapSpec(f"{spec.name}.inner", offset=spec.offset)
         _Definition(btf, spec.inner, f"{self.where}.inner", self.relaxed, inner=True).parse(pointee)
 
 
@@ -266,7 +329,11 @@ def _data_map(
     spec: ObjectSpec, section: str, kind: str, size: int, described: dict[str, int]
 ) -> MapSpec:
     if size > _MAX_VALUE:
-        raise FormatError(f"its {size} bytes do not fit a map", section=section)
+        raise FormatError(
+            f"its {size} bytes do not fit a map",
+            section=section,
+            hint="move large variables to sections of their own, such as .bss.large",
+        )
     internal_name = data_map_name(spec.name, section)
     custom = (kind == MapKind.DATA and section != ".data") or (
         kind == MapKind.RODATA and section != ".rodata"
@@ -297,7 +364,9 @@ def _place_arena_data(layout: Layout, maps: list[MapSpec]) -> None:
     assert layout.arena is not None
     if arena is None:
         raise FormatError(
-            "holds arena variables but the object has no arena map", section=layout.arena.name
+            "holds arena variables but the object has no arena map",
+            section=layout.arena.name,
+            hint="define a map of type BPF_MAP_TYPE_ARENA, or remove __arena",
         )
     pages = -(-layout.arena.size // PAGE_SIZE)
     if pages > arena.max_entries:
@@ -305,6 +374,7 @@ def _place_arena_data(layout: Layout, maps: list[MapSpec]) -> None:
             f"needs {pages} pages, the arena has {arena.max_entries}",
             section=layout.arena.name,
             symbol=arena.name,
+            hint=f"raise max_entries of {arena.name} to {pages} or more",
         )
     arena.contents = bytearray(layout.arena.data)
 
@@ -334,13 +404,16 @@ def apply_declared_values(layout: Layout, spec: ObjectSpec) -> None:
             owner, values_at = _definition_at(definitions, entry.offset)
             if owner is None:
                 raise FormatError("lies in no map definition", symbol=symbol.name, **place)
+            place["symbol"] = owner.name
             _check_declared(layout, spec, owner, symbol, place)
             slot, rest = divmod(entry.offset - values_at, 8)
             if values_at < 0 or slot < 0 or rest:
-                raise FormatError("is not at a slot of 'values'", symbol=owner.name, **place)
+                raise FormatError("is not at a slot of 'values'", **place)
             slots_left -= max(slot + 1 - len(owner.values), 0)
             if slots_left < 0:
-                raise FormatError(f"slot {slot} is too high", symbol=owner.name, **place)
+                raise FormatError(
+                    f"slot {slot} is too high", hint="fill the map after loading", **place
+                )
             owner.values.extend([None] * (slot + 1 - len(owner.values)))
             owner.values[slot] = symbol.name
 
@@ -384,22 +457,36 @@ def _check_declared(
     assert layout.maps is not None
     if owner.type in _MAP_IN_MAP:
         if symbol.shndx != layout.maps.index:
-            raise FormatError(f"{owner.name} wants maps, {symbol.name!r} is none", **place)
+            raise FormatError(
+                f"{owner.name} wants maps, {symbol.name!r} is none",
+                hint=f"name maps in the values of {owner.name}",
+                **place,
+            )
         if owner.type == MapType.HASH_OF_MAPS and owner.key_size != 4:
             raise FormatError(
                 f"declared values need a key of 4 bytes, {owner.name} has {owner.key_size}",
+                hint="write __type(key, __u32), or fill the map after loading",
                 **place,
             )
         if symbol.name not in spec.maps:
-            raise FormatError(f"there is no map {symbol.name!r}", **place)
+            raise FormatError(
+                f"there is no map {symbol.name!r}",
+                hint=f"name maps of this object in the values of {owner.name}",
+                **place,
+            )
     elif owner.type == MapType.PROG_ARRAY:
         program = spec.programs.get(symbol.name)
         if program is None:
-            raise FormatError(f"there is no program {symbol.name!r}", **place)
+            raise FormatError(
+                f"there is no program {symbol.name!r}",
+                hint="values of a prog array are programs: functions with SEC()",
+                **place,
+            )
         if program.section_index != symbol.shndx or program.start * 8 != symbol.value:
             raise FormatError(f"{symbol.name!r} is not at the start of that program", **place)
     else:
         raise FormatError(
             f"{owner.name} is a {owner.type.name}, which cannot have declared values",
+            hint="fill the map after loading",
             **place,
         )

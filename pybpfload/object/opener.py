@@ -27,6 +27,7 @@ __all__ = ["Layout", "open_object"]
 
 _NAME_LENGTH = 15  # BPF_OBJ_NAME_LEN without the NUL
 _LICENSE_LENGTH = 63
+_DAMAGED = "the file is damaged or no BPF object; make it with clang -target bpf -O2 -g -c"
 _STRUCT_OPS = (".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link")
 
 
@@ -66,12 +67,17 @@ class Layout:
             spec.license = _license(section)
         elif name == "version":
             if section.size != 4:
-                raise FormatError(f"has {section.size} bytes, expected 4", section=name)
+                raise FormatError(
+                    f"has {section.size} bytes, expected 4",
+                    section=name,
+                    hint='write: u32 version SEC("version") = ..., or remove it',
+                )
             spec.kernel_version = int.from_bytes(section.data, _endian(spec))
         elif name == "maps":
             raise FormatError(
-                'map definitions of the old kind are not supported; define maps in SEC(".maps")',
+                "map definitions of the old kind are not supported",
                 section=name,
+                hint='define maps by BTF, in SEC(".maps")',
             )
         elif name == ".maps":
             self.maps = section
@@ -145,7 +151,11 @@ def _endian(spec: ObjectSpec) -> Any:
 
 def _license(section: Section) -> str:
     if section.type == elf_reader.SHT_NOBITS or not section.size:
-        raise FormatError("has no data", section=section.name)
+        raise FormatError(
+            "has no data",
+            section=section.name,
+            hint='write: char license[] SEC("license") = "GPL"',
+        )
     text = bytes(section.data[:_LICENSE_LENGTH])
     return text.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
@@ -182,13 +192,14 @@ def open_object(
     try:
         return _open(data, path, spec_name, relaxed_maps)
     except FormatError as error:
+        error.hint = error.hint or _DAMAGED
         raise error.located(file=path) from error.__cause__
     except BpfError:
         raise
     except (
         RecursionError
     ) as error:  # no walk here recurses on input; this is the last line of defence
-        raise FormatError("nested too deeply", file=path) from error
+        raise FormatError("nested too deeply", file=path, hint=_DAMAGED) from error
 
 
 def _read(source: Any) -> tuple[str, bytes]:
@@ -213,18 +224,19 @@ def _open(data: bytes, path: str, name: str, relaxed_maps: bool) -> ObjectSpec:
     elf = read_elf(data, path)
     if elf.type != elf_reader.ET_REL:
         raise FormatError(
-            f"not an object file but an ELF file of type {elf.type}; "
-            "clang -target bpf -c makes objects",
+            f"not an object file but an ELF file of type {elf.type}",
             offset=16,
+            hint="clang -target bpf -c makes objects",
         )
     if elf.machine not in (elf_reader.EM_NONE, elf_reader.EM_BPF):
         raise FormatError(
             f"not a BPF object: it is for ELF machine {elf.machine}, BPF is {elf_reader.EM_BPF}",
             offset=18,
+            hint="compile with clang -target bpf",
         )
     if not any(section.type == elf_reader.SHT_SYMTAB for section in elf.sections):
         raise FormatError(
-            "it has no symbol table; do not strip BPF objects (llvm-strip -g is fine)"
+            "it has no symbol table", hint="do not strip BPF objects (llvm-strip -g is fine)"
         )
     spec = ObjectSpec(name, path, elf.byteorder)
     layout = Layout(elf, spec)
@@ -255,7 +267,7 @@ def _read_btf(layout: Layout, spec: ObjectSpec) -> None:
     if section is None:
         if required:
             what = ".maps" if layout.maps is not None else layout.struct_ops[0].name
-            raise FormatError(f"it has no .BTF section, which {what} needs; compile with -g")
+            raise FormatError(f"it has no .BTF section, which {what} needs", hint="compile with -g")
         return
     try:
         btf: Btf = Btf.from_bytes(bytes(section.data), name=spec.path, pointer_size=8)

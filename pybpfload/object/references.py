@@ -71,8 +71,8 @@ class _Collector:
         place["symbol"] = symbol.name
         if symbol.shndx >= len(elf.sections):
             raise FormatError(
-                f"symbol is in section {symbol.shndx:#x}, which does not exist "
-                "(a variable without initial value? compile with -fno-common)",
+                f"symbol is in section {symbol.shndx:#x}, which does not exist",
+                hint="if it is a variable without initial value, compile with -fno-common",
                 **place,
             )
         if entry.offset % 8 or entry.offset >= target.size:
@@ -93,7 +93,9 @@ class _Collector:
         if symbol.is_extern:
             extern = self.externs.get(symbol.index)
             if extern is None:
-                raise FormatError("extern is not declared in BTF", **place)
+                raise FormatError(
+                    "extern is not declared in BTF", hint="declare it __ksym or __kconfig", **place
+                )
             return Reloc(index, RelocKind.EXTERN_CALL if is_call else RelocKind.EXTERN, extern)
         text = self.layout.text
         if is_call:
@@ -101,7 +103,8 @@ class _Collector:
                 raise FormatError("call of something that is not a BPF function", **place)
             if not symbol.shndx or symbol.shndx != text:
                 raise FormatError(
-                    "called function is not in .text; a function with SEC() cannot be called",
+                    "called function is not in .text",
+                    hint="a program cannot be called; move its code to a function without SEC()",
                     **place,
                 )
             if symbol.value % 8:
@@ -111,7 +114,8 @@ class _Collector:
             return Reloc(index, RelocKind.CALL, sym_off=symbol.value)
         if not symbol.shndx or symbol.shndx >= elf_reader.SHN_LORESERVE:
             raise FormatError(
-                "symbol is defined nowhere; give the variable a value, or declare it extern",
+                "symbol is defined nowhere",
+                hint="define the variable, or declare it extern with __ksym or __kconfig",
                 **place,
             )
         if symbol.shndx == text and (
@@ -123,7 +127,11 @@ class _Collector:
             return Reloc(index, RelocKind.FUNCTION, sym_off=symbol.value)
         if self.layout.arena is not None and symbol.shndx == self.layout.arena.index:
             if self.arena < 0:
-                raise FormatError("arena variable, but the object has no arena map", **place)
+                raise FormatError(
+                    "arena variable, but the object has no arena map",
+                    hint="define a map of type BPF_MAP_TYPE_ARENA",
+                    **place,
+                )
             return Reloc(index, RelocKind.MAP_VALUE, self.arena, symbol.value)
         tables = self.layout.jump_tables
         if tables is not None and symbol.shndx == tables.index:
@@ -133,7 +141,9 @@ class _Collector:
         if self.layout.maps is None or symbol.shndx != self.layout.maps.index:
             name = self.layout.elf.sections[symbol.shndx].name
             raise FormatError(
-                f"symbol is in section {name!r}, which programs cannot refer to", **place
+                f"symbol is in section {name!r}, which programs cannot refer to",
+                hint="they can to .data, .rodata, .bss, .data.NAME ..., .maps and .text",
+                **place,
             )
         if symbol.value not in self.user_maps:
             raise FormatError(f"no map starts at offset {symbol.value} of .maps", **place)

@@ -446,6 +446,6 @@ class ObjectSpec:
         """
         if self.btf is None:
             raise FormatError(
-                f"the object has no BTF, which {why} needs; compile with -g", file=self.path
+                f"the object has no BTF, which {why} needs", file=self.path, hint="compile with -g"
             )
         return self.btf

@@ -61,14 +61,22 @@ def _collect_section(section: Section, spec: ObjectSpec) -> None:
         None,
     )
     if described is None:
-        raise FormatError("BTF does not describe this section", section=section.name)
+        raise FormatError(
+            "BTF does not describe this section", section=section.name, hint="compile with -g"
+        )
     autocreate = not section.name.startswith("?")
     for entry in described.entries:
         variable = btf[entry.type]
         name = variable.name
         struct = btf[btf.strip(variable.type)] if isinstance(variable, t.Var) else None
         if not isinstance(struct, t.Struct) or not struct.name:
-            raise FormatError("is not a struct with a name", section=section.name, symbol=name)
+            raise FormatError(
+                "is not a struct with a name",
+                section=section.name,
+                offset=entry.offset,
+                symbol=name,
+                hint="declare it as the kernel's struct, such as struct tcp_congestion_ops",
+            )
         if entry.offset + struct.size > section.size:
             raise FormatError("lies beyond its section", section=section.name, symbol=name)
         made = MapSpec(
@@ -121,7 +129,11 @@ def tie_programs(layout: Layout, spec: ObjectSpec) -> None:
                 raise FormatError("does not name the start of a function", **place)
             found = finder.by_index(symbol.shndx, symbol.value // 8)
             if found is None or found[0].prog_type != ProgType.STRUCT_OPS:
-                raise FormatError(f"member {member!r} is not set to a struct_ops program", **place)
+                raise FormatError(
+                    f"member {member!r} is not set to a struct_ops program",
+                    hint='give that function a section: SEC("struct_ops/...")',
+                    **place,
+                )
             owner.programs[member] = found[0]
 
 

@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pybpfload.btf import types as t
-from pybpfload.errors import RelocationError
 from pybpfload.isa import insn as isa
 from pybpfload.object.functions import Finder
 from pybpfload.object.spec import ObjectSpec, ProgramSpec, Reloc, RelocKind
+from pybpfload.relocate.failure import at_function
 from pybpfload.relocate.info import InfoTable
 
 if TYPE_CHECKING:
     from array import array
 
     from pybpfload.btf import Btf
+    from pybpfload.errors import RelocationError
     from pybpfload.isa.insn import Insn
 
 __all__ = ["Linked", "Linker"]
+
+_DAMAGED = "the file is damaged, or was linked by something other than bpftool; build it again"
 
 _EXCEPTION_TAG = "exception_callback:"
 
@@ -148,10 +151,12 @@ class Linker:
     def _append(self, linked: Linked, function: ProgramSpec, positions: dict[int, int]) -> None:
         self._budget -= len(function.insns)
         if self._budget < 0:
-            raise RelocationError(
+            raise at_function(
+                linked.functions[0][0],
+                None,
                 f"the programs have more than {LINKED_LIMIT} instructions in all",
-                program=linked.functions[0][0].name,
                 file=self._spec.path,
+                hint="switch programs off that are not needed (autoload = False)",
             )
         position = positions[id(function)] = len(linked.insns)
         linked.insns.extend(self._code[id(function)])
@@ -162,7 +167,7 @@ class Linker:
         self._append_info(linked, function, position)
 
     def _error(self, function: ProgramSpec, index: int, message: str) -> RelocationError:
-        return RelocationError(message, program=function.name, insn=index, file=self._spec.path)
+        return at_function(function, index, message, file=self._spec.path, hint=_DAMAGED)
 
     # Function and line info
 
@@ -174,10 +179,13 @@ class Linker:
             records = table.records(function, position)
             if records is None:
                 if position:
-                    raise RelocationError(
+                    raise at_function(
+                        linked.functions[0][0],
+                        None,
                         f"{label} is missing for subprogram {function.name}; the program has it",
-                        program=linked.functions[0][0].name,
                         file=self._spec.path,
+                        symbol=function.name,
+                        hint="compile all files with -g, or none",
                     )
             elif so_far is None:
                 setattr(linked, label, records)
@@ -196,10 +204,13 @@ class Linker:
         for tag in self._exception_tags:
             function = btf[tag.type]
             if not isinstance(function, t.Func) or function.linkage != 1:
-                raise RelocationError(
+                raise at_function(
+                    main,
+                    None,
                     "exception callback tag on something that is not a global function",
-                    program=main.name,
                     file=self._spec.path,
+                    symbol=btf.type_name(tag.type),
+                    hint="remove __exception_cb() from it, or static",
                 )
             if function.name != main.name:
                 continue
@@ -208,10 +219,13 @@ class Linker:
             name = tag.name.removeprefix(_EXCEPTION_TAG)
             found = next((f for f in self._spec.subprograms if f.name == name and name), None)
             if found is None or not found.is_global or found.is_hidden:
-                raise RelocationError(
+                raise at_function(
+                    main,
+                    None,
                     f"exception callback {name!r} is not a global function of .text",
-                    program=main.name,
                     file=self._spec.path,
+                    symbol=name or None,
+                    hint="define it without static, SEC() and hidden visibility",
                 )
         return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pybpfload.btf import Kind
 from pybpfload.btf import types as t
 from pybpfload.btf.table import essential_name
-from pybpfload.errors import NotSupportedError, RelocationError
+from pybpfload.errors import FormatError, NotSupportedError, RelocationError
 from pybpfload.object.spec import ExternKind, ExternSpec, ObjectSpec
 from pybpfload.relocate.core.decision import Budget, Failure
 from pybpfload.relocate.core.match import types_compatible
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pybpfload.relocate import Target
 
 __all__ = ["ResolvedExterns", "resolve"]
+
+_WEAK = "declare it __weak if the program can do without"
 
 
 @dataclass(slots=True)
@@ -70,7 +72,10 @@ def resolve(spec: ObjectSpec, target: Target, *, kconfig: str | None = None) -> 
     if values:
         from pybpfload.kernel import kconfig as kernel_kconfig
 
-        found.kconfig = kernel_kconfig.resolve(values, kconfig)
+        try:
+            found.kconfig = kernel_kconfig.resolve(values, kconfig)
+        except (FormatError, RelocationError) as error:
+            raise error.located(file=spec.path) from error.__cause__
     symbols = {k: e for k, e in spec.externs.items() if e.kind != ExternKind.KCONFIG}
     typeless = {key: extern for key, extern in symbols.items() if not extern.is_typed}
     if typeless:
@@ -94,9 +99,11 @@ def _resolve_typeless(
         address = addresses.get(extern.name)
         if address is None and not extern.weak:
             raise RelocationError(
-                f"kernel symbol {extern.name!r} does not exist in this kernel (/proc/kallsyms); "
-                "declare it __weak if the program can do without",
+                f"kernel symbol {extern.name!r} does not exist in this kernel (/proc/kallsyms)",
                 file=spec.path,
+                section=".ksyms",
+                symbol=extern.name,
+                hint=_WEAK,
             )
         found.symbols[key] = None if address is None else Symbol(address=address)
 
@@ -123,9 +130,11 @@ def _resolve_typed(spec: ObjectSpec, extern: ExternSpec, target: Target) -> Symb
         if extern.weak:
             return None
         raise RelocationError(
-            f"{extern.kind} {name!r} is not in this kernel, nor in its modules' BTF; "
-            "declare it __weak if the program can do without",
+            f"{extern.kind} {name!r} is not in this kernel, nor in its modules' BTF",
             file=spec.path,
+            section=".ksyms",
+            symbol=extern.name,
+            hint=f"load the module that has it, or {_WEAK}",
         )
     described = owner[type_id]
     assert isinstance(described, (t.Func, t.Var))
@@ -135,12 +144,27 @@ def _resolve_typed(spec: ObjectSpec, extern: ExternSpec, target: Target) -> Symb
     try:
         fits = types_compatible(local, wanted, owner, theirs, Budget())
     except Failure as error:
-        raise RelocationError(f"{extern.kind} {name!r}: {error}", file=spec.path) from None
+        raise RelocationError(
+            f"{extern.kind} {name!r}: {error}",
+            file=spec.path,
+            section=".ksyms",
+            symbol=extern.name,
+            hint=_declaration(owner, type_id),
+        ) from None
     if not fits:
         if extern.weak and is_function:
             return None
         raise RelocationError(
             f"{extern.kind} {name!r} is declared with a type that is not the kernel's",
             file=spec.path,
+            section=".ksyms",
+            symbol=extern.name,
+            hint=_declaration(owner, type_id),
         )
     return Symbol(owner, type_id)
+
+
+def _declaration(owner: Btf, type_id: int) -> str:
+    from pybpfload.btf.cdecl import declare
+
+    return f"declare it as the kernel does: {declare(owner, type_id)}"

@@ -374,7 +374,7 @@ def test_damaged_core_records_are_no_reason_to_refuse_the_object():
     made = program()
     struct = made.btf.add_struct("s", 4, [])
     for record, message in (
-        ((4, struct, "0", 8), "CO-RE relocation at 4 of tc is not at an instruction"),
+        ((4, struct, "0", 8), "section tc, offset 0x4: CO-RE relocation is not at an"),
         ((0, 99, "0", 8), "type id 99 is out of range"),
         ((0, struct, "0", 99), "CO-RE relocation of unknown kind 99"),
     ):

@@ -202,7 +202,7 @@ def test_references_are_sorted():
         ([mov(0)], "helper", "instruction with opcode 0xb7 cannot refer to anything"),
         ([CALL._replace(src=0)], "helper", "call of something that is not a BPF function"),
         ([CALL._replace(src=2)], "helper", "call of something that is not a BPF function"),
-        ([CALL], "program", "called function is not in .text; a function with SEC() cannot be"),
+        ([CALL], "program", "called function is not in .text; a program cannot be called"),
         ([CALL], "nowhere", "called function is not in .text"),
         ([CALL], "odd", "called function starts at 4, inside an instruction"),
         (wide(0), "odd", "address inside an instruction"),

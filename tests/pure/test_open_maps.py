@@ -274,7 +274,7 @@ def test_values_rules():
         return refused(made)
 
     last = "attribute 'values' "
-    assert last + "must be the last" in define(("type", 12), ("values", "maps"), ("key_size", 4))
+    assert last + "is not the last" in define(("type", 12), ("values", "maps"), ("key_size", 4))
     assert last + "needs a map of maps" in define(("values", "maps"))
     assert last + "needs a map of maps" in define(("type", HASH), ("values", "maps"))
     assert last + "needs a value size of 4 bytes, not 8" in define(

@@ -178,7 +178,9 @@ def test_calls_that_are_refused(insns, symbol, message):
     made.main("main", insns, {0: getattr(made, symbol)} if symbol else {})
     error = refused(made)
     assert (error.message, error.program, error.insn) == (message, "main", 0)
-    assert str(error) == f"object, program main, instruction 0: {message}"
+    assert (error.section, error.offset, error.file) == ("tc", 0, "object")
+    place = "object, section tc, offset 0x0, program main, instruction 0"
+    assert str(error) == f"{place}: {message}; {error.hint}"
 
 
 def test_call_without_relocation_means_text():

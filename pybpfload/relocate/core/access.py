@@ -104,7 +104,9 @@ def parse_spec(btf: Btf, type_id: int, access: str, kind: CoreKind) -> Spec:
         elif isinstance(described, t.Array):
             if index >= described.nelems and not is_flexible(btf, spec.last, described):
                 raise Failure(
-                    f"index {index} is beyond the {described.nelems} elements of the array"
+                    f"index {index} is beyond the {described.nelems} elements of the array",
+                    "give the array its length where the program declares it; without one it has "
+                    "to be the last member",
                 )
             current = btf.strip(described.type)
             spec.accessors.append(Accessor(current, index, None))

@@ -109,7 +109,10 @@ def _field(spec: Spec, byteorder: str) -> Value:
             return Value(spec.bit_offset // 8, True, btf.size(element), last.type_id)
         if kind == CoreKind.BYTE_SZ:
             return Value(btf.size(last.type_id), checked=True)
-        raise Failure(f"{kind.name.lower()} of something that is not a member")
+        raise Failure(
+            f"{kind.name.lower()} of something that is not a member",
+            "ask it of a member, not of an element of an array or a whole type",
+        )
     parent = btf[last.type_id]
     assert isinstance(parent, t.Composite)
     member = parent.members[last.index]
@@ -125,7 +128,10 @@ def _field(spec: Spec, byteorder: str) -> Value:
         byte_offset = bit_offset // 8 // unit * unit
         while bit_offset + bit_size - byte_offset * 8 > unit * 8:
             if unit >= 8:
-                raise Failure("the bit field does not fit 64 bits")
+                raise Failure(
+                    "the bit field does not fit 64 bits",
+                    "ask only whether it exists, and read its bytes by their own offset",
+                )
             unit *= 2
             byte_offset = bit_offset // 8 // unit * unit
     else:

@@ -65,7 +65,15 @@ class Outcome:
 
 
 class Failure(Exception):  # noqa: N818 - internal signal, always turned into a RelocationError
-    """A rule says that relocation of the whole object fails here."""
+    """A rule says that relocation of the whole object fails here.
+
+    Attributes:
+        hint: What to do about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Budget:
@@ -96,7 +104,10 @@ class Budget:
         """
         self.left -= steps
         if self.left < 0:
-            raise Failure(f"the types are so entangled that {_STEPS} steps did not suffice")
+            raise Failure(
+                f"the types are so entangled that {_STEPS} steps did not suffice",
+                "the BTF is damaged or hostile; relocate against another",
+            )
 
 
 class Accessor(NamedTuple):

@@ -9,13 +9,19 @@ from pybpfload.isa.insn import LDIMM64
 from pybpfload.relocate.core import access, compute, match, patch
 from pybpfload.relocate.core.candidates import Candidate, Candidates, Target
 from pybpfload.relocate.core.decision import Budget, CoreDecision, CoreKind, Failure, Outcome, Spec
+from pybpfload.relocate.failure import at_function
 
 if TYPE_CHECKING:
+    from pybpfload.btf import Btf
     from pybpfload.btf.ext import CoreRelo
     from pybpfload.isa.insn import Insn
     from pybpfload.object.spec import ObjectSpec, ProgramSpec
 
 __all__ = ["relocate_core"]
+
+_AMBIGUOUS = "ask first for a member that only the right one of them has: that rules out the others"
+_DISAGREEMENT = "code and BTF of the object do not agree; compile it again"
+_INCOMPLETE = "that BTF is damaged or only declares the type; relocate against one that defines it"
 
 
 def relocate_core(
@@ -71,11 +77,19 @@ def _check_records(spec: ObjectSpec) -> None:
     """Refuse damaged records, also those of code that is not relocated, as libbpf does."""
     for section, record in spec.btf_ext.core_relos() if spec.btf_ext is not None else ():
         if not section:
-            raise RelocationError("CO-RE relocations for a section without a name", file=spec.path)
+            raise RelocationError(
+                "CO-RE relocations for a section without a name",
+                file=spec.path,
+                section=".BTF.ext",
+                hint=_DISAGREEMENT,
+            )
         if record.insn_off % 8:
             raise RelocationError(
-                f"CO-RE relocation at {record.insn_off} of {section} is not at an instruction",
+                "CO-RE relocation is not at an instruction",
                 file=spec.path,
+                section=section,
+                offset=record.insn_off,
+                hint=_DISAGREEMENT,
             )
 
 
@@ -94,11 +108,12 @@ def _decide(
     try:
         kind = CoreKind(record.kind)
     except ValueError:
-        raise RelocationError(
+        raise at_function(
+            function,
+            index,
             f"CO-RE relocation of unknown kind {record.kind}",
-            program=function.name,
-            insn=index,
             file=spec.path,
+            hint=_DISAGREEMENT,
         ) from None
     decision = CoreDecision(serial, function.name, index, kind, record.access_str)
     decision.before = tuple(insns[index : index + width])
@@ -106,15 +121,21 @@ def _decide(
         _resolve(decision, candidates, target, budget, insns, record, spec.byteorder)
     except (Failure, FormatError) as error:
         decision.reason = str(error)
-        raise RelocationError(
+        raise at_function(
+            function,
+            index,
             f"CO-RE relocation {decision}: {decision.reason}",
-            program=function.name,
-            insn=index,
-            decision=decision,
             file=spec.path,
+            decision=decision,
+            symbol=_name_of(candidates.local, record.type_id),
+            hint=error.hint or (_INCOMPLETE if isinstance(error, FormatError) else _DISAGREEMENT),
         ) from error
     decision.after = tuple(insns[index : index + width])
     return decision
+
+
+def _name_of(btf: Btf, type_id: int) -> str | None:
+    return btf.type_name(type_id) or None if 0 < type_id < len(btf) else None
 
 
 def _resolve(
@@ -134,12 +155,15 @@ def _resolve(
         _apply(decision, insns, original, value, None)
         return
     if not name:
-        raise Failure(f"{btf.describe(type_id)} has no name to look for")
+        raise Failure(
+            f"{btf.describe(type_id)} has no name to look for",
+            "give the type that the program relocates a name",
+        )
     offered = candidates[type_id]
     decision.candidates = [(c.btf.name, c.type_id) for c in offered]
     local = decision.local = access.parse_spec(btf, type_id, record.access_str, kind)
     if target.btf is None:
-        raise Failure("there is no BTF to relocate against")
+        raise Failure("there is no BTF to relocate against", "give a kernel's, as btf=...")
     matched: list[tuple[Candidate, Spec]] = []
     for candidate in offered:
         budget.spend()
@@ -171,12 +195,14 @@ def _resolve(
         if other.bit_offset != first.bit_offset:
             raise Failure(
                 f"ambiguous: the field is at bit {first.bit_offset} in {first} "
-                f"and at {other.bit_offset} in {other}"
+                f"and at {other.bit_offset} in {other}",
+                _AMBIGUOUS,
             )
         other_value = compute.compute(other, byteorder)
         if other_value.value != value.value:
             raise Failure(
-                f"ambiguous: {value.value} for {first} and {other_value.value} for {other}"
+                f"ambiguous: {value.value} for {first} and {other_value.value} for {other}",
+                _AMBIGUOUS,
             )
     candidates.keep(type_id, [candidate for candidate, _ in matched])
     decision.target = first

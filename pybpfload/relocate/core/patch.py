@@ -58,7 +58,11 @@ def patch(
     elif kind in (isa.LDX, isa.ST, isa.STX):
         _expect(original, insn.off & _MASK64, "offset")
         if value.value > 32767:
-            raise Failure(f"offset {value.value} does not fit the 15 bits that an instruction has")
+            raise Failure(
+                f"offset {value.value} does not fit the 15 bits that an instruction has",
+                "read the member by bpf_probe_read_kernel() at its relocated address, as "
+                "BPF_CORE_READ() does",
+            )
         if resize is False:
             poison(insns, index)
             return (
@@ -74,7 +78,8 @@ def patch(
                 )
             if value.mem_size not in _SIZES:
                 raise Failure(
-                    f"no instruction moves the {value.mem_size} bytes of the target's field"
+                    f"no instruction moves the {value.mem_size} bytes of the target's field",
+                    "read it by bpf_probe_read_kernel() with its relocated size",
                 )
             code = code & ~isa.SIZE_MASK | _SIZES[value.mem_size]
         insns[index] = insn._replace(code=code, off=value.value)
@@ -106,9 +111,14 @@ def _patch_wide(insns: list[Insn], index: int, original: Value, value: Value) ->
 
 def _expect(original: Value, found: int, what: str) -> None:
     if original.checked and found != original.value:
+        # An unsigned 32-bit enumerator from 2**31 on: libbpf too takes it for a negative number.
+        unsigned = original.value == found | ~_MASK32 & _MASK64
         raise Failure(
             f"the instruction's {what} is {found:#x}, "
-            f"by its own types it should be {original.value:#x}"
+            f"by its own types it should be {original.value:#x}",
+            "declare a 64-bit value in that enum, which makes it 64 bits wide"
+            if unsigned
+            else None,
         )
 
 
