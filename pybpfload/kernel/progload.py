@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pybpfload.kernel.attrs import Attr
 
-__all__ = ["FIRST_LOG_SIZE", "LOG_LIMIT", "load_btf", "load_program"]
+__all__ = ["FIRST_LOG_SIZE", "LOG_LIMIT", "accepted_name", "load_btf", "load_program"]
 
 FIRST_LOG_SIZE = 64 << 10
 """Bytes of the first log buffer."""
@@ -65,11 +65,7 @@ def load_program(
             privilege (:class:`~pybpfload.errors.NotPermittedError`) or another reason.
     """
     memlock.ensure()
-    if name:
-        from pybpfload.kernel.probe import Feature, has
-
-        if has(Feature.PROG_NAME):
-            options["prog_name"] = kernel_name(name)
+    options["prog_name"] = accepted_name(name)
 
     def attempt(log_buf: bytearray | None, level: int) -> tuple[int, Attr]:
         return _with_record_sizes(
@@ -134,6 +130,22 @@ def load_btf(data: Buffer, *, log_level: int = 0, **options: Any) -> tuple[int, 
         hint = f"the kernel says: {lines[-1].strip()}" if lines else None
         raise kernel_error(fd, "BPF_BTF_LOAD", "the object's BTF", hint=hint)
     return fd, log
+
+
+def accepted_name(name: str) -> bytes:
+    """What the running kernel can be told of the name of a program or map.
+
+    Nothing before Linux 4.15. Before 5.2, which brought names with dots and global data together,
+    dots become ``_``; libbpf leaves them, and such a kernel refuses the map or program.
+    """
+    from pybpfload.kernel.probe import Feature, has
+
+    if not name or not has(Feature.PROG_NAME):
+        return b""
+    given = kernel_name(name)
+    if b"." in given and not has(Feature.GLOBAL_DATA):
+        given = given.replace(b".", b"_")
+    return given
 
 
 def kernel_name(name: str) -> bytes:

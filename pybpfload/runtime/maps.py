@@ -15,7 +15,7 @@ from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, bpffs, cpus, door, probe
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
-from pybpfload.kernel.progload import kernel_name
+from pybpfload.kernel.progload import accepted_name
 from pybpfload.object.maps import ring_buffer_size
 from pybpfload.object.spec import MapKind, MapSpec, ObjectSpec
 from pybpfload.runtime.events import EventTypes
@@ -24,12 +24,12 @@ from pybpfload.runtime.map import Map
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import ExitStack
 
     from pybpfload.runtime.program import Program
 
-__all__ = ["Creator", "fill_program_arrays"]
+__all__ = ["Creator", "create_jump_table", "data_offset", "fill_program_arrays"]
 
 # Types that the kernel refuses BTF for (libbpf ``bpf_object__create_map``).
 _WITHOUT_BTF = frozenset(
@@ -174,9 +174,8 @@ class Creator:
             "numa_node": spec.numa_node,
             "map_ifindex": spec.ifindex,
             "map_extra": spec.map_extra,
+            "map_name": accepted_name(spec.name),
         }
-        if probe.has(Feature.PROG_NAME):
-            options["map_name"] = kernel_name(spec.name)
         if self.btf_fd >= 0 and spec.type not in _WITHOUT_BTF:
             options["btf_fd"] = self.btf_fd
             options["btf_key_type_id"] = spec.key_type_id
@@ -252,20 +251,21 @@ class Creator:
         return contents.ljust(spec.value_size, b"\0")
 
     def _fill_arena(self, spec: MapSpec, created: Map[Any, Any]) -> None:
-        """Put global variables where an arena begins, as programs are made to look for them."""
+        """Put global variables where programs are made to look for them."""
         if spec.map_extra:
             raise NotSupportedError(
                 f"map {spec.name}: arenas that are at a fixed address (map_extra) and have global "
                 "variables are not built yet"
             )
         contents = bytes(spec.contents or b"")
+        start = data_offset(spec)
         with memoryview(created.view()) as pages:
             if len(contents) > len(pages):
                 raise BpfError(
                     f"map {spec.name}: its contents have {len(contents)} bytes, but there is room "
                     f"for {len(pages)}"
                 )
-            pages[: len(contents)] = contents
+            pages[start : start + len(contents)] = contents
 
     def _pin(self, created: Map[Any, Any], path: str) -> bool:
         try:
@@ -305,6 +305,43 @@ class Creator:
         )
         self.undo.callback(made.close)
         return made
+
+
+def data_offset(spec: MapSpec) -> int:
+    """Where in a map's memory its global variables begin: in arenas, on the last pages.
+
+    Before Linux 7.0 they are at the beginning, because instructions cannot reach further.
+    """
+    if spec.type != MapType.ARENA or not spec.contents:
+        return 0
+    pages = -(-len(spec.contents) // mmap.PAGESIZE)
+    if pages > spec.max_entries or not probe.has(Feature.LDIMM64_FULL_RANGE_OFF):
+        return 0
+    return (spec.max_entries - pages) * mmap.PAGESIZE
+
+
+def create_jump_table(program: str, table: Sequence[int]) -> FileDescriptor:
+    """Make the map through which a program jumps (Linux 6.19).
+
+    Args:
+        program: Its name.
+        table: Indices of its instructions.
+
+    Raises:
+        KernelError: The kernel refuses.
+    """
+    what = f"jump table of program {program}"
+    try:
+        # struct bpf_insn_array_value: original offset, then what the kernel makes of it.
+        fd = bpf.map_create(MapType.INSN_ARRAY, 4, 16, len(table), map_name=".jumptables")
+        made = FileDescriptor(fd, what)
+        for slot, index in enumerate(table):
+            bpf.map_update_elem(made.fileno(), _u32(slot), _u32(index) + bytes(12))
+        bpf.map_freeze(made.fileno())
+    except KernelError as error:
+        error.target = what
+        raise
+    return made
 
 
 def unpin(path: str) -> None:
