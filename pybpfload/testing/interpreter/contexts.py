@@ -7,15 +7,20 @@ fields of those structs are views that the verifier turns into other loads; here
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pybpfload.errors import BpfError
 from pybpfload.uapi import ProgType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pybpfload.testing.interpreter.memory import Memory, Region
 
-__all__ = ["Context", "make"]
+__all__ = ["Context", "Given", "make"]
+
+Given: TypeAlias = "int | bytes | bytearray | Sequence[int] | None"
+"""What can be given for a context; see :meth:`~.interpreter.Interpreter.run`."""
 
 _ETH_HLEN: Final = 14
 _LOOPBACK: Final = 1  # ifindex of lo, the device of test runs
@@ -73,12 +78,12 @@ def make(
     memory: Memory,
     prog_type: int | None,
     data: bytes,
-    ctx: int | bytes | bytearray | None,
+    ctx: Given,
 ) -> Context:
     """Make the context for a run; see :meth:`Interpreter.run`."""
     if isinstance(ctx, int):
         return Context(ctx)
-    given = bytes(ctx or b"")
+    given = _content(memory, ctx)
     if prog_type == T.XDP:
         return _xdp(memory, data, given)
     if prog_type in _SKB:
@@ -87,6 +92,13 @@ def make(
         raise BpfError("a packet was given to a program that does not work on packets")
     region = memory.allocate(given, "context")
     return Context(region.base, region)
+
+
+def _content(memory: Memory, ctx: bytes | bytearray | Sequence[int] | None) -> bytes:
+    if ctx is None or isinstance(ctx, (bytes, bytearray)):
+        return bytes(ctx or b"")
+    slots = [number & 0xFFFFFFFFFFFFFFFF for number in ctx]
+    return struct.pack(f"{memory.byteorder}{len(slots)}Q", *slots)
 
 
 def _xdp(memory: Memory, data: bytes, given: bytes) -> Context:

@@ -25,7 +25,8 @@ class InterpreterError(BpfError):
         text: That instruction, disassembled.
         registers: r0 to r10; ``None`` for those that hold nothing.
         source: C source line of the instruction (``file:line: text``), or ``None``.
-        calls: Where the functions around it go on, as instruction indices, the innermost last.
+        calls: Where the functions around it go on, as ``(program, instruction index)``, the
+            innermost last.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class InterpreterError(BpfError):
         text: str = "",
         registers: tuple[int | None, ...] = (),
         source: str | None = None,
-        calls: tuple[int, ...] = (),
+        calls: tuple[tuple[str, int], ...] = (),
     ) -> None:
         super().__init__(message)
         self.message = message

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pybpfload.isa import table
 from pybpfload.isa.disasm import disassemble
+from pybpfload.testing.interpreter.contexts import Context
 from pybpfload.testing.interpreter.errors import FaultError, InterpreterError
-from pybpfload.testing.interpreter.maps import MapModel
+from pybpfload.testing.interpreter.mapmodel import MapModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     from pybpfload.isa.insn import Insn
     from pybpfload.relocate import RelocatedProgram
     from pybpfload.testing.interpreter.environment import Environment
-    from pybpfload.testing.interpreter.memory import Memory, Region
+    from pybpfload.testing.interpreter.memory import Memory
 
     Registers: TypeAlias = list[Any]
     Step: TypeAlias = Callable[[Registers], int]
 
-__all__ = ["MAX_FRAMES", "NOTHING", "STACK_SIZE", "Image", "Machine"]
+__all__ = ["MAX_FRAMES", "MAX_LOOPS", "NOTHING", "STACK_SIZE", "Image", "Machine", "ThrownError"]
 
 STACK_SIZE: Final = 512
 """Bytes of stack of each function (``MAX_BPF_STACK``)."""
@@ -42,6 +43,9 @@ MAX_FRAMES: Final = 8
 
 MAX_TAIL_CALLS: Final = 33
 """Tail calls in one run (``MAX_TAIL_CALL_CNT``)."""
+
+MAX_LOOPS: Final = 8 << 20
+"""Rounds of ``bpf_loop``, and of ``may_goto`` in one run (``BPF_MAX_LOOPS``)."""
 
 _CODE: Final = 0xFFFFFFFFA0000000  # addresses of functions: 8 bytes for each step
 
@@ -70,18 +74,27 @@ class _Stop(Exception):  # noqa: N818 - the end of a run is no error
     """The function that the loop was started for has returned."""
 
 
+class ThrownError(Exception):
+    """``bpf_throw`` was called (Linux 6.7): ends the program, whatever the depth of calls."""
+
+    def __init__(self, cookie: int) -> None:
+        super().__init__(cookie)
+        self.cookie = cookie
+
+
 class Image:
     """A program that was linked.
 
     Attributes:
         name: Name of the program.
         start: Index of its first step.
+        exception_callback: First step of what deals with ``bpf_throw``, or ``None``.
         insns: Its instructions.
         relocated: What it was made of, or ``None``.
         btf: BTF of its object, for source lines.
     """
 
-    __slots__ = ("btf", "insns", "name", "relocated", "start")
+    __slots__ = ("btf", "exception_callback", "insns", "name", "relocated", "start")
 
     def __init__(
         self,
@@ -96,6 +109,7 @@ class Image:
         self.insns = insns
         self.relocated = relocated
         self.btf = btf
+        self.exception_callback: int | None = None
 
     def text(self, index: int) -> str:
         """Instruction as text."""
@@ -126,20 +140,22 @@ class Machine:
         images: The programs, by ascending start.
         printk: Lines that ``bpf_trace_printk`` wrote, of this run.
         calls: Helpers and kfuncs called in this run, as ``(name, arguments, result)``.
-        context: Address of the context of this run.
-        packet: The packet of this run, or ``None``.
+        output: What ``bpf_seq_write`` and its like wrote in this run.
+        context: The context of this run, with the packet if there is one.
     """
 
-    def __init__(self, memory: Memory, environment: Environment, max_steps: int) -> None:
+    def __init__(self, memory: Memory, environment: Environment) -> None:
         self.memory = memory
         self.environment = environment
-        self.max_steps = max_steps
         self.code: list[Step] = [_stop]
         self.images: list[Image] = []
         self.printk: list[str] = []
         self.calls: list[tuple[str, tuple[int, ...], int | None]] = []
-        self.context = 0
-        self.packet: Region | None = None
+        self.context = Context(0)
+        self._max_steps = 0
+        self.output = bytearray()
+        self.loops_left = 0
+        self._ended = 0  # loops of steps, each of which takes one step more to end
         self._frames: list[tuple[int, Registers]] = []
         self._budget = iter(range(0))
         self._tail_calls = 0
@@ -150,19 +166,30 @@ class Machine:
 
     # Running
 
-    def run(self, start: int, context: int) -> int:
-        """Run the program whose first step is ``start``, with ``context`` in r1, and return r0.
+    def run(self, start: int, context: Context, max_steps: int) -> int:
+        """Run the program whose first step is ``start``, and return r0.
 
         Raises:
             InterpreterError: It does something wrong, or takes too many steps.
         """
-        self._budget = iter(range(self.max_steps))
+        self._max_steps = max_steps
+        self._budget = iter(range(max_steps))
         self._frames.clear()
         self._tail_calls = 0
         self.printk = []
         self.calls = []
+        self.output = bytearray()
+        self.loops_left = MAX_LOOPS
+        self._ended = 0
         self.context = context
-        value = self._call(start, (context,))
+        try:
+            value = self._call(start, (context.address,))
+        except ThrownError as thrown:
+            self._frames.clear()
+            callback = self.locate(start)[0].exception_callback
+            if callback is None:
+                return thrown.cookie
+            value = self._call(callback, (thrown.cookie,))
         if value is NOTHING:
             raise self.error(start, _fresh(), "returns without a value in r0")
         return int(value)
@@ -170,7 +197,7 @@ class Machine:
     @property
     def steps(self) -> int:
         """Instructions executed in this run."""
-        return self.max_steps - length_hint(self._budget)
+        return self._max_steps - length_hint(self._budget) - self._ended
 
     def call(self, function: int, *arguments: int) -> int:
         """Call a BPF function from a helper, as ``bpf_loop`` does.
@@ -202,6 +229,7 @@ class Machine:
             for _ in self._budget:
                 pc = code[pc](registers)
         except _Stop:
+            self._ended += 1
             return registers[0]
         except FaultError as fault:
             raise self.error(pc, registers, str(fault)) from fault
@@ -210,7 +238,7 @@ class Machine:
             if problem is None:
                 raise
             raise self.error(pc, registers, problem) from None
-        raise self.error(pc, registers, f"more than {self.max_steps} instructions")
+        raise self.error(pc, registers, f"takes more than {self._max_steps} instructions")
 
     # What steps do
 
@@ -280,8 +308,12 @@ class Machine:
             text=image.text(index) if inside else "behind the last instruction",
             registers=tuple(None if value is NOTHING else value for value in registers),
             source=image.source(index),
-            calls=tuple(back - image.start for back, _ in self._frames if back),
+            calls=tuple(self._place(back) for back, _ in self._frames if back),
         )
+
+    def _place(self, step: int) -> tuple[str, int]:
+        image, index = self.locate(step)
+        return image.name, index
 
     def _missing(self, step: int, registers: Registers) -> str | None:
         """Say which register of an instruction holds nothing, ``None`` if none does."""

@@ -38,6 +38,7 @@ _MASK64: Final = 0xFFFFFFFFFFFFFFFF
 _FIRST: Final = {"kernel": 0xFFFF888000000000, "user": 0x7F0000000000, "packet": 0x10000000}
 _END: Final = {"kernel": 1 << 64, "user": 0x800000000000, "packet": 1 << 32}
 _CODES: Final = {1: "Bb", 2: "Hh", 4: "Ii", 8: "Qq"}
+_OVERHEAD: Final = 128  # bytes that a region is counted for besides its content
 _NO_BYTES: Final = bytearray()
 
 
@@ -74,7 +75,7 @@ class Memory:
 
     Args:
         byteorder: ``"<"`` or ``">"``: of the machine that the programs are for.
-        limit: Greatest number of bytes in all regions.
+        limit: Greatest number of bytes in all regions, 128 more counted for each.
         unmapped_reads: What a load from an address in no region does: ``"error"``, or ``"zero"``
             for 0, as the kernel does for loads through typed kernel pointers (programs of
             tp_btf, fentry, lsm, iter, ...; ``PROBE_MEM`` in ``kernel/bpf/verifier.c``). Stores
@@ -82,7 +83,7 @@ class Memory:
 
     Attributes:
         byteorder, limit, unmapped_reads: As above.
-        used: Bytes in all regions.
+        used: How much of ``limit`` is used.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Memory:
         self.unmapped_reads = unmapped_reads
         self.used = 0
         self._slots: dict[int, Region] = {}
+        self._retired: list[Region] = []
         self._next = dict(_FIRST)
         self._readers: dict[tuple[int, bool], Callable[[int], int]] = {}
         self._writers: dict[int, Callable[[int, int], None]] = {}
@@ -133,10 +135,10 @@ class Memory:
         slots = max(size - 1, 0) >> SHIFT
         base = self._next[space]
         following = base + (slots + 2 << SHIFT)  # one slot stays empty
-        if self.used + size > self.limit or following >= _END[space]:
+        if self.used + size + _OVERHEAD > self.limit or following >= _END[space]:
             raise FaultError(f"{name} of {size} bytes exceeds the {self.limit} bytes of memory")
         self._next[space] = following
-        self.used += size
+        self.used += size + _OVERHEAD
         region = Region(base, bytearray(data), name, space, writable, owner)
         first = base >> SHIFT
         for slot in range(first, first + slots + 1):
@@ -144,12 +146,25 @@ class Memory:
         return region
 
     def release(self, region: Region) -> None:
-        """Take a region away; its address is not used again."""
+        """Take a region away. Its address is used again only if it was the last."""
         first = region.base >> SHIFT
-        for slot in range(first, first + (max(len(region.data) - 1, 0) >> SHIFT) + 1):
-            self._slots.pop(slot, None)
-        self.used -= len(region.data)
+        slots = max(len(region.data) - 1, 0) >> SHIFT
+        for slot in range(first, first + slots + 1):
+            del self._slots[slot]
+        self.used -= len(region.data) + _OVERHEAD
         region.data = _NO_BYTES
+        if self._next[region.space] == region.base + (slots + 2 << SHIFT):
+            self._next[region.space] = region.base
+
+    def retire(self, region: Region) -> None:
+        """Take a region away at the end of the run, as RCU does: pointers stay good until then."""
+        self._retired.append(region)
+
+    def sweep(self) -> None:
+        """Take away what was retired."""
+        retired, self._retired = self._retired, []
+        for region in retired:
+            self.release(region)
 
     def find(self, address: int) -> Region | None:
         """Return the region that an address points into or right behind, or ``None``."""
@@ -210,6 +225,11 @@ class Memory:
         if not nul and len(found) < limit:
             raise FaultError(f"text at {address:#x} has no end in {region.name}")
         return text
+
+    def set_number(self, region: Region, offset: int, size: int, number: int) -> None:
+        """Write a number into a region, which need not be writable."""
+        order: Any = "little" if self.byteorder == "<" else "big"
+        region.data[offset : offset + size] = number.to_bytes(size, order)
 
     def reader(self, size: int, signed: bool = False) -> Callable[[int], int]:
         """Return a function that loads a number of 1, 2, 4 or 8 bytes, unsigned 64 bits wide.
@@ -385,8 +405,12 @@ class Memory:
         if found is None:
             raise BpfError(f"{btf.describe(top.id)} has no member {name}")
         member, bit = found
-        if member.bitfield_size:
-            bits = BitsCodec(codec(btf, member.type), bit % 8, member.bitfield_size)
+        width = member.bitfield_size
+        core = btf[btf.strip(member.type)]
+        if not width and isinstance(core, t.Int) and core.bits != 8 * core.size:
+            width, bit = core.bits, bit + core.offset  # before Linux 4.20
+        if width:
+            bits = BitsCodec(codec(btf, member.type), bit % 8, width)
             bits._write(region.data, offset + bit // 8, value)
         else:
             self._fill(btf, member.type, value, region, offset + bit // 8)

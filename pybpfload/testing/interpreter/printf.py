@@ -61,7 +61,10 @@ def format_text(memory: Memory, template: bytes, values: Sequence[int]) -> bytes
 def _one(memory: Memory, match: re.Match[bytes], kind: bytes, value: int) -> bytes:
     flags, width, precision = match["flags"], int(match["width"] or 0), match["precision"]
     if kind == b"s":
-        text = memory.text(value)
+        try:
+            text = memory.text(value)
+        except FaultError:
+            text = b""  # as the kernel does
         if precision is not None:
             text = text[: int(precision)]
     elif kind == b"c":

@@ -1,8 +1,8 @@
 """From instructions to steps: what each instruction does, as a Python function.
 
-:func:`link` makes one step for every slot. What no verified program has (an instruction that does
-not exist, a jump out of the program, a write to r10) becomes a step that faults, so it only matters
-when it is reached, as in dead code that CO-RE has poisoned.
+:func:`make_steps` makes one step for every slot. What no verified program has (an instruction that
+does not exist, a jump out of the program, a write to r10) becomes a step that faults, so it only
+matters when it is reached, as in dead code that CO-RE has poisoned.
 
 Sources: RFC 9669, sections by number below; ``kernel/bpf/core.c`` for what it leaves open.
 """
@@ -31,13 +31,12 @@ if TYPE_CHECKING:
     from pybpfload.isa.insn import Insn
     from pybpfload.testing.interpreter.machine import Machine, Registers, Step
 
-__all__ = ["fault", "link"]
+__all__ = ["fault", "make_steps"]
 
 _NOTHING_5: Final = [NOTHING] * 5
-_MAX_LOOPS: Final = 8 << 20  # how often may_goto goes on (BPF_MAX_LOOPS)
 
 
-def link(
+def make_steps(
     machine: Machine, insns: Sequence[Insn], start: int, special: Mapping[int, Step]
 ) -> list[Step]:
     """Make the steps of a program.
@@ -49,11 +48,11 @@ def link(
         special: Steps for instructions that need more than themselves to be understood: references,
             calls of helpers and kfuncs. By instruction index.
     """
-    linker = _Linker(machine, len(insns), start)
+    maker = _Maker(machine, len(insns), start)
     steps: list[Step] = []
     for index, insn in enumerate(insns):
         second = insns[index + 1] if insn.is_ldimm64 and index + 1 < len(insns) else None
-        steps.append(special.get(index) or linker.step(index, insn, second))
+        steps.append(special.get(index) or maker.step(index, insn, second))
     steps.append(fault("runs past the last instruction"))
     return steps
 
@@ -67,7 +66,7 @@ def fault(message: str) -> Step:
     return step
 
 
-class _Linker:
+class _Maker:
     """Makes steps of one program."""
 
     def __init__(self, machine: Machine, length: int, start: int) -> None:
@@ -235,13 +234,11 @@ class _Linker:
         return step
 
     def _may_goto(self, target: int) -> Step:
-        following = self.following
-        left = _MAX_LOOPS
+        following, machine = self.following, self.machine
 
         def step(registers: Registers) -> int:
-            nonlocal left
-            left -= 1
-            return following if left > 0 else target
+            machine.loops_left -= 1
+            return following if machine.loops_left > 0 else target
 
         return step
 
@@ -371,10 +368,10 @@ class _Linker:
         size, imm = insn.size_bytes, insn.imm
 
         def step(registers: Registers) -> int:
-            if registers[6] != machine.context:
+            if registers[6] != machine.context.address:
                 raise FaultError("r6 is not the context")
             offset = isa.to_s32(imm + registers[src]) if indirect else imm
-            packet = machine.packet
+            packet = machine.context.packet
             if packet is None:
                 raise FaultError("there is no packet")
             registers[1:6] = _NOTHING_5
