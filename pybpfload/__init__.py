@@ -110,19 +110,24 @@ _HOMES = {
 }
 
 
+_NAMESPACES = ("lowlevel", "testing")
+
+
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _NAMESPACES:
+        return import_module(f"{__name__}.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_NAMESPACES})
 
 
 def open(  # noqa: A001 - pybpfload.open is the name that reads best

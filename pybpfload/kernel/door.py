@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pybpfload.errors import NotSupportedError
 
@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap as _mmap
     import select
+    import socket
     from collections.abc import Callable, Iterator
     from typing import Any, Protocol
 
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
         def dup(self, fd: int, minimum: int) -> int: ...
         def mmap(self, fd: int, length: int, offset: int, write: bool) -> _mmap.mmap: ...
         def epoll(self) -> select.epoll: ...
+        def netlink(self, protocol: int) -> socket.socket: ...
+        def interface_index(self, name: str) -> int: ...
+        def set_socket_option(self, fd: int, option: int, value: int) -> int: ...
         def open(self, path: str, flags: int) -> int: ...
         def read(self, fd: int, size: int) -> bytes: ...
         def read_file(self, path: str, limit: int) -> bytes: ...
@@ -68,6 +72,7 @@ __all__ = [
     "epoll",
     "exists",
     "filesystem_type",
+    "interface_index",
     "ioctl",
     "lift_memlock_limit",
     "list_dir",
@@ -76,12 +81,14 @@ __all__ = [
     "map_file",
     "memlock_limit",
     "mmap",
+    "netlink",
     "open_fd",
     "perf_event_open",
     "pid",
     "read",
     "read_file",
     "replaced",
+    "set_socket_option",
     "syscall_numbers",
     "uname",
     "unlink",
@@ -188,6 +195,36 @@ class _RealKernel:
         import select
 
         return select.epoll(flags=select.EPOLL_CLOEXEC)
+
+    def netlink(self, protocol: int) -> socket.socket:
+        import socket
+
+        made = socket.socket(
+            socket.AF_NETLINK,  # type: ignore[attr-defined, unused-ignore]
+            socket.SOCK_RAW | socket.SOCK_CLOEXEC,
+            protocol,
+        )
+        with suppress(OSError):  # without it errors have only their number
+            made.setsockopt(270, 11, 1)  # SOL_NETLINK, NETLINK_EXT_ACK, Linux 4.12
+        return made
+
+    def set_socket_option(self, fd: int, option: int, value: int) -> int:
+        import socket
+
+        try:
+            with socket.socket(fileno=os.dup(fd)) as copy:
+                copy.setsockopt(socket.SOL_SOCKET, option, value)
+        except OSError as error:
+            return -(error.errno or 5)
+        return 0
+
+    def interface_index(self, name: str) -> int:
+        import socket
+
+        try:
+            return socket.if_nametoindex(name)
+        except OSError as error:
+            return -(error.errno or 19)  # ENODEV
 
     def open(self, path: str, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC)
@@ -400,6 +437,25 @@ def mmap(fd: int, length: int, offset: int = 0, *, write: bool = False) -> _mmap
 def epoll() -> select.epoll:
     """A new epoll object, close-on-exec."""
     return (_kernel or current()).epoll()
+
+
+def netlink(protocol: int) -> socket.socket:
+    """A netlink socket of that protocol, close-on-exec, which asks for reasons in words.
+
+    Raises:
+        OSError: As socket(2).
+    """
+    return (_kernel or current()).netlink(protocol)
+
+
+def interface_index(name: str) -> int:
+    """Index of the network device of that name, or the negative error number."""
+    return (_kernel or current()).interface_index(name)
+
+
+def set_socket_option(fd: int, option: int, value: int) -> int:
+    """Set an integer option of a socket (level ``SOL_SOCKET``); 0 or the negative error number."""
+    return (_kernel or current()).set_socket_option(fd, option, value)
 
 
 def open_fd(path: str, flags: int = os.O_RDONLY) -> int:

@@ -121,19 +121,23 @@ class Program:
         """Ask the kernel about it (``BPF_OBJ_GET_INFO_BY_FD``, Linux 4.13)."""
         return bpf.prog_info(self.fileno())
 
-    def attach(self, target: str | None = None, **options: Any) -> Link:
+    def attach(self, target: Any = None, **options: Any) -> Link:
         """Attach it where its section name says, or where the arguments say.
 
         Args:
             target: Instead of what the section says: ``"category/name"`` of a tracepoint, name of a
-                raw tracepoint. Programs that are verified against their target (fentry, fexit,
-                fmod_ret, tp_btf, lsm, iter) cannot choose it here; see
-                :meth:`ProgramSpec.set_attach_target`.
+                raw tracepoint. Where the section says nothing: a network device (XDP, tc), a
+                directory of a control group, a network namespace (sk_lookup, flow dissectors; the
+                own one by default), a netfilter hook, a socket or map of sockets. Programs that
+                are verified against their target (fentry, fexit, fmod_ret, tp_btf, lsm, iter)
+                cannot choose it here; see :meth:`ProgramSpec.set_attach_target`.
             **options: ``cookie`` (an ``int`` that the program gets from
                 ``bpf_get_attach_cookie()``: tracepoints since 5.15, fentry, fexit, fmod_ret and lsm
                 since 5.19, raw_tp and tp_btf since 6.10); for iterators ``map``, ``pid``, ``tid``,
                 ``pidfd``, ``cgroup``, ``cgroup_id``, ``order``, see
-                :func:`pybpfload.runtime.attach.iter.attach`.
+                :func:`pybpfload.runtime.attach.iter.attach`. Those of other families are told by
+                ``attach()`` in ``pybpfload.runtime.attach.xdp``, ``tc``, ``cgroup``, ``netns``,
+                ``netfilter`` and ``sockets``.
 
         Returns:
             The link. It belongs to this program, which closes it when it is closed itself.

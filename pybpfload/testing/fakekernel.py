@@ -408,6 +408,17 @@ class FakeKernel:
     def epoll(self) -> Any:  # noqa: D102
         return FakeEpoll(self)
 
+    # Network
+
+    def netlink(self, protocol: int) -> Any:  # noqa: D102
+        raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+
+    def interface_index(self, name: str) -> int:  # noqa: D102
+        return 1 if name == "lo" else -errno.ENODEV
+
+    def set_socket_option(self, fd: int, option: int, value: int) -> int:  # noqa: D102
+        return 0 if fd in self.fds else -errno.EBADF
+
     # Files
 
     def open(self, path: str, flags: int) -> int:  # noqa: D102

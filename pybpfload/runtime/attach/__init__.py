@@ -1,4 +1,4 @@
-"""Attaching: one module per family, chosen by the SEC() table."""
+"""Attaching: one module per family, chosen by the SEC() table and the program's types."""
 
 from __future__ import annotations
 
@@ -23,6 +23,28 @@ _FAMILIES = {
     "iter": "iter",
 }
 
+# Programs whose section does not tell what to attach to: by attach type, else by program type.
+_BY_ATTACH_TYPE = {AttachType.LSM_CGROUP: "cgroup"}
+_BY_PROG_TYPE = {
+    ProgType.XDP: "xdp",
+    ProgType.SCHED_CLS: "tc",
+    ProgType.SCHED_ACT: "tc",
+    ProgType.CGROUP_SKB: "cgroup",
+    ProgType.CGROUP_SOCK: "cgroup",
+    ProgType.CGROUP_SOCK_ADDR: "cgroup",
+    ProgType.CGROUP_SOCKOPT: "cgroup",
+    ProgType.CGROUP_DEVICE: "cgroup",
+    ProgType.CGROUP_SYSCTL: "cgroup",
+    ProgType.SOCK_OPS: "cgroup",
+    ProgType.SK_LOOKUP: "netns",
+    ProgType.FLOW_DISSECTOR: "netns",
+    ProgType.SK_MSG: "sockets",
+    ProgType.SK_SKB: "sockets",
+    ProgType.SOCKET_FILTER: "sockets",
+    ProgType.SK_REUSEPORT: "sockets",
+    ProgType.NETFILTER: "netfilter",
+}
+
 
 def is_automatic(spec: ProgramSpec) -> bool:
     """Whether the section name alone says where to attach."""
@@ -36,27 +58,31 @@ def is_automatic(spec: ProgramSpec) -> bool:
 
 
 def attach(
-    program: Program, loaded_for: AttachTarget, target: str | None, options: dict[str, Any]
+    program: Program, loaded_for: AttachTarget, target: Any, options: dict[str, Any]
 ) -> Link:
     """Attach a program; see :meth:`Program.attach`."""
     from importlib import import_module
 
-    spec = program.spec
+    module = import_module(f"{__name__}.{_home(program.spec, loaded_for)}")
+    link: Link = module.attach(program, loaded_for, target, **options)
+    return link
+
+
+def _home(spec: ProgramSpec, loaded_for: AttachTarget) -> str:
+    """Name of the module that attaches such programs."""
     family = spec.sec.auto if spec.sec is not None and spec.prog_type == spec.sec.prog_type else ""
-    if not family and loaded_for.btf_id:
-        # Loaded for set_attach_target(), in a section of any name.
-        is_iterator = spec.expected_attach_type == AttachType.TRACE_ITER
-        family = "iter" if is_iterator and spec.prog_type == ProgType.TRACING else "trace"
-    if not family:
-        raise AttachError(
-            f"SEC({spec.section!r}) does not tell what to attach to",
-            program=spec.name,
-        )
-    home = _FAMILIES.get(family)
-    if home is None:
+    if family:
+        if found := _FAMILIES.get(family):
+            return found
         raise NotSupportedError(
             f"program {spec.name}: attaching {family} programs is not built yet"
         )
-    module = import_module(f"{__name__}.{home}")
-    link: Link = module.attach(program, loaded_for, target, **options)
-    return link
+    if found := _BY_ATTACH_TYPE.get(AttachType(spec.expected_attach_type)):
+        return found
+    if loaded_for.btf_id:
+        # Loaded for set_attach_target(), in a section of any name.
+        is_iterator = spec.expected_attach_type == AttachType.TRACE_ITER
+        return "iter" if is_iterator and spec.prog_type == ProgType.TRACING else "tracing"
+    if found := _BY_PROG_TYPE.get(spec.prog_type):
+        return found
+    raise AttachError(f"SEC({spec.section!r}) does not tell what to attach to", program=spec.name)

@@ -1,0 +1,259 @@
+"""What the families share: making links, attachments without one, and the targets people name."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.kernel import bpf, door, netdev
+from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.kernel.since import first_version, version_pair
+from pybpfload.kernel.version import kernel_version
+from pybpfload.runtime.handles import duplicate
+from pybpfload.runtime.link import Link
+from pybpfload.uapi import AttachFlag, AttachType, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pybpfload.runtime.handles import HasFileno
+    from pybpfload.runtime.program import Program
+
+__all__ = [
+    "LegacyLink",
+    "anchors",
+    "create_link",
+    "device_index",
+    "open_target",
+    "raise_if_young",
+]
+
+_TOO_YOUNG = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP)  # what an old kernel says to new things
+
+
+class LegacyLink(Link):
+    """An attachment that the kernel makes no link of, held by this object all the same.
+
+    Closing it detaches. It cannot be pinned, and it outlives a process that is killed.
+
+    Args:
+        program: The program.
+        kind: As for :class:`Link`.
+        target: As for :class:`Link`.
+        undo: Takes the program away again; gets a descriptor of the program.
+        held: What ``undo`` needs to be open; closed after it.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        kind: str,
+        target: str,
+        undo: Callable[[int], None],
+        held: FileDescriptor | None = None,
+    ) -> None:
+        super().__init__(
+            duplicate(program, f"program {program.name}"),
+            kind=kind,
+            target=target,
+            program=program.name,
+        )
+        self._undo = undo
+        self._held = held
+
+    def close(self) -> None:
+        """Detach. Closing again does nothing.
+
+        Raises:
+            KernelError: It could not be detached; it may be gone already, with its target.
+        """
+        if self.closed:
+            return
+        try:
+            self._undo(self.fileno())
+        finally:
+            if self._held is not None:
+                self._held.close()
+            super().close()
+
+    def detach(self) -> None:
+        """The same as :meth:`close`."""
+        self.close()
+
+    def _no_link(self, what: str) -> NotSupportedError:
+        return NotSupportedError(
+            f"{self!r} {what}: the kernel has no link of it", feature=f"{self.kind} links"
+        )
+
+    def info(self) -> bpf.LinkInfo:
+        """Not to be had.
+
+        Raises:
+            NotSupportedError: Always.
+        """
+        raise self._no_link("has no info")
+
+    def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
+        """Not to be had.
+
+        Raises:
+            NotSupportedError: Always.
+        """
+        raise self._no_link("cannot be updated")
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Not to be had.
+
+        Raises:
+            NotSupportedError: Always.
+        """
+        raise self._no_link("cannot be pinned")
+
+
+def create_link(
+    program: Program,
+    target_fd: int,
+    *,
+    kind: str,
+    target: str,
+    since: str,
+    hints: Mapping[int, str] | None = None,
+    **options: Any,
+) -> Link:
+    """Attach a program by ``BPF_LINK_CREATE`` with its expected attach type.
+
+    Args:
+        program: The program.
+        target_fd: Descriptor or interface index.
+        kind: As for :class:`Link`.
+        target: As for :class:`Link`.
+        since: First kernel that has such links.
+        hints: What error numbers mean here.
+        **options: As for :func:`pybpfload.lowlevel.link_create`.
+
+    Raises:
+        NotSupportedError: The kernel has no such links.
+        KernelError: The kernel refuses for another reason.
+        ValueError: An option has no meaning for this attach type.
+    """
+    attach_type = program.spec.expected_attach_type
+    try:
+        fd = bpf.link_create(program.fileno(), target_fd, attach_type, **options)
+    except KernelError as error:
+        raise_if_young(error, program, f"{kind} links", since)
+        error.target = f"program {program.name} to {target}"
+        error.hint = (hints or {}).get(error.errno or 0) or error.hint
+        raise
+    return Link(
+        FileDescriptor(fd, f"link of {program.name}"),
+        kind=kind,
+        target=target,
+        program=program.name,
+    )
+
+
+def raise_if_young(error: KernelError, program: Program, feature: str, since: str) -> None:
+    """Turn the refusal of a kernel that is too old into an error that says so.
+
+    Args:
+        error: What the kernel answered.
+        program: The program.
+        feature: What was asked for.
+        since: First kernel that has it; the attach type of the program may be younger.
+
+    Raises:
+        NotSupportedError: The running kernel is older than that.
+    """
+    attach_type = AttachType(program.spec.expected_attach_type)
+    born = first_version("AttachType", attach_type)
+    if born is not None and version_pair(born) > version_pair(since):
+        feature, since = f"attach type {name_of(attach_type)}", born
+    running = kernel_version()
+    if error.errno in _TOO_YOUNG and (running >> 16, running >> 8 & 255) < version_pair(since):
+        raise NotSupportedError(
+            f"program {program.name}: this kernel has no {feature}", feature=feature, since=since
+        ) from error
+
+
+def anchors(
+    before: Program | Link | bool | None, after: Program | Link | bool | None, revision: int
+) -> dict[str, int]:
+    """Options of :func:`create_link` for a place among the programs that are there already.
+
+    Args:
+        before: Go before this program or link; ``True``: before all.
+        after: Go after it; ``True``: after all.
+        revision: Refuse if the list has changed since it had this revision; 0 for any.
+
+    Raises:
+        ValueError: Both are given.
+    """
+    if before is None and after is None:
+        return {"expected_revision": revision} if revision else {}
+    if before is not None and after is not None:
+        raise ValueError("before and after exclude each other")
+    anchor = after if before is None else before
+    options = {"flags": int(AttachFlag.AFTER if before is None else AttachFlag.BEFORE)}
+    if not isinstance(anchor, bool) and anchor is not None:
+        options["relative_fd"] = anchor.fileno()
+        if isinstance(anchor, Link):
+            options["flags"] |= AttachFlag.LINK
+    return {**options, "expected_revision": revision}
+
+
+def device_index(program: Program, target: object) -> int:
+    """Index of the network device that was named as a target.
+
+    Raises:
+        AttachError: None is named, or there is none such.
+    """
+    if target is None or isinstance(target, bool) or not isinstance(target, (str, int)):
+        raise AttachError(
+            "it attaches to a network device: name one, as in attach('eth0')", program=program.name
+        )
+    try:
+        index = netdev.interface_index(target)
+    except KernelError as error:
+        raise AttachError(
+            f"{error.target}: {error.hint}", program=program.name, target=str(target)
+        ) from error
+    if index <= 0:
+        raise AttachError(f"{target} is no index of a network device", program=program.name)
+    return index
+
+
+def open_target(
+    program: Program, target: Any, what: str, *, default: str | None = None
+) -> FileDescriptor:
+    """A descriptor of our own for a target that is a path or open already.
+
+    Args:
+        program: The program.
+        target: Path, descriptor, or something with ``fileno()``.
+        what: What it should be, for messages.
+        default: What to open for ``None``.
+
+    Raises:
+        AttachError: None is named, or there is none such.
+        KernelError: It cannot be opened.
+    """
+    target = default if target is None else target
+    if isinstance(target, int) or hasattr(target, "fileno"):
+        return duplicate(target, what)
+    if target is None or isinstance(target, (bytes, bytearray)):
+        raise AttachError(f"it attaches to a {what}: name its path", program=program.name)
+    try:
+        path = os.fspath(target)
+        return FileDescriptor(door.open_fd(path), f"{what} {path}")
+    except TypeError as error:
+        raise AttachError(f"{target!r} is no {what}: {error}", program=program.name) from None
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise AttachError(
+                f"there is no {what} {target}", program=program.name, target=str(target)
+            ) from error
+        raise kernel_error(error.errno or errno.EIO, "open", f"{what} {target}") from None

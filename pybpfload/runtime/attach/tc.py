@@ -1,0 +1,158 @@
+"""tc programs: tcx and netkit links (Linux 6.6 and 6.7), or filters of ``clsact`` by rtnetlink.
+
+Source of the rules: libbpf, ``bpf_program__attach_tcx()``, ``bpf_program__attach_netkit()``,
+``bpf_tc_attach()``; ``man 8 tc-bpf``.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.kernel import netdev
+from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, device_index
+from pybpfload.uapi import AttachType, ProgType
+
+if TYPE_CHECKING:
+    from pybpfload.runtime.link import Link
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.target import AttachTarget
+
+__all__ = ["attach"]
+
+_PARENTS = {"ingress": netdev.INGRESS, "egress": netdev.EGRESS}
+_TCX = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
+_NETKIT = (AttachType.NETKIT_PRIMARY, AttachType.NETKIT_PEER)
+_HINTS = {
+    errno.EEXIST: "this program is there already, or another one has that handle and priority",
+    errno.ESTALE: "the programs of this place have changed since that revision",
+    errno.ENOENT: "the program or link to go before or after is not there",
+    errno.ERANGE: "it cannot go there: the program or link to go before or after is not there",
+}
+
+
+def attach(
+    program: Program,
+    loaded_for: AttachTarget,
+    target: str | int | None,
+    *,
+    direction: str | None = None,
+    link: bool | None = None,
+    before: Program | Link | bool | None = None,
+    after: Program | Link | bool | None = None,
+    revision: int = 0,
+    priority: int = 0,
+    handle: int = 0,
+    replace: bool = False,
+) -> Link:
+    """Attach to a network device.
+
+    Sections ``tcx/ingress``, ``tcx/egress``, ``netkit/primary`` and ``netkit/peer`` say on which
+    side and are attached by links; ``tc`` leaves the side to ``direction`` and makes a filter. A
+    tcx program becomes a filter where the kernel has no tcx, unless ``link=True``.
+
+    Args:
+        program: The program.
+        loaded_for: Unused: the device is chosen at attach.
+        target: Name or index of the device; the primary one of a netkit pair.
+        direction: ``"ingress"`` or ``"egress"``, where the section does not say.
+        link: ``True``: only by a link; ``False``: only by a filter, which outlives the process if
+            it is killed.
+        before: Links: go before this program or link; ``True`` for before all.
+        after: Links: go after it; ``True`` for after all.
+        revision: Links: refuse if the list of programs has changed since (ESTALE).
+        priority: Filters: 1 to 65535; 0 lets the kernel choose. They run by ascending priority.
+        handle: Filters: with the priority the filter's name; 0 lets the kernel choose.
+        replace: Filters: take the place of that handle and priority.
+
+    Raises:
+        AttachError: No device or no direction is named, or there is no such device.
+        NotSupportedError: The kernel has no such links, and a filter cannot stand in.
+        KernelError: The kernel refuses.
+        ValueError: Arguments that exclude each other.
+    """
+    attach_type = AttachType(program.spec.expected_attach_type)
+    if program.spec.prog_type == ProgType.SCHED_ACT:
+        raise AttachError(
+            "actions are attached to a filter with tc(8); classifiers attach here",
+            program=program.name,
+        )
+    declared = next((side for side, kind in _TCX.items() if kind == attach_type), None)
+    if declared and direction not in (None, declared):
+        raise ValueError(f"SEC({program.spec.section!r}) is for {declared}, not {direction}")
+    ifindex = device_index(program, target)
+    name = f"device {target}"
+    placed = before is not None or after is not None or revision
+    if attach_type in _NETKIT or (declared and link is not False):
+        kind, since = ("netkit", "6.7") if attach_type in _NETKIT else ("tcx", "6.6")
+        if priority or handle or replace:
+            raise ValueError(f"priority, handle and replace are of filters, not of {kind} links")
+        try:
+            return create_link(
+                program,
+                ifindex,
+                kind=kind,
+                target=f"{name} {declared or attach_type.name.split('_')[1].lower()}",
+                since=since,
+                hints=_HINTS,
+                **anchors(before, after, revision),
+            )
+        except NotSupportedError:
+            if link or placed or not declared:
+                raise
+    elif link:
+        raise NotSupportedError(
+            f"program {program.name}: links of tc programs need a section that says where, "
+            "as SEC('tcx/ingress')"
+        )
+    if placed:
+        raise ValueError("before, after and revision are of links; filters have priorities")
+    direction = declared or direction
+    if direction not in _PARENTS:
+        raise AttachError(
+            f"direction is {direction!r}: say 'ingress' or 'egress'", program=program.name
+        )
+    return _filter(program, ifindex, f"{name} {direction}", direction, priority, handle, replace)
+
+
+def _filter(
+    program: Program,
+    ifindex: int,
+    target: str,
+    direction: str,
+    priority: int,
+    handle: int,
+    replace: bool,
+) -> Link:
+    made = netdev.create_clsact(ifindex)
+    try:
+        found = netdev.tc_attach(
+            ifindex,
+            _PARENTS[direction],
+            program.fileno(),
+            f"{program.name}:[{program.info().id}]",
+            handle=handle,
+            priority=priority,
+            replace=replace,
+        )
+    except BaseException as error:
+        if made:
+            netdev.delete_clsact(ifindex)
+        if isinstance(error, KernelError):
+            error.target = f"program {program.name} to {target}"
+            error.hint = _HINTS.get(error.errno or 0) or error.hint
+        raise
+
+    def undo(_: int) -> None:
+        try:
+            netdev.tc_detach(ifindex, found.parent, found.handle, found.priority)
+        except KernelError as error:
+            # Gone with its device, with clsact, or by somebody else's hand.
+            if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
+                raise
+            return
+        if made and not any(netdev.tc_filters(ifindex, each) for each in _PARENTS.values()):
+            netdev.delete_clsact(ifindex)
+
+    return LegacyLink(program, kind="tc", target=target, undo=undo)

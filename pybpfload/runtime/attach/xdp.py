@@ -1,0 +1,114 @@
+"""XDP programs: a link (Linux 5.9), or rtnetlink.
+
+Source of the rules: libbpf, ``bpf_program__attach_xdp()``, ``bpf_xdp_attach()``.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.formats.netlink import XdpFlag
+from pybpfload.kernel import netdev
+from pybpfload.runtime.attach.common import LegacyLink, create_link, device_index
+from pybpfload.uapi import AttachType
+
+if TYPE_CHECKING:
+    from pybpfload.runtime.link import Link
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.target import AttachTarget
+
+__all__ = ["MODES", "attach"]
+
+MODES = {
+    None: XdpFlag(0),
+    "generic": XdpFlag.SKB_MODE,
+    "native": XdpFlag.DRV_MODE,
+    "offload": XdpFlag.HW_MODE,
+}
+"""Where a program runs: where the driver likes it best, in the stack (4.12), driver or device."""
+
+_HINTS = {
+    errno.EBUSY: "the device has an XDP program already; `replace` takes its place",
+    errno.EEXIST: "the device has another XDP program than expected, or one in another mode",
+    errno.EOPNOTSUPP: "its driver does not run XDP programs in this mode; try mode='generic'",
+}
+_IN_MAPS = {AttachType.XDP_DEVMAP: "devmap", AttachType.XDP_CPUMAP: "cpumap"}
+
+
+def attach(
+    program: Program,
+    loaded_for: AttachTarget,
+    target: str | int | None,
+    *,
+    mode: str | None = None,
+    link: bool | None = None,
+    replace: Program | None = None,
+) -> Link:
+    """Attach to a network device.
+
+    Args:
+        program: The program.
+        loaded_for: Unused: the device is chosen at attach.
+        target: Name or index of the device.
+        mode: ``"native"``, ``"generic"``, ``"offload"``; ``None`` leaves the choice to the kernel.
+        link: ``True``: only by a link; ``False``: only by rtnetlink, which outlives the process if
+            it is killed; ``None``: by rtnetlink on kernels without such links.
+        replace: The program that is there and shall give way (rtnetlink only, Linux 5.7). To
+            replace the program of a link, use :meth:`Link.update`.
+
+    Raises:
+        AttachError: No device is named, or there is none; the program is for a map.
+        NotSupportedError: The kernel has no XDP links (before 5.9), and nothing else was allowed.
+        KernelError: EBUSY: there is a program already; EOPNOTSUPP: not in this mode.
+        ValueError: There is no such mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}, not one of {', '.join(filter(None, MODES))}")
+    if kind := _IN_MAPS.get(AttachType(program.spec.expected_attach_type)):
+        raise AttachError(
+            f"it runs on entries of a {kind}: put it into the map's values", program=program.name
+        )
+    ifindex = device_index(program, target)
+    name, flags = f"device {target}", MODES[mode]
+    if link is not False and replace is None:
+        try:
+            return create_link(
+                program, ifindex, kind="xdp", target=name, since="5.9", hints=_HINTS, flags=flags
+            )
+        except NotSupportedError:
+            if link:
+                raise
+    if link:
+        raise ValueError("replace needs rtnetlink; use Link.update() for links")
+    expected = replace.fileno() if replace is not None else None
+    if expected is None:
+        flags |= XdpFlag.UPDATE_IF_NOEXIST
+    try:
+        netdev.xdp_attach(ifindex, program.fileno(), flags, expected_fd=expected)
+    except KernelError as error:
+        error.target = f"program {program.name} to {name}"
+        error.hint = _HINTS.get(error.errno or 0) or error.hint
+        raise
+    return LegacyLink(
+        program,
+        kind="xdp",
+        target=name,
+        undo=lambda fd: _take_away(ifindex, fd, program.info().id, MODES[mode]),
+    )
+
+
+def _take_away(ifindex: int, prog_fd: int, prog_id: int, flags: int) -> None:
+    """Detach the program if it is still the one that is there."""
+    try:
+        netdev.xdp_attach(ifindex, -1, flags, expected_fd=prog_fd)
+    except KernelError as error:
+        if error.errno == errno.ENODEV:
+            return  # the device is gone, and the attachment with it
+        if error.errno not in (errno.EINVAL, errno.EEXIST):
+            raise
+        # Before Linux 5.7 nobody can say which program is expected; else another one is there.
+        info = netdev.xdp_query(ifindex)
+        if error.errno == errno.EINVAL and prog_id in info[1:]:
+            netdev.xdp_attach(ifindex, -1, flags)

@@ -1,0 +1,426 @@
+"""Programs of devices, control groups, namespaces and sockets: each is seen to run, and to stop.
+
+All happens in a network namespace and a control group of the test's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import pybpfload
+from pybpfload.kernel import netdev
+from pybpfload.runtime.attach.common import LegacyLink
+from pybpfload.uapi import AttachType, LinkType
+
+pytestmark = pytest.mark.vm
+
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture
+def netns():
+    """The test's own network namespace, with its loopback device up."""
+    with open("/proc/thread-self/ns/net", "rb") as before:
+        if _LIBC.unshare(_CLONE_NEWNET) != 0:
+            pytest.skip(f"no network namespaces: {os.strerror(ctypes.get_errno())}")
+        try:
+            _up("lo")
+            yield
+        finally:
+            assert _LIBC.setns(before.fileno(), _CLONE_NEWNET) == 0
+
+
+def _up(device: str) -> None:
+    """``ip link set DEVICE up``, without needing ip(8)."""
+    import fcntl
+    import struct
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH14x", device.encode(), 1)  # IFF_UP
+        fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
+
+
+@pytest.fixture
+def cgroup(tmp_path):
+    """A control group that this process is in."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    root = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), None)
+    mounted = root is None
+    if root is None:
+        root = tmp_path / "cgroup"
+        root.mkdir()
+        done = subprocess.run(["mount", "-t", "cgroup2", "none", str(root)], check=False)
+        if done.returncode:
+            pytest.skip("cgroup2 is not mounted and cannot be")
+    group = root / f"pybpfload-test-{os.getpid()}"
+    before = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield group
+    finally:
+        (root / before / "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()
+        if mounted:
+            subprocess.run(["umount", str(root)], check=True)
+
+
+class Network:
+    """The programs of the fixture `network`, loaded one at a time, and how often each ran."""
+
+    def __init__(self, spec: pybpfload.ObjectSpec) -> None:
+        self._spec = spec
+        self._places = {program.name: place for place, program in enumerate(spec)}
+
+    @contextlib.contextmanager
+    def loaded(self, *names: str):
+        for program in self._spec:
+            program.autoload = program.name in names
+        with self._spec.load() as obj:
+            self._hits = obj.variables["hits"]
+            yield obj
+
+    def runs(self, name: str, act) -> int:
+        """How often a program runs while something is done."""
+        before = self._hits.value[self._places[name]]
+        act()
+        return self._hits.value[self._places[name]] - before
+
+
+@pytest.fixture
+def network(opened):
+    return Network(opened("network"))
+
+
+def datagram() -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as to,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        to.bind(("127.0.0.1", 0))
+        to.settimeout(10)
+        sender.connect(to.getsockname())
+        sender.send(b"hello")
+        assert to.recv(10) == b"hello"
+
+
+def stream() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), 10) as client,
+    ):
+        accepted, _ = server.accept()
+        with accepted:
+            client.send(b"hello")
+            assert accepted.recv(10) == b"hello"
+
+
+def sees(network: Network, name: str, act, *target, **options) -> pybpfload.Link:
+    """Attach a program, see it run, close the link and see it no more; returns the closed link."""
+    with network.loaded(name) as obj:
+        assert network.runs(name, act) == 0
+        link = obj.programs[name].attach(*target, **options)
+        assert network.runs(name, act) > 0
+        link.close()
+        assert network.runs(name, act) == 0
+        return link
+
+
+class TestXdp:
+    @pytest.mark.kernel("5.9")
+    def test_link(self, netns, network):
+        with network.loaded("on_xdp") as obj:
+            with obj.programs["on_xdp"].attach("lo") as link:
+                assert network.runs("on_xdp", datagram) == 1
+                info = link.info()
+                assert (info.type, info.details["ifindex"]) == (LinkType.XDP, 1)
+                assert netdev.xdp_query(1).mode == "generic"
+                with pytest.raises(pybpfload.KernelError, match="has an XDP program already"):
+                    obj.programs["on_xdp"].attach("lo", link=False)
+            assert netdev.xdp_query(1).mode == ""
+
+    @pytest.mark.parametrize("device", ["lo", 1])
+    def test_by_rtnetlink(self, netns, network, device):
+        link = sees(network, "on_xdp", datagram, device, link=False, mode="generic")
+        assert isinstance(link, LegacyLink)
+
+    def test_the_driver_has_no_such_mode(self, netns, network):
+        with (
+            network.loaded("on_xdp") as obj,
+            pytest.raises(pybpfload.KernelError, match="mode='generic'"),
+        ):
+            obj.programs["on_xdp"].attach("lo", mode="native")
+
+    def test_replacing_by_rtnetlink(self, netns, network):
+        with network.loaded("on_xdp") as obj, network.loaded("on_xdp") as other:
+            old = obj.programs["on_xdp"]
+            first = old.attach("lo", link=False, mode="generic")
+            second = other.programs["on_xdp"].attach("lo", mode="generic", replace=old)
+            assert netdev.xdp_query(1).prog_id == other.programs["on_xdp"].info().id
+            first.close()  # it is not there any more, and must not take away the other one
+            assert netdev.xdp_query(1).prog_id == other.programs["on_xdp"].info().id
+            second.close()
+            assert netdev.xdp_query(1).prog_id == 0
+
+    @pytest.mark.kernel("5.9")
+    def test_updating_a_link(self, netns, network):
+        with network.loaded("on_xdp") as obj, network.loaded("on_xdp") as other:
+            with obj.programs["on_xdp"].attach("lo") as link:
+                link.update(other.programs["on_xdp"], old=obj.programs["on_xdp"])
+                assert netdev.xdp_query(1).prog_id == other.programs["on_xdp"].info().id
+
+    def test_no_device(self, netns, network):
+        with network.loaded("on_xdp") as obj:
+            with pytest.raises(pybpfload.AttachError, match="network device nowhere"):
+                obj.programs["on_xdp"].attach("nowhere")
+            with pytest.raises(pybpfload.AttachError, match="name one"):
+                obj.programs["on_xdp"].attach()
+
+
+class TestTc:
+    @pytest.mark.parametrize("direction", ["ingress", "egress"])
+    def test_filter(self, netns, network, direction):
+        sees(network, "on_tc", datagram, "lo", direction=direction)
+        # clsact, which was made for it, went with it.
+        with pytest.raises(pybpfload.KernelError):
+            netdev.delete_clsact(1)
+
+    def test_filters_have_names_and_an_order(self, netns, network):
+        netdev.create_clsact(1)
+        with network.loaded("on_tc") as obj:
+            program = obj.programs["on_tc"]
+            with (
+                program.attach("lo", direction="ingress", priority=20, handle=3),
+                program.attach("lo", direction="ingress", priority=10),
+            ):
+                found = netdev.tc_filters(1, netdev.INGRESS)
+                assert [each.priority for each in found] == [10, 20]
+                assert {each.prog_id for each in found} == {program.info().id}
+                assert all(each.direct_action for each in found)
+                assert found[1] == netdev.tc_query(1, netdev.INGRESS, 3, 20)
+                with pytest.raises(pybpfload.KernelError, match="handle and priority"):
+                    program.attach("lo", direction="ingress", priority=20, handle=3)
+            assert netdev.tc_filters(1, netdev.INGRESS) == []
+        assert netdev.create_clsact(1) is False  # it was there before, so it stays
+
+    @pytest.mark.kernel("6.6")
+    @pytest.mark.parametrize("side", ["ingress", "egress"])
+    def test_tcx(self, netns, network, side):
+        assert sees(network, f"on_tcx_{side}", datagram, "lo").kind == "tcx"
+
+    @pytest.mark.kernel("6.6")
+    def test_tcx_order(self, netns, network):
+        with network.loaded("on_tcx_ingress") as a, network.loaded("on_tcx_ingress") as b:
+            with network.loaded("on_tcx_ingress") as c:
+                one, two, three = (each.programs["on_tcx_ingress"] for each in (a, b, c))
+                first = one.attach("lo")
+                two.attach("lo", before=first)
+                three.attach("lo", after=two)
+                found = pybpfload.lowlevel.prog_query(1, AttachType.TCX_INGRESS)
+                ids = [each.info().id for each in (two, three, one)]
+                assert list(found.prog_ids) == ids
+                with pytest.raises(pybpfload.KernelError, match="changed since that revision"):
+                    one.attach("lo", revision=found.revision - 1)
+                with pytest.raises(ValueError, match="exclude each other"):
+                    one.attach("lo", before=first, after=first)
+
+    @pytest.mark.kernel(below="6.6")
+    def test_without_tcx_a_filter_does_it(self, netns, network):
+        """The program type is the same; what tcx calls a verdict, direct action understands."""
+        with network.loaded("on_tcx_ingress") as obj:
+            with obj.programs["on_tcx_ingress"].attach("lo") as link:
+                assert link.kind == "tc"
+                assert network.runs("on_tcx_ingress", datagram) == 1
+            with pytest.raises(pybpfload.NotSupportedError, match=r"tcx.*6\.6"):
+                obj.programs["on_tcx_ingress"].attach("lo", link=True)
+
+    @pytest.mark.needs_feature("config:NETKIT")
+    def test_netkit_needs_a_netkit_device(self, netns, network):
+        with (
+            network.loaded("on_netkit") as obj,
+            pytest.raises(pybpfload.KernelError, match="device lo primary"),
+        ):
+            obj.programs["on_netkit"].attach("lo")
+
+
+def open_null() -> None:
+    Path("/dev/null").open().close()
+
+
+def read_sysctl() -> None:
+    Path("/proc/sys/kernel/ostype").read_text()
+
+
+_CGROUP = [
+    ("on_cgroup_ingress", datagram),
+    ("on_cgroup_egress", datagram),
+    ("on_cgroup_sock", datagram),
+    ("on_cgroup_connect4", datagram),
+    ("on_cgroup_sysctl", read_sysctl),
+    ("on_cgroup_device", open_null),
+    ("on_sockops", stream),
+]
+
+
+@pytest.mark.needs_feature("config:CGROUP_BPF")
+class TestCgroup:
+    @pytest.mark.parametrize(("name", "act"), _CGROUP)
+    def test_link(self, netns, cgroup, network, name, act):
+        assert not isinstance(sees(network, name, act, cgroup), LegacyLink)
+
+    @pytest.mark.parametrize("sharing", ["multi", "override", "none"])
+    @pytest.mark.parametrize(("name", "act"), _CGROUP[:1])
+    def test_without_link(self, netns, cgroup, network, name, act, sharing):
+        link = sees(network, name, act, str(cgroup), link=False, sharing=sharing)
+        assert isinstance(link, LegacyLink)
+
+    def test_info_and_pin(self, cgroup, network, bpffs):
+        with network.loaded("on_sockops") as obj:
+            with obj.programs["on_sockops"].attach(cgroup) as link:
+                info = link.info()
+                assert info.type == LinkType.CGROUP
+                assert info.details["cgroup_id"] == cgroup.stat().st_ino
+                pin = f"{bpffs}/pybpfload-test-{os.getpid()}"
+                link.pin(pin)
+                try:
+                    with pybpfload.Link.from_pin(pin) as again:
+                        assert again.info().id == info.id
+                finally:
+                    link.unpin()
+
+    def test_one_that_does_not_share(self, cgroup, network):
+        with network.loaded("on_sockops") as obj:
+            with obj.programs["on_sockops"].attach(cgroup, sharing="none"):
+                with pytest.raises(pybpfload.KernelError, match="does not share"):
+                    obj.programs["on_sockops"].attach(cgroup, link=False)
+
+    def test_not_a_group(self, cgroup, network, tmp_path):
+        with network.loaded("on_sockops") as obj:
+            program = obj.programs["on_sockops"]
+            with pytest.raises(pybpfload.KernelError, match="no directory of a cgroup2"):
+                program.attach(tmp_path)
+            with pytest.raises(pybpfload.AttachError, match="there is no control group"):
+                program.attach(cgroup / "nowhere")
+            with pytest.raises(ValueError, match="links share always"):
+                program.attach(cgroup, link=True, sharing="none")
+
+    def test_group_that_is_removed(self, cgroup, network):
+        inner = cgroup / "inner"
+        inner.mkdir()
+        with network.loaded("on_sockops") as obj:
+            link = obj.programs["on_sockops"].attach(inner)
+            inner.rmdir()
+            link.close()
+
+
+class TestNamespace:
+    @pytest.mark.kernel("5.9")
+    @pytest.mark.parametrize("target", [None, "/proc/thread-self/ns/net"])
+    def test_sk_lookup(self, netns, network, target):
+        assert sees(network, "on_sk_lookup", stream, target).kind == "netns"
+
+    def test_flow_dissector(self, netns, network):
+        with network.loaded("on_flow_dissector") as obj:
+            with obj.programs["on_flow_dissector"].attach() as link:
+                own = os.stat("/proc/thread-self/ns/net").st_ino
+                assert link.info().details["netns_ino"] == own
+                with pytest.raises(pybpfload.KernelError, match="one flow dissector"):
+                    obj.programs["on_flow_dissector"].attach()
+
+    def test_not_a_namespace(self, netns, network):
+        with (
+            network.loaded("on_sk_lookup") as obj,
+            pytest.raises(pybpfload.KernelError, match="no network namespace"),
+        ):
+            obj.programs["on_sk_lookup"].attach("/proc/self/ns/pid")
+
+    @pytest.mark.kernel("6.4")
+    @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
+    def test_netfilter(self, netns, network):
+        sees(network, "on_netfilter", datagram, "input", priority=-10)
+
+    @pytest.mark.kernel("6.4")
+    @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
+    def test_two_netfilter_programs_of_one_priority(self, netns, network):
+        with network.loaded("on_netfilter") as obj:
+            with obj.programs["on_netfilter"].attach("input"):
+                with pytest.raises(pybpfload.KernelError, match="has that priority"):
+                    obj.programs["on_netfilter"].attach("input")
+                with obj.programs["on_netfilter"].attach("input", family="ipv6") as other:
+                    assert other.info().details["pf"] == 10
+            with pytest.raises(ValueError, match="prerouting, input"):
+                obj.programs["on_netfilter"].attach("nowhere")
+
+    @pytest.mark.kernel(below="6.4")
+    def test_no_netfilter_programs(self, netns, network):
+        with (
+            pytest.raises(pybpfload.BpfError, match=r"6\.4"),
+            network.loaded("on_netfilter") as obj,
+        ):
+            obj.programs["on_netfilter"].attach("input")
+
+
+class TestSockets:
+    def test_socket_filter(self, netns, network):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.bind(("127.0.0.1", 0))
+
+            def send() -> None:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                    sender.sendto(b"hello", own.getsockname())
+                assert own.recv(10) == b"hello"
+
+            sees(network, "on_socket", send, own)
+
+    def test_reuseport(self, netns, network):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            own.bind(("127.0.0.1", 0))
+
+            def send() -> None:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                    sender.sendto(b"hello", own.getsockname())
+                assert own.recv(10) == b"hello"
+
+            sees(network, "on_sk_reuseport", send, own)
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain,
+            network.loaded("on_sk_reuseport") as obj,
+            pytest.raises(pybpfload.KernelError, match="SO_REUSEPORT"),
+        ):
+            obj.programs["on_sk_reuseport"].attach(plain)
+
+    @pytest.mark.parametrize("link", [None, False])
+    def test_sockmap(self, netns, network, link):
+        """Data between two sockets of the map goes through the program."""
+        with (
+            network.loaded("on_sk_msg") as obj,
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), 10) as client,
+        ):
+            accepted, _ = server.accept()
+            attached = obj.programs["on_sk_msg"].attach(obj.maps["socks"], link=link)
+            with accepted:
+                obj.maps["socks"][1] = client.fileno()
+
+                def send() -> None:
+                    client.send(b"hello")
+                    assert accepted.recv(10) == b"hello"
+
+                assert network.runs("on_sk_msg", send) == 1
+                attached.close()
+                del obj.maps["socks"][1]
+                assert network.runs("on_sk_msg", send) == 0
+
+    def test_no_socket(self, network):
+        with network.loaded("on_socket") as obj:
+            with pytest.raises(pybpfload.AttachError, match="give one"):
+                obj.programs["on_socket"].attach()
