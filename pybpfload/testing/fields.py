@@ -17,7 +17,7 @@ from pybpfload.formats import insn as insn_formats
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    Layout = tuple[tuple[str, int, int, int, int], ...]
+    Place = tuple[str, int, int, int, int]  # name, offset, size, shift, bits
 
 __all__ = ["Field", "Part", "Record", "fields", "parts", "records"]
 
@@ -117,14 +117,14 @@ class Record(NamedTuple):
     @property
     def fields(self) -> list[Field]:
         """Its numbers."""
-        return [
-            Field(self.kind, self.index, name, self.offset + at, size, shift, bits, self.order)
-            for name, at, size, shift, bits in _layout(self.kind, self.order)
-        ]
+        return [self._field(*each) for each in _layout(self.kind, self.order).values()]
 
     def field(self, name: str) -> Field:
         """The field of that name."""
-        return next(field for field in self.fields if field.name == name)
+        return self._field(*_layout(self.kind, self.order)[name])
+
+    def _field(self, name: str, at: int, size: int, shift: int, bits: int) -> Field:
+        return Field(self.kind, self.index, name, self.offset + at, size, shift, bits, self.order)
 
 
 class Part(NamedTuple):
@@ -173,8 +173,7 @@ def records(data: bytes) -> tuple[Record, ...]:
     header, sections = _headers(data)
     found = [header, *sections]
     for section, name in zip(sections, _names(data, header, sections), strict=True):
-        values = {field.name: field.get(data) for field in section.fields}
-        kind = values["sh_type"]
+        kind, flags = (section.field(each).get(data) for each in ("sh_type", "sh_flags"))
         part = Part(name, *_contents(data, section))
         if name == ".BTF":
             found += _btf(data, part)
@@ -184,7 +183,7 @@ def records(data: bytes) -> tuple[Record, ...]:
             found += _table("symbol", part, section.order)
         elif kind == _REL and "BTF" not in name:
             found += _table("rel", part, section.order)
-        elif values["sh_flags"] & _EXEC and kind != _NOBITS:
+        elif flags & _EXEC and kind != _NOBITS:
             found += _table("slot", part, section.order)
     return tuple(found)
 
@@ -198,12 +197,12 @@ def fields(data: bytes) -> list[Field]:
 
 
 @lru_cache(maxsize=64)
-def _layout(kind: str, order: str) -> Layout:
-    """What a record of a kind consists of, as (name, offset, size, shift, bits)."""
+def _layout(kind: str, order: str) -> dict[str, Place]:
+    """What a record of a kind consists of, by name."""
     description = _description(kind, order)
     if not hasattr(description, "subcons"):  # a word of bits
-        return tuple(_bits("", description, 0, description.sizeof()))
-    found: list[tuple[str, int, int, int, int]] = []
+        return {place[0]: place for place in _bits("", description, 0, description.sizeof())}
+    found: list[Place] = []
     at = 0
     for part in description.subcons:
         size = part.sizeof()
@@ -215,7 +214,12 @@ def _layout(kind: str, order: str) -> Layout:
         else:
             found.append((part.name, at, size, 0, 8 * size))
         at += size
-    return tuple(found)
+    return {place[0]: place for place in found}
+
+
+@lru_cache(maxsize=64)
+def _size(kind: str) -> int:
+    return int(_description(kind, "little").sizeof())
 
 
 def _description(kind: str, order: str) -> Any:
@@ -231,7 +235,7 @@ def _description(kind: str, order: str) -> Any:
     raise KeyError(kind)
 
 
-def _bits(prefix: str, word: Any, at: int, size: int) -> Iterator[tuple[str, int, int, int, int]]:
+def _bits(prefix: str, word: Any, at: int, size: int) -> Iterator[Place]:
     """The fields of a word that is described from its most significant bit down."""
     while not hasattr(word, "subcons"):
         word = word.subcon
@@ -249,14 +253,14 @@ def _headers(data: bytes) -> tuple[Record, list[Record]]:
     order: Literal["little", "big"] = "big" if data[5:6] == b"\2" else "little"
     header = _record("header", 0, 0, order)
     values = {field.name: field.get(data) for field in header.fields}
-    size = _record("section", 0, 0, order).size
+    size = _size("section")
     start = values["e_shoff"]
     count = min(values["e_shnum"], max(len(data) - start, 0) // size)
     return header, [_record("section", at, start + size * at, order) for at in range(count)]
 
 
 def _record(kind: str, index: int, offset: int, order: Literal["little", "big"]) -> Record:
-    return Record(kind, index, offset, _description(kind, order).sizeof(), order)
+    return Record(kind, index, offset, _size(kind), order)
 
 
 def _extent(found: list[Record]) -> tuple[int, int]:
@@ -282,7 +286,7 @@ def _names(data: bytes, header: Record, sections: list[Record]) -> list[str]:
 
 
 def _table(kind: str, part: Part, order: Literal["little", "big"]) -> Iterator[Record]:
-    size = _record(kind, 0, 0, order).size
+    size = _size(kind)
     for index in range(part.size // size):
         yield Record(kind, index, part.offset + size * index, size, order)
 

@@ -290,6 +290,7 @@ def _core_object() -> ObjectSpec:
     return open_object(FIXTURES / "bpfel" / "core_local.bpf.o")
 
 
+@cache
 def _core_seeds() -> tuple[bytes, ...]:
     lines = [
         f"{number} {index} {record.type_id} {record.kind} {record.access_str}"
@@ -343,6 +344,7 @@ def _externs() -> dict[str, SimpleNamespace]:
     return made
 
 
+@cache
 def _kconfig_seeds() -> tuple[bytes, ...]:
     values = ("y", "n", "m", '"text"', "250", "-1", "0x7f", "0xffffffffffffffff", "017", '""')
     lines = [f"{name}={value}" for name in _externs() for value in values]
@@ -359,6 +361,7 @@ def _kallsyms(data: bytes) -> None:
     assert found is None or set(found) <= names
 
 
+@cache
 def _kallsyms_seeds() -> tuple[bytes, ...]:
     return (
         _lines("ffffffff81000000 T _text", "ffffffff82000000 d bpf_prog_active",
@@ -379,6 +382,7 @@ def _log(data: bytes) -> None:
     explain_poison(text, {0: "zero", 3: "three"})
 
 
+@cache
 def _log_seeds() -> tuple[bytes, ...]:
     return (
         _lines("0: R1=ctx(off=0,imm=0) R10=fp0", "; int f(void *ctx) @ prog.bpf.c:10",
@@ -401,6 +405,7 @@ def _image(data: bytes) -> None:
     attempt(lambda: elf_section(data, ".BTF", "vmlinux"))
 
 
+@cache
 def _image_seeds() -> tuple[bytes, ...]:
     blob = _target_bytes("<")
     setup = bytearray(512 * 3)
@@ -453,6 +458,7 @@ def _cut(data: bytes, part: Part) -> bytes:
     return data[part.offset : part.offset + part.size]
 
 
+@cache
 def _ext_seeds() -> tuple[bytes, ...]:
     return tuple(_cut(d, part) for d in _read(_EXT) for part in parts(d) if part.name == ".BTF.ext")
 

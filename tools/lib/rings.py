@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RINGS = {
     "lint": "ruff, types, import contracts",
     "pure": "no privilege, no Linux",
+    "fuzz": "damaged files by the thousand, measured",
     "live": "this machine's kernel",
     "differential": "against libbpf, on this machine's kernel",
     "kernel": "kernels in virtual machines",
@@ -64,7 +65,7 @@ def main(description: str) -> int:
             continue
         if reason := _cannot_run(ring):
             not_run[ring] = reason
-        elif ring in ("lint", "pure"):
+        elif ring in ("lint", "pure", "fuzz"):
             side_by_side += _jobs(ring, options)
             if options.quick:  # the slowest check by far; mypy knows nearly all that it knows
                 side_by_side = [job for job in side_by_side if job.name != "pyright"]
@@ -105,10 +106,10 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 def _cannot_run(ring: str) -> str | None:
     """Why this machine cannot run a ring; None if it can."""
-    if ring in ("live", "differential"):
+    if ring in ("fuzz", "live", "differential"):
         if not sys.platform.startswith("linux"):
             return "needs Linux"
-        if os.geteuid() != 0:
+        if ring != "fuzz" and os.geteuid() != 0:
             return "needs root"
     if ring == "kernel":
         missing = [each for each in ("apt-get", "dpkg-deb") if shutil.which(each) is None]
@@ -122,6 +123,8 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
         yield from _lint()
     elif ring == "pure":
         yield from _pure(options)
+    elif ring == "fuzz":
+        yield _pytest("fuzz", ["tests/fuzz"], options)
     elif ring == "live":
         yield _live(options)
     elif ring == "differential":
