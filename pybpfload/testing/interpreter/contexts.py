@@ -44,7 +44,7 @@ class Context:
         address: What r1 holds.
         region: The context, ``None`` when it is the caller's.
         packet: What the program sees of the packet, or ``None``.
-        header: What comes before it and the program does not see.
+        header: Bytes before it that the program does not see; afterwards they are zeros.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Context:
         address: int,
         region: Region | None = None,
         packet: Region | None = None,
-        header: bytes = b"",
+        header: int = 0,
     ) -> None:
         self.address = address
         self.region = region
@@ -65,7 +65,7 @@ class Context:
 
     def data_out(self) -> bytes:
         """The packet as it is now."""
-        return self.header + bytes(self.packet.data) if self.packet is not None else b""
+        return bytes(self.header) + self.packet.data if self.packet is not None else b""
 
     def release(self, memory: Memory) -> None:
         """Take it out of memory."""
@@ -116,8 +116,10 @@ def _xdp(memory: Memory, data: bytes, given: bytes) -> Context:
 
 
 def _skb(memory: Memory, prog_type: ProgType, data: bytes, given: bytes) -> Context:
-    header = b"" if prog_type in _LINK_LAYER else data[:_ETH_HLEN]
-    packet = memory.allocate(data[len(header) :], "packet", space="packet")
+    header = 0 if prog_type in _LINK_LAYER else _ETH_HLEN
+    if len(data) < _ETH_HLEN:
+        raise BpfError(f"a packet of {len(data)} bytes is no Ethernet frame")
+    packet = memory.allocate(data[header:], "packet", space="packet")
     content = bytearray(_SK_BUFF_SIZE)
     content[: len(given)] = given
     order = memory.byteorder
@@ -126,7 +128,7 @@ def _skb(memory: Memory, prog_type: ProgType, data: bytes, given: bytes) -> Cont
         _DATA: packet.base,
         _DATA_END: packet.base + len(packet.data),
         _DATA_META: packet.base,
-        _PROTOCOL: struct.unpack(f"{order}H", data[12:14].ljust(2, b"\0"))[0],
+        _PROTOCOL: struct.unpack_from(f"{order}H", data, 12)[0],
         _PKT_TYPE: _packet_type(data[:6]),
     }
     if not given:
@@ -141,6 +143,6 @@ def _packet_type(destination: bytes) -> int:
     """``PACKET_HOST`` and so on, as ``eth_type_trans`` tells for the loopback device."""
     if destination == b"\xff" * 6:
         return 1
-    if destination and destination[0] & 1:
+    if destination[0] & 1:
         return 2
-    return 0 if not any(destination) else 3
+    return 3 if any(destination) else 0

@@ -146,15 +146,18 @@ class Memory:
         return region
 
     def release(self, region: Region) -> None:
-        """Take a region away. Its address is used again only if it was the last."""
+        """Take a region away. Its address is not used again, or dangling pointers would go unseen.
+
+        There are too few addresses for packets: there the last one is.
+        """
         first = region.base >> SHIFT
         slots = max(len(region.data) - 1, 0) >> SHIFT
         for slot in range(first, first + slots + 1):
             del self._slots[slot]
         self.used -= len(region.data) + _OVERHEAD
         region.data = _NO_BYTES
-        if self._next[region.space] == region.base + (slots + 2 << SHIFT):
-            self._next[region.space] = region.base
+        if region.space == "packet" and self._next["packet"] == region.base + (slots + 2 << SHIFT):
+            self._next["packet"] = region.base
 
     def retire(self, region: Region) -> None:
         """Take a region away at the end of the run, as RCU does: pointers stay good until then."""

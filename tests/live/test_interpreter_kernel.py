@@ -1,0 +1,256 @@
+"""The interpreter does what this machine's kernel does."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+from pathlib import Path
+from random import Random
+
+import pytest
+from random_programs import CONTEXT_SIZE, MAP_SIZE, random_program
+
+import pybpfload
+from pybpfload.errors import KernelError
+from pybpfload.isa import insn as isa
+from pybpfload.isa.disasm import disassemble
+from pybpfload.kernel import bpf, progload
+from pybpfload.kernel.btf import vmlinux
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.object.spec import MapSpec, ProgramSpec
+from pybpfload.relocate import Reference, ReferenceKind, RelocatedProgram
+from pybpfload.testing import Environment, Interpreter, Memory
+from pybpfload.uapi import MapType, ProgFlag, ProgType
+
+pytestmark = pytest.mark.live
+
+ORDER = "<" if sys.byteorder == "little" else ">"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / ("bpfel" if ORDER == "<" else "bpfeb")
+
+PROGRAMS = int(os.environ.get("PYBPFLOAD_RANDOM_PROGRAMS", "4000"))
+SEED = int(os.environ.get("PYBPFLOAD_RANDOM_SEED", "1"))
+
+PACKET = bytes.fromhex("000000000000 020304050607 0800") + bytes(range(60))
+
+
+# Random programs
+
+
+@pytest.fixture(scope="module")
+def scratch():
+    """The map whose value random programs play with, in the kernel."""
+    with FileDescriptor(bpf.map_create(MapType.ARRAY, 4, MAP_SIZE, 1), "map scratch") as fd:
+        yield fd.fileno()
+
+
+def in_kernel(insns, map_values, scratch, content):
+    """Run a program here: r0, context and map value afterwards."""
+    insns = list(insns)
+    for at in map_values:
+        insns[at] = insns[at]._replace(imm=scratch)
+    bpf.map_update_elem(scratch, bytes(4), content)
+    loaded, _ = progload.load_program(
+        ProgType.SYSCALL, isa.encode(insns, ORDER), prog_flags=ProgFlag.SLEEPABLE
+    )
+    with FileDescriptor(loaded, "program") as fd:
+        run = bpf.prog_test_run(fd.fileno(), ctx_in=bytes(CONTEXT_SIZE))
+    return run.retval, run.ctx_out, bpf.map_lookup_elem(scratch, bytes(4), MAP_SIZE)
+
+
+def interpreted(insns, map_values, content):
+    """The same by the interpreter."""
+    spec = ProgramSpec("random", "syscall", insns, prog_type=ProgType.SYSCALL)
+    references = [Reference(at, ReferenceKind.MAP_VALUE, "scratch") for at in map_values]
+    interpreter = Interpreter(
+        memory=Memory(ORDER), maps={"scratch": MapSpec("scratch", MapType.ARRAY, 4, MAP_SIZE, 1)}
+    )
+    interpreter.maps["scratch"][0] = content
+    run = interpreter.run(RelocatedProgram(spec, insns, references), ctx=bytes(CONTEXT_SIZE))
+    return run.retval, run.ctx_out, interpreter.maps["scratch"][0]
+
+
+def what_differs(here, there, insns):
+    """Both outcomes, as numbers with names, and the program."""
+    names = [f"r{n}" for n in range(10)] + [f"stack {n}" for n in range(-72, -8, 8)]
+    pairs = zip(
+        names,
+        struct.unpack(f"{ORDER}18Q", here[1]),
+        struct.unpack(f"{ORDER}18Q", there[1]),
+        strict=True,
+    )
+    lines = [f"{name}: kernel {a:#x}, interpreter {b:#x}" for name, a, b in pairs if a != b]
+    lines += [f"map: kernel {here[2].hex()}, interpreter {there[2].hex()}"]
+    return "\n".join([*lines, *map(str, disassemble(insns))])
+
+
+def test_random_programs_end_as_in_the_kernel(scratch):
+    steps = 0
+    for seed in range(SEED, SEED + PROGRAMS):
+        random = Random(seed)
+        insns, map_values = random_program(random, random.randint(2, 32))
+        content = random.randbytes(MAP_SIZE)
+        try:
+            here = in_kernel(insns, map_values, scratch, content)
+        except KernelError as error:
+            pytest.fail(f"seed {seed}: {error}\n{getattr(error, 'log', '')[-2000:]}")
+        there = interpreted(insns, map_values, content)
+        assert here == there, f"seed {seed}\n{what_differs(here, there, insns)}"
+        steps += len(insns)
+    assert steps > 50 * PROGRAMS
+
+
+# Fixtures: the same program on the same input, here and there
+
+
+@pytest.fixture
+def both(request):
+    """A function that loads a fixture here, and makes an interpreter of it."""
+
+    def opened(name, **variables):
+        spec = pybpfload.open(FIXTURES / f"{name}.bpf.o")
+        for program in spec.programs.values():
+            program.autoload = True
+            program.autoattach = False
+        for variable, value in variables.items():
+            spec.variables[variable].value = value
+        loaded = spec.load()
+        request.addfinalizer(loaded.close)
+        environment = Environment(pid=threading.get_native_id(), tgid=os.getpid())
+        interpreter = Interpreter(spec.relocate(vmlinux()), environment=environment)
+        return loaded, interpreter
+
+    return opened
+
+
+def run_both(loaded, interpreter, program, data=b"", ctx=b""):
+    """Run a program here and there; what it returns and leaves must be the same."""
+    here = loaded.programs[program].test_run(data, ctx=ctx)
+    there = interpreter.run(program, data, ctx=ctx)
+    assert (here.retval, here.data_out) == (there.retval, there.data_out)
+    if loaded.programs[program].type == ProgType.SYSCALL:
+        assert here.ctx_out == there.ctx_out
+    values = {name: variable.value for name, variable in loaded.variables.items()}
+    assert values == {name: variable.value for name, variable in interpreter.variables.items()}
+    return there
+
+
+ARGUMENTS = struct.pack("=2Q", 1 << 40 | 5, 7)
+SHORT = bytes(14)
+PROGRAMS_OF_FIXTURES = [
+    ("test_run", "sum_bytes", PACKET, b""),
+    ("test_run", "sum_bytes", SHORT, b""),
+    ("test_run", "swap_addresses", PACKET, b""),
+    ("test_run", "measure", PACKET, b""),
+    ("test_run", "accept_some", PACKET, b""),
+    ("test_run", "even_length", PACKET, b""),
+    ("test_run", "even_length", PACKET[:-1], b""),
+    ("test_run", "add_arguments", b"", ARGUMENTS),
+    ("test_run", "compute", b"", struct.pack("=4Q", 1 << 40, 3, 0, 0)),
+    ("subprogs", "no_calls", PACKET, b""),
+    ("subprogs", "call_forward", PACKET, b""),
+    ("subprogs", "call_backward", PACKET, b""),
+    ("subprogs", "call_weak_hidden", PACKET, b""),
+    ("subprogs", "call_twice", PACKET, b""),
+    ("subprogs", "call_data", PACKET, b""),
+    ("subprogs", "call_core", PACKET, b""),
+    ("subprogs", "off_by_default", PACKET, b""),
+    ("subprogs", "raw_nested", b"", ARGUMENTS),
+    ("callbacks", "loop_sum", PACKET, b""),
+    ("callbacks", "loop_hidden", PACKET, b""),
+    ("callbacks", "loop_both", PACKET, b""),
+    ("callbacks", "loop_nested", PACKET, b""),
+    ("exceptions", "divide", PACKET, b""),
+    ("exceptions", "divide_plain", PACKET, b""),
+    ("maps_inner", "sum_inner", b"", ARGUMENTS),
+    ("maps_inner", "sum_hash", b"", ARGUMENTS),
+    ("tailcall", "entry", PACKET, b""),
+    ("tailcall", "entry_from_subprog", PACKET, b""),
+    ("tailcall", "entry_empty", PACKET, b""),
+    ("tailcall", "loop", PACKET, b""),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "data", "ctx"),
+    [
+        pytest.param(*each, id=f"{each[0]}-{each[1]}-{len(each[2])}")
+        for each in PROGRAMS_OF_FIXTURES
+    ],
+)
+def test_fixture_runs_as_in_the_kernel(both, name, program, data, ctx):
+    loaded, interpreter = both(name)
+    for _ in range(2):  # the second run finds what the first has left
+        run_both(loaded, interpreter, program, data, ctx)
+
+
+@pytest.mark.parametrize("slot", range(6))
+def test_tail_call_by_slot(both, slot):
+    loaded, interpreter = both("tailcall", slot=slot)
+    run_both(loaded, interpreter, "entry", PACKET)
+    run_both(loaded, interpreter, "entry_from_subprog", PACKET)
+
+
+@pytest.mark.parametrize("program", ["divide", "divide_plain"])
+def test_exception(both, program):
+    loaded, interpreter = both("exceptions", divisor=0)
+    there = run_both(loaded, interpreter, program, PACKET)
+    assert there.calls == [("bpf_throw", (7,), None)]
+
+
+def test_walk_over_a_map(both):
+    loaded, interpreter = both("callbacks")
+    for maps in (loaded.maps, interpreter.maps):
+        maps["numbers"].update({index: index * index for index in range(8)})
+    assert run_both(loaded, interpreter, "sum_elements", PACKET).value == 140
+
+
+def test_inner_maps(both):
+    loaded, interpreter = both("maps_inner")
+    for maps in (loaded.maps, interpreter.maps):
+        for number, name in enumerate(("first", "second", "third", "fourth")):
+            maps[name][0] = 10**number
+    assert run_both(loaded, interpreter, "sum_inner", ctx=ARGUMENTS).value
+    assert run_both(loaded, interpreter, "sum_hash", ctx=ARGUMENTS).value
+
+
+def test_globals(both):
+    loaded, interpreter = both("globals", target_tgid=os.getpid())
+    run_both(loaded, interpreter, "touch", ctx=ARGUMENTS)
+    assert run_both(loaded, interpreter, "peek", ctx=ARGUMENTS).value == 2
+    assert interpreter.variables["runs"].value == 1
+
+
+def test_maps(both):
+    loaded, interpreter = both("maps", target_tgid=os.getpid())
+    run_both(loaded, interpreter, "store", ctx=ARGUMENTS)
+    for name in ("hash", "flows", "array", "lru", "untyped", "lpm"):
+        here = dict(loaded.maps[name].items())
+        assert here
+        assert here == dict(interpreter.maps[name].items())
+    for name in ("percpu_hash", "percpu_array", "lru_percpu"):
+        # One CPU has a value, which one is chance; all others have zeros.
+        here = {key: max(values) for key, values in loaded.maps[name].items()}
+        assert here == {key: max(values) for key, values in interpreter.maps[name].items()}
+    for name in ("queue", "stack"):
+        assert loaded.maps[name].pop() == interpreter.maps[name].pop() == 77
+
+
+def test_fields_of_kernel_structs(both):
+    loaded, interpreter = both("core_fields", target_tgid=os.getpid())
+    run_both(loaded, interpreter, "numbers", ctx=ARGUMENTS)
+    assert interpreter.variables["rlim_offset"].value > 0
+
+
+def test_records(both):
+    loaded, interpreter = both("ringbuf", target_tgid=os.getpid(), burst_count=300)
+    for _ in range(9):
+        run_both(loaded, interpreter, "send_next", ctx=ARGUMENTS)
+    run_both(loaded, interpreter, "burst", ctx=ARGUMENTS)
+    assert interpreter.variables["dropped"].value > 0
+    for name in ("events", "small"):
+        with pybpfload.RingBuffer(loaded.maps[name]) as ring:
+            here = ring.consume()
+        assert here
+        assert here == interpreter.maps[name].events()
