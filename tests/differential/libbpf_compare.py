@@ -1,350 +1,151 @@
-"""The same object through libbpf and through pybpfload, and what differs.
+"""What libbpf and pybpfload made of the same object, value by value.
 
-libbpf is Debian's newest package, fetched through the machine's own apt into the cache folder and
-never installed. Its worker (``libbpf_worker.py``) runs on the C library that comes with the
-package, so that it works on older systems too.
+The functions here are given what both have and count what they compare in a :class:`Result`. They
+mask nothing but descriptors, for which :mod:`libbpf_kernel` has put what these stood for.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import re
-import select
-import subprocess
+import struct
 import sys
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from libbpf_kernel import NATIVE
 
 from pybpfload.btf import Btf
-from pybpfload.elf.image import btf_from_image
 from pybpfload.errors import BpfError
 from pybpfload.isa import insn as isa
-from pybpfload.object import ObjectSpec, open_object
-from pybpfload.relocate import CoreKind, ReferenceKind, Relocation, relocate
+from pybpfload.relocate import CoreKind, ReferenceKind
+from pybpfload.uapi import MapType
 
-WORKER = Path(__file__).with_name("libbpf_worker.py")
-_EXTERN_KINDS = {ReferenceKind.KSYM, ReferenceKind.KSYM_BTF, ReferenceKind.KFUNC}
-_CORE_POISON, _KFUNC_POISON = 0xBAD2310, 2002000000
-_PATIENCE = 20  # seconds for one object
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
+    from libbpf_kernel import Recorder
+    from libbpf_library import LibbpfObject
 
-# libbpf's side
+    from pybpfload.object import MapSpec, ObjectSpec
+    from pybpfload.object.spec import ProgramSpec
+    from pybpfload.relocate import CoreDecision, Reference, RelocatedProgram
+    from pybpfload.testing.fakeobjects import FakeObject
 
-
-def libbpf_folder(*, fetch: bool = False) -> Path | None:
-    """Folder of the unpacked libbpf and all that it needs.
-
-    Args:
-        fetch: Get it if it isn't there.
-
-    Returns:
-        ``None`` when it isn't there, or cannot be got.
-    """
-    try:
-        from pybpfload.testing.vm.apt import Apt, host_architecture
-        from pybpfload.testing.vm.cache import build, cache_folder
-    except ImportError:  # not on an operating system without fcntl
-        return None
-    folder = cache_folder() / "libbpf" / "sid"
-    if folder.exists() or not fetch:
-        return folder if folder.exists() else None
-    apt = Apt("sid", host_architecture())
-    return build(folder, lambda fresh: apt.unpack(["libbpf1"], fresh, dependencies=True))
-
-
-def kernel_btf(name: str, *, fetch: bool = False) -> Path | None:
-    """File with the BTF of a kernel of tools/kernels, taken out of its image once.
-
-    Returns:
-        ``None`` when the kernel isn't in the cache and ``fetch`` does not ask for it.
-    """
-    from pybpfload.testing.vm import kernels
-    from pybpfload.testing.vm.cache import build, cache_folder
-
-    if not fetch and not kernels.find(name).fetched:
-        return None
-    kernel = kernels.fetch(name)
-    label = (kernel.folder / "package").read_text().strip().replace(" ", "_")
-    return build(
-        cache_folder() / "libbpf" / f"{name}-{label}.btf",
-        lambda fresh: fresh.write_bytes(btf_from_image(kernel.image.read_bytes(), name)) and None,
-    )
-
-
-def why_not() -> str | None:
-    """Why nothing can be compared here, or ``None`` when it can; libbpf is fetched if need be.
-
-    ``PYBPFLOAD_FETCH=0`` keeps it from fetching.
-    """
-    if not sys.platform.startswith("linux"):
-        return "libbpf needs Linux"
-    if os.geteuid() != 0:
-        return "libbpf prepares objects only as root: it creates their maps"
-    from pybpfload.testing.vm.cache import VirtualMachineError
-
-    try:
-        folder = libbpf_folder(fetch=os.environ.get("PYBPFLOAD_FETCH") != "0")
-    except VirtualMachineError as error:
-        return f"libbpf cannot be fetched: {error}"
-    return None if folder is not None else "libbpf is not in the cache, and PYBPFLOAD_FETCH is 0"
-
-
-class Libbpf:
-    """A running worker. A crash of libbpf ends one job, not the comparison."""
-
-    def __init__(self) -> None:
-        from pybpfload.testing.vm.apt import foreign_command
-
-        folder = libbpf_folder()
-        assert folder is not None, "call why_not() first"
-        self._command = [*foreign_command(folder, sys.executable), str(WORKER)]
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Libbpf:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.communicate()
-            self._process = None
-
-    def run(self, path: Path, btf: Path | None = None, **options: Any) -> dict[str, Any]:
-        """Open and prepare one object; see the worker for the answer."""
-        if self._process is None or self._process.poll() is not None:
-            self.__exit__()
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        job = {"object": str(path), "btf": str(btf) if btf else None, **options}
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-            if select.select([self._process.stdout], [], [], _PATIENCE)[0]:
-                line = self._process.stdout.readline()
-            else:
-                self._process.kill()
-                line = ""
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            return {"opened": False, "crashed": self._process.wait(), "error": 0, "log": []}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-# The comparison
+# Differences that docs/differences.md explains.
+_KNOWN = (
+    # A BTF header of 32 bytes in a byte order that is not the machine's.
+    r"open: libbpf refuses \(.*Error loading ELF section .BTF: -EOPNOTSUPP.*",
+    r"program .*: section .* is not in the table of libbpf v.*",
+    # struct_ops, instruction arrays.
+    r"libbpf .*, pybpfload refuses to (load|prepare) \(.*(not built yet|version cannot load).*",
+    # Before Linux 5.2: libbpf leaves references to maps that are not there.
+    r"no global variables: libbpf refuses to load .*, pybpfload does not refuse",
+    # What libbpf reads as numbers of the machine's own byte order; struct_ops.
+    r"other byte order: libbpf refuses .*(can't create jump table|struct_ops init_kern).*",
+)
+_KFUNC_POISON = 2002000000
+_WITH_DESCRIPTORS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY)
 
 
 @dataclass
 class Result:
-    """What comparing one object with one target gave.
+    """What comparing one object in one setting gave.
 
     Attributes:
+        object, setting: What was compared.
         differences: One line each; empty when both agree.
         known: Differences that docs/differences.md explains.
-        not_compared: Parts that libbpf did not get to on this machine, and why.
-        refused: Runs that both refused to relocate.
-        programs, insns, relocations: How much was compared.
+        refusals: Runs that both refused, by stage and reason (libbpf's words).
+        crashed: How libbpf ended, if it did.
+        counts: How much was compared: runs, loaded, programs, instructions, relocations, maps,
+            attributes.
+        seconds: CPU time by who spent it.
     """
 
     object: str
-    target: str
+    setting: str
     differences: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
-    not_compared: list[str] = field(default_factory=list)
-    verdict: str = ""
-    refused: int = 0
-    programs: int = 0
-    insns: int = 0
-    relocations: int = 0
+    refusals: dict[str, int] = field(default_factory=dict)
+    crashed: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def say(self, difference: str) -> None:
         """Note a difference."""
-        is_known = any(re.fullmatch(known, difference) for known in _KNOWN)
-        (self.known if is_known else self.differences).append(difference)
+        known = any(re.fullmatch(pattern, difference) for pattern in _KNOWN)
+        found = self.known if known else self.differences
+        if difference not in found:
+            found.append(difference)
+
+    def same(self, what: str, theirs: Any, mine: Any) -> None:
+        """Compare two values."""
+        self.counts["attributes"] += 1
+        if theirs != mine:
+            self.say(f"{what}: {_show(theirs)}, pybpfload {_show(mine)}")
+
+    def refuse(self, stage: str, reason: str) -> None:
+        """Note that both refused a run."""
+        plain = re.sub(r"'[^']*'|<[^>]*>", "X", re.sub(r"\b-?(0x[0-9a-f]+|\d+)\b", "N", reason))
+        key = f"{stage}: {plain}"
+        self.refusals[key] = self.refusals.get(key, 0) + 1
 
 
-class Target:
-    """A BTF to relocate against: a file that both sides can read, raw or ELF."""
-
-    def __init__(self, name: str = "this kernel", path: Path | None = None) -> None:
-        self.name, self.path = name, path
-        data = (path or Path("/sys/kernel/btf/vmlinux")).read_bytes()
-        self.btf = Btf.from_bytes(btf_from_image(data), name="vmlinux")
+# As opened
 
 
-_KNOWN = (
-    # A BTF header of 32 bytes in a byte order that is not the machine's.
-    r"open: libbpf refuses \(95: Error loading ELF section .BTF: -EOPNOTSUPP.*",
-)
-
-
-def compare(
-    libbpf: Libbpf,
-    path: Path,
-    target: Target,
-    *,
-    without_maps: bool = False,
-    core_only: bool = False,
-) -> Result:
-    """Give one object to both sides.
-
-    All programs are relocated together; then, where some are off, those that are on; and where all
-    together are refused, each alone. Where libbpf stops early for reasons of this machine (an
-    extern that this kernel lacks, a map type that it refuses), what it had done by then counts.
-
-    Args:
-        libbpf: A running worker.
-        path: The object file.
-        target: What to relocate against.
-        without_maps: Turn off the creation of all maps, which poisons the references to them: for
-            objects whose maps this kernel had better not see.
-        core_only: Do nothing about objects without CO-RE relocations.
-    """
-    result = Result(f"{path.parent.name}/{path.name}", target.name)
-    try:
-        spec: ObjectSpec | None = open_object(path)
-        problem = ""
-    except BpfError as error:
-        spec, problem = None, str(error)
-    if core_only and not any(f.core_relos for f in (spec.functions if spec else ())):
-        result.verdict = "nothing to relocate against a kernel"
-        return result
-    options = {"kconfig": kconfig_text(spec) if spec else "", "without_maps": without_maps}
-    theirs = libbpf.run(path, target.path, **options)
-    if "crashed" in theirs:
-        result.not_compared.append(f"libbpf crashed, status {theirs['crashed']}")
-        return result
-    if spec is None or not theirs["opened"]:
-        if spec is not None:
-            why = f"{theirs['error']}: {last_words(theirs)}"
-            result.say(f"open: libbpf refuses ({why}), pybpfload does not")
-        elif theirs["opened"]:
-            result.say(f"open: pybpfload refuses ({problem}), libbpf does not")
-        result.verdict = "both refuse to open it"
-        return result
-    compare_opened(spec, theirs, result.say)
-    for each in spec.maps.values() if without_maps else ():
-        each.autocreate = each.kind == "struct_ops"
-    on = [program.autoload for program in spec]
-    selections = [[at] for at in range(len(on))] if len(on) > 1 else []
-    if _compare_selection(spec, theirs, target, result, everything=True):
-        selections = [] if all(on) else [[at for at, loaded in enumerate(on) if loaded]]
-    for selection in selections:
-        for at, program in enumerate(spec):
-            program.autoload = at in selection
-        theirs = libbpf.run(path, target.path, load=selection, **options)
-        if "crashed" not in theirs:
-            _compare_selection(spec, theirs, target, result, everything=False)
-    return result
-
-
-def _compare_selection(
-    spec: ObjectSpec,
-    theirs: dict[str, Any],
-    target: Target,
-    result: Result,
-    *,
-    everything: bool,
-) -> bool:
-    """Compare what both make of the programs that are on; return whether both relocated them."""
-    stage = reached(theirs)
-    if stage == "externs":
-        told = f"relocation: libbpf stopped before it: {last_words(theirs)}"
-        if told not in result.not_compared:
-            result.not_compared.append(told)
-        return True
-    try:
-        ours = relocate(spec, target.btf, everything=everything)
-    except BpfError as error:
-        if stage != "refused":
-            result.say(f"relocate: pybpfload refuses ({error}), libbpf does not")
-        result.verdict = "both refuse to relocate it"
-        result.refused += 1
-        return False
-    if stage == "refused":
-        result.say(f"relocate: libbpf refuses ({last_words(theirs)}), pybpfload does not")
-        return False
-    if stage == "maps":
-        result.not_compared.append(f"map references: {last_words(theirs)}")
-    compare_relocated(spec, ours, theirs, result)
-    return True
-
-
-def kconfig_text(spec: ObjectSpec) -> str:
-    """A value for each kernel option that the object asks for: instructions do not depend on it."""
-    values = {"bool": "y", "tristate": "m", "char": "y", "int": "3", "string": '"x"'}
-    return "".join(
-        f"{extern.name}={values[extern.kconfig_type]}\n"
-        for extern in spec.externs.values()
-        if extern.kind == "kconfig" and extern.name.startswith("CONFIG_")
-    )
-
-
-def last_words(theirs: dict[str, Any]) -> str:
-    """The last lines of libbpf's log, which tell of its failure."""
-    told = [line.removeprefix("libbpf: ") for line in theirs["log"]]
-    return " | ".join([line for line in told if "optional step" not in line][-2:])
-
-
-def reached(theirs: dict[str, Any]) -> str:
-    """How far libbpf got: ``done``, ``maps``, ``refused`` (by relocation) or ``externs``."""
-    if theirs["prepared"] == 0:
-        return "done"
-    log = "\n".join(theirs["log"])
-    if re.search(r"map '.*': failed to|Error loading .BTF into kernel", log):
-        return "maps"
-    stopped = r"extern \(|extern '.*not resolved|struct_ops init_kern|.*can't create jump table"
-    if re.search(rf"\nlibbpf: ({stopped})", log):
-        return "externs"
-    return "refused"
-
-
-def compare_opened(spec: ObjectSpec, theirs: dict[str, Any], say: Any) -> None:
-    """Compare what both read from the file."""
-    if spec.name != theirs["name"]:
-        say(f"object name: {theirs['name']!r}, pybpfload {spec.name!r}")
-    mine = list(spec.programs.values())
-    _same(say, "programs", [p["name"] for p in theirs["programs"]], [p.name for p in mine])
-    for told, program in zip(theirs["programs"], mine, strict=False):
-        where = f"program {program.name}"
-        # libbpf keeps the flags of the section name to itself until it loads.
-        for label, value in (
-            ("section", program.section),
-            ("type", int(program.prog_type)),
-            ("expected_attach_type", int(program.expected_attach_type)),
-            ("autoload", program.autoload),
-        ):
-            if label in _TYPES and _is_newer(program.section, told, theirs["version"]):
-                continue
-            _same(say, f"{where}: {label}", told[label], value)
-    maps = list(spec.maps.values())
-    _same(say, "maps", [m["name"] for m in theirs["maps"]], [m.name for m in maps])
-    for told, each in zip(theirs["maps"], maps, strict=False):
-        _compare_map(say, told, each, each.name)
-    if spec.btf is not None and theirs.get("btf"):
-        _compare_btf(say, _bytes(theirs["btf"]), spec.btf)
-
-
-_TYPES = ("type", "expected_attach_type")
 _SINCE_1_8 = re.compile(
     r"((raw_)?tracepoint|(raw_)?tp|tp_btf)\.s|f(session|entry|exit)\.multi(\.s)?"
 )
 
 
-def _is_newer(section: str, told: dict[str, Any], version: str) -> bool:
-    """Whether a section name means something to libbpf 1.8 only, and this is an older one."""
-    known = tuple(map(int, version.removeprefix("v").split("."))) >= (1, 8)
-    return not known and not told["type"] and bool(_SINCE_1_8.fullmatch(section.split("/")[0]))
+def unknown_to(version: str, section: str) -> bool:
+    """Whether a section name means something to newer versions of libbpf only.
+
+    Args:
+        version: libbpf's, for example ``"v1.7"``.
+        section: Name of a program's section.
+    """
+    is_older = tuple(map(int, version.removeprefix("v").split("."))) < (1, 8)
+    return is_older and bool(_SINCE_1_8.fullmatch(section.removeprefix("?").split("/")[0]))
 
 
-def _compare_map(say: Any, told: dict[str, Any], mine: Any, name: str) -> None:
+def compare_opened(result: Result, theirs: LibbpfObject, spec: ObjectSpec, version: str) -> None:
+    """Compare what both read from the file."""
+    same = result.same
+    same("object name", theirs.name, spec.name)
+    programs = [theirs.program(each) for each in theirs.programs]
+    mine = list(spec.programs.values())
+    same("programs", [each["name"] for each in programs], [each.name for each in mine])
+    for told, program in zip(programs, mine, strict=False):
+        _compare_program(result, told, program, version)
+    maps = [theirs.map(each) for each in theirs.maps]
+    same("maps", [m["name"] for m in maps], [m.name for m in spec.maps.values()])
+    for told, each in zip(maps, spec.maps.values(), strict=False):
+        _compare_map(result, told, each)
+    if (raw := theirs.btf()) and spec.btf is not None:
+        _compare_btf(result, raw, spec.btf)
+
+
+def _compare_program(
+    result: Result, told: dict[str, Any], program: ProgramSpec, version: str
+) -> None:
+    where = f"program {program.name}"
+    result.same(f"{where}: section", told["section"], program.section)
+    result.same(f"{where}: autoload", told["autoload"], program.autoload)
+    if unknown_to(version, program.section):
+        result.say(f"{where}: section {program.section} is not in the table of libbpf {version}")
+        return
+    # libbpf keeps the flags of the section name to itself until it loads.
+    result.same(f"{where}: type", told["type"], int(program.prog_type))
+    attach_type = int(program.expected_attach_type)
+    result.same(f"{where}: expected_attach_type", told["expected_attach_type"], attach_type)
+
+
+def _compare_map(result: Result, told: dict[str, Any], mine: MapSpec) -> None:
+    where = f"map {mine.name}"
     pairs = {
         "type": int(mine.type), "key_size": mine.key_size, "value_size": mine.value_size,
         "max_entries": mine.max_entries, "map_flags": int(mine.flags),
@@ -352,124 +153,46 @@ def _compare_map(say: Any, told: dict[str, Any], mine: Any, name: str) -> None:
         "btf_key_type_id": mine.key_type_id, "btf_value_type_id": mine.value_type_id,
         "is_internal": mine.is_internal,
     }  # fmt: skip
-    if not name.endswith(".inner"):  # in which libbpf leaves it unset
+    if not mine.name.endswith(".inner"):  # in which libbpf leaves it unset
         pairs["autocreate"] = mine.autocreate
     for label, value in pairs.items():
-        _same(say, f"map {name}: {label}", told[label], value)
-    if (told["pin_path"] is not None) != (mine.pinning == 1):
-        say(f"map {name}: pin path {told['pin_path']!r}, pybpfload pinning {mine.pinning}")
+        result.same(f"{where}: {label}", told[label], value)
+    result.same(f"{where}: pinned", told["pin_path"] is not None, mine.pinning == 1)
     if mine.is_internal and mine.kind != "kconfig":
         # libbpf's image is rounded up; what counts is the part that becomes the value.
-        image = _bytes(told["initial_value"] or "")[: len(mine.contents)]
-        _same(say, f"map {name}: contents", image.hex(), bytes(mine.contents).hex())
-    if (told["inner"] is None) != (mine.inner is None):
-        say(
-            f"map {name}: inner map {told['inner'] is not None}, pybpfload {mine.inner is not None}"
-        )
-    elif mine.inner is not None:
-        _compare_map(say, told["inner"], mine.inner, mine.inner.name)
+        contents = bytes(mine.contents or b"")
+        result.same(f"{where}: contents", told["initial_value"][: len(contents)], contents)
+    result.same(f"{where}: inner map", told["inner"] is not None, mine.inner is not None)
+    if told["inner"] is not None and mine.inner is not None:
+        _compare_map(result, told["inner"], mine.inner)
 
 
-def _compare_btf(say: Any, raw: bytes, mine: Btf) -> None:
+def _compare_btf(result: Result, raw: bytes, mine: Btf) -> None:
     try:
         theirs = Btf.from_bytes(raw, pointer_size=8)
     except BpfError as error:
-        say(f"BTF: what libbpf made of it is damaged: {error}")
+        result.say(f"BTF: what libbpf made of it is damaged: {error}")
         return
-    _same(say, "BTF: number of types", len(theirs), len(mine))
+    result.same("BTF: number of types", len(theirs), len(mine))
     for type_id in range(1, min(len(theirs), len(mine))):
         if theirs[type_id] != mine[type_id]:
-            say(f"BTF: {theirs[type_id]}, pybpfload {mine[type_id]}")
+            result.say(f"BTF: {theirs[type_id]}, pybpfload {mine[type_id]}")
 
 
-def compare_relocated(
-    spec: ObjectSpec, ours: Relocation, theirs: dict[str, Any], result: Result
-) -> None:
-    """Compare instructions, function and line info, and CO-RE decisions."""
-    say = result.say
-    fds = {int(fd): index for fd, index in theirs["map_fds"].items() if int(fd) >= 0}
-    for told, key in zip(theirs["programs"], spec.programs, strict=True):
-        if key not in ours.programs:
-            continue
-        mine = ours.programs[key]
-        _compare_code(say, spec, told, mine, fds, _host_shifts(spec, mine))
-        for label in ("func_info", "line_info") if theirs["prepared"] == 0 else ():
-            words = array("I", _bytes(told[label])).tolist()
-            _same(say, f"program {mine.name}: {label}", words, list(getattr(mine, label) or ()))
-        result.programs += 1
-        result.insns += len(mine.insns)
-    log = _logged_decisions(theirs["log"])
-    decisions = [
-        (
-            d.function,
-            str(d),
-            f"<{d.kind_name}> {d.target}" if d.target is not None else None,
-        )
-        for d in ours.decisions
+# As relocated
+
+
+def compare_decisions(result: Result, log: list[str], decisions: list[CoreDecision]) -> None:
+    """Compare the text of every CO-RE decision with libbpf's log."""
+    theirs = _logged_decisions(log)
+    mine = [
+        (d.function, str(d), f"<{d.kind_name}> {d.target}" if d.target is not None else None)
+        for d in decisions
     ]
-    result.relocations += len(decisions)
-    for left, right in zip(log, decisions, strict=False):
-        _same(say, f"CO-RE of {right[0]}", left, right)
-    _same(say, "number of CO-RE relocations", len(log), len(decisions))
-
-
-def _host_shifts(spec: ObjectSpec, mine: Any) -> set[int]:
-    """Instructions whose constant libbpf computes for the machine that it runs on itself.
-
-    That is the left shift of bit fields, which pybpfload computes for the object's byte order
-    (docs/differences.md).
-    """
-    if (spec.byteorder == "<") == (sys.byteorder == "little"):
-        return set()
-    return {at for at, decision in mine.core if decision.kind == CoreKind.LSHIFT_U64}
-
-
-def _compare_code(
-    say: Any,
-    spec: ObjectSpec,
-    told: dict[str, Any],
-    mine: Any,
-    fds: dict[int, int],
-    skipped: set[int],
-) -> None:
-    theirs = isa.decode(_bytes(told["insns"]), "<" if sys.byteorder == "little" else ">")
-    _same(say, f"program {mine.name}: number of instructions", len(theirs), len(mine.insns))
-    expected = list(mine.insns)
-    maps = [each.name for each in spec.maps.values()]
-    for reference in mine.references:
-        at = reference.insn
-        if at + 1 >= min(len(theirs), len(expected)):
-            break
-        given = theirs[at]
-        if reference.kind in _EXTERN_KINDS:
-            _fill_extern(spec, expected, reference, theirs)
-        elif given.imm in fds and reference.kind in (ReferenceKind.MAP, ReferenceKind.MAP_VALUE):
-            _same(say, f"{mine.name}: map of {at}", maps[fds[given.imm]], reference.name)
-            expected[at] = expected[at]._replace(imm=given.imm)
-        else:
-            expected[at] = expected[at]._replace(imm=given.imm)
-    for at, (left, right) in enumerate(zip(theirs, expected, strict=False)):
-        if left != right and at not in skipped:
-            say(f"program {mine.name}: instruction {at}: {left}, pybpfload {right}")
-
-
-def _fill_extern(
-    spec: ObjectSpec, expected: list[isa.Insn], reference: Any, theirs: list[isa.Insn]
-) -> None:
-    """Put in what only the running kernel knew: addresses, type ids, module descriptors."""
-    at, given = reference.insn, theirs[reference.insn]
-    names = list(spec.externs)
-    weak = spec.externs[reference.name].weak
-    if given.code == isa.CALL:
-        poison = _KFUNC_POISON + names.index(reference.name)
-        if weak and given == isa.Insn(isa.CALL, imm=poison):
-            expected[at] = given
-        else:
-            expected[at] = expected[at]._replace(imm=given.imm, off=given.off)
-        return
-    unresolved = weak and given.src == 0 and given.imm == theirs[at + 1].imm == 0
-    expected[at] = expected[at]._replace(imm=given.imm, src=0 if unresolved else expected[at].src)
-    expected[at + 1] = expected[at + 1]._replace(imm=theirs[at + 1].imm)
+    result.counts["relocations"] += len(mine)
+    for left, right in zip(theirs, mine, strict=False):
+        result.same(f"CO-RE of {right[0]}", left, right)
+    result.same("number of CO-RE relocations", len(theirs), len(mine))
 
 
 _LOCAL = re.compile(r"libbpf: prog '(.*)': relo #(\d+): (<.*)")
@@ -487,10 +210,202 @@ def _logged_decisions(log: list[str]) -> list[tuple[str, str, str | None]]:
     return found
 
 
-def _same(say: Any, what: str, theirs: Any, mine: Any) -> None:
-    if theirs != mine:
-        say(f"{what}: {theirs!r}, pybpfload {mine!r}")
+def compare_relocated(
+    result: Result,
+    spec: ObjectSpec,
+    mine: RelocatedProgram,
+    raw: bytes,
+    info: Mapping[str, bytes],
+    maps: Mapping[int, int],
+    old_helpers: Mapping[int, int],
+) -> None:
+    """Compare a program that was relocated but not loaded.
+
+    Args:
+        result: Where differences go.
+        spec: The object.
+        mine: The program.
+        raw: Instructions as libbpf has them.
+        info: Its ``func_info`` and ``line_info`` records, if it got so far.
+        maps: Index of the map that a descriptor in the instructions is of.
+        old_helpers: What stands for helpers that the kernel lacks.
+    """
+    where = f"program {mine.name}"
+    theirs = isa.decode(raw, NATIVE)
+    result.same(f"{where}: number of instructions", len(theirs), len(mine.insns))
+    expected = [
+        insn._replace(imm=old_helpers.get(insn.imm, insn.imm)) if insn.is_helper_call else insn
+        for insn in mine.insns
+    ]
+    map_names = [each.name for each in spec.maps.values()]
+    for reference in mine.references:
+        at = reference.insn
+        if at + 1 >= min(len(theirs), len(expected)):
+            break
+        given = theirs[at]
+        if reference.kind in (ReferenceKind.KSYM, ReferenceKind.KSYM_BTF, ReferenceKind.KFUNC):
+            _fill_extern(spec, expected, reference, theirs)
+            continue
+        expected[at] = expected[at]._replace(imm=given.imm)
+        if given.imm in maps and reference.kind in (ReferenceKind.MAP, ReferenceKind.MAP_VALUE):
+            result.same(f"{where}: map of {at}", map_names[maps[given.imm]], reference.name)
+    # libbpf shifts bit fields as the machine has them that it runs on itself.
+    skipped = {
+        at
+        for at, decision in mine.core
+        if decision.kind == CoreKind.LSHIFT_U64 and spec.byteorder != NATIVE
+    }
+    _compare_code(result, where, theirs, expected, skipped)
+    for label, records in info.items():
+        words = list(getattr(mine, label) or ())
+        result.same(f"{where}: {label}", array("I", records).tolist(), words)
 
 
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text)
+def _fill_extern(
+    spec: ObjectSpec, expected: list[isa.Insn], reference: Reference, theirs: list[isa.Insn]
+) -> None:
+    """Put in what only the kernel knew: addresses, type ids, descriptors of modules."""
+    at, given = reference.insn, theirs[reference.insn]
+    weak = spec.externs[reference.name].weak
+    if given.code == isa.CALL:
+        poison = _KFUNC_POISON + list(spec.externs).index(reference.name)
+        if weak and given == isa.Insn(isa.CALL, imm=poison):
+            expected[at] = given
+        else:
+            expected[at] = expected[at]._replace(imm=given.imm, off=given.off)
+        return
+    unresolved = weak and given.src == 0 and given.imm == theirs[at + 1].imm == 0
+    expected[at] = expected[at]._replace(imm=given.imm, src=0 if unresolved else expected[at].src)
+    expected[at + 1] = expected[at + 1]._replace(imm=theirs[at + 1].imm)
+
+
+def _compare_code(
+    result: Result,
+    where: str,
+    theirs: list[isa.Insn],
+    mine: list[isa.Insn],
+    skipped: set[int] = frozenset(),  # type: ignore[assignment]
+) -> None:
+    result.counts["programs"] += 1
+    result.counts["instructions"] += len(mine)
+    if theirs == mine:
+        return
+    for at, (left, right) in enumerate(zip(theirs, mine, strict=False)):
+        if left != right and at not in skipped:
+            result.say(f"{where}: instruction {at}: {left}, pybpfload {right}")
+
+
+# As loaded
+
+
+@dataclass
+class Loaded:
+    """What a scripted kernel has of an object while it is loaded.
+
+    Attributes:
+        maps, programs: What stands behind each descriptor, by name.
+        names: What to call an object, by its identity.
+        pins: Paths of pinned maps, by name.
+    """
+
+    maps: dict[str, FakeObject]
+    programs: dict[str, FakeObject]
+    names: dict[int, str]
+    pins: dict[str, str]
+
+    @classmethod
+    def of(cls, kernel: Recorder, maps: dict[str, int], programs: dict[str, int]) -> Loaded:
+        """Look up descriptors by name; those that are negative stand for nothing."""
+        found_maps = {name: kernel.fds[fd] for name, fd in maps.items() if fd in kernel.fds}
+        found = {name: kernel.fds[fd] for name, fd in programs.items() if fd in kernel.fds}
+        # A placeholder of libbpf's, in which no map was put, is none.
+        found_maps = {name: each for name, each in found_maps.items() if each.kind == "map"}
+        names = {id(each): f"map {name}" for name, each in found_maps.items()}
+        names |= {id(each): f"program {name}" for name, each in found.items()}
+        pins = {names[id(o)]: path for path, o in kernel.pins.items() if id(o) in names}
+        return cls(found_maps, found, names, pins)
+
+    def name(self, found: FakeObject | None) -> str:
+        """What to call an object; the same for both loaders."""
+        if found is None:
+            return "nothing"
+        return self.names.get(id(found), f"{found.kind} {found.get('name', '')}")
+
+
+def compare_loaded(result: Result, kernels: tuple[Recorder, Recorder], *sides: Loaded) -> None:
+    """Compare what two kernels were given, field by field."""
+    left, right = sides
+    same = result.same
+    same("maps that were created", list(left.maps), list(right.maps))
+    same("programs that were loaded", list(left.programs), list(right.programs))
+    same("pins", left.pins, right.pins)
+    for name in left.maps.keys() & right.maps.keys():
+        result.counts["maps"] += 1
+        theirs, mine = left.maps[name], right.maps[name]
+        _compare_given(result, f"map {name}", left, right, theirs["given"], mine["given"])
+        same(f"map {name}: frozen", theirs.frozen, mine.frozen)
+        elements = [
+            _elements(side, kernel, each)
+            for side, kernel, each in zip(sides, kernels, (theirs, mine), strict=True)
+        ]
+        same(f"map {name}: elements", *elements)
+    for name in left.programs.keys() & right.programs.keys():
+        where = f"program {name}"
+        given = left.programs[name]["given"], right.programs[name]["given"]
+        _compare_given(result, where, left, right, *given)
+        _compare_code(result, where, given[0]["code"], given[1]["code"])
+
+
+def _compare_given(
+    result: Result,
+    where: str,
+    left: Loaded,
+    right: Loaded,
+    theirs: dict[str, Any],
+    mine: dict[str, Any],
+) -> None:
+    for label, value in theirs.items():
+        what = f"{where}: {label}"
+        if label == "code":
+            result.same(f"{what}: number of instructions", len(value), len(mine[label]))
+        elif label == "inner":
+            result.same(what, value is None, mine[label] is None)
+            if value is not None and mine[label] is not None:
+                _compare_given(result, what, left, right, value, mine[label])
+        elif label == "refers":
+            names = [
+                {at: side.name(each) for at, each in given[label].items()}
+                for side, given in ((left, theirs), (right, mine))
+            ]
+            result.same(what, *names)
+        elif label in ("attach", "btf_object"):
+            result.same(what, left.name(value), right.name(mine[label]))
+        elif label == "bound":
+            names_ = [left.name(each) for each in value], [right.name(e) for e in mine[label]]
+            result.same(what, *names_)
+        elif label == "btf":
+            result.same(what, _without_header(value), _without_header(mine[label]))
+        else:
+            result.same(what, value, mine[label])
+
+
+def _without_header(blob: bytes) -> bytes:
+    """Types and strings of BTF: a header may be longer than it has to be (docs/differences.md)."""
+    (length,) = struct.unpack_from("=4xI", blob) if blob else (0,)
+    return blob[length:] if not any(blob[24:length]) else blob
+
+
+def _elements(side: Loaded, kernel: Recorder, found: FakeObject) -> dict[bytes, Any]:
+    if found["map_type"] not in _WITH_DESCRIPTORS:
+        return found.elements
+    return {
+        key: side.name(kernel.fds.get(int.from_bytes(value, sys.byteorder)))
+        for key, value in found.elements.items()
+    }
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes {value[:32].hex(' ', 4)}{'...' if len(value) > 32 else ''}"
+    shown = repr(value)
+    return shown if len(shown) < 400 else f"{shown[:400]}..."

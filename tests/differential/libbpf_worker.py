@@ -1,239 +1,328 @@
-"""libbpf's side of the comparison: opens and prepares objects through ctypes, tells all as JSON.
+"""Gives objects to libbpf and to pybpfload in one process, and tells what differs.
 
-This file is run as a program of its own, by a Python that runs on the C library of the packages
-that libbpf came with (:class:`libbpf_compare.Libbpf`), so it imports nothing but the standard
-library. It reads one job a line,
+This file is run as a program of its own (:mod:`libbpf_pool` does), on the C library of the packages
+that libbpf came with. It is told the setting as JSON in its argument, reads one path a line, and
+answers each with one line of JSON, the fields of :class:`libbpf_compare.Result`, after some that
+say who is at work.
 
-    {"object": path, "btf": path or null, "kconfig": text, "relaxed_maps": false,
-     "without_maps": false, "load": [indices of programs; all by default]}
-
-and answers each with one line: ``{"version", "opened", "error", "log", "programs", "maps", ...}``.
-
-Nothing is loaded: ``bpf_object__prepare`` (libbpf 1.5) relocates, uploads BTF and creates maps.
-Maps are kept from being pinned, and every file descriptor is closed before the answer is given.
+Both loaders ask scripted kernels (:mod:`libbpf_kernel`): the real one sees nothing of this. libbpf
+remembers what it found out about the kernel as long as it lives, so a worker has one setting.
 """
 
 from __future__ import annotations
 
-import base64
-import ctypes
+import gzip
 import json
 import sys
-from ctypes import (
-    CFUNCTYPE,
-    Structure,
-    byref,
-    c_bool,
-    c_char_p,
-    c_int,
-    c_size_t,
-    c_uint32,
-    c_uint64,
-    c_void_p,
-)
+import time
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-_LOG_LINE = 1 << 14
-_STRUCT_OPS = 26  # BPF_MAP_TYPE_STRUCT_OPS
+import libbpf_compare as compare
+from libbpf_kernel import NATIVE, Recorder
+from libbpf_library import Libbpf, LibbpfObject
 
+from pybpfload.btf import Btf
+from pybpfload.errors import BpfError
+from pybpfload.kernel import btf as kernel_btf
+from pybpfload.object import ObjectSpec, open_object
+from pybpfload.relocate import Relocation, Target, relocate
+from pybpfload.runtime.externs import resolve
+from pybpfload.runtime.loader import _OLD_HELPERS as OLD_HELPERS
+from pybpfload.runtime.loader import Loader
+from pybpfload.runtime.object import Object
 
-class OpenOptions(Structure):
-    """``struct bpf_object_open_opts``; a public interface, extended at its end only."""
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-    _fields_ = [
-        ("sz", c_size_t),
-        ("object_name", c_char_p),
-        ("relaxed_maps", c_bool),
-        ("pin_root_path", c_char_p),
-        ("stub", c_uint32),
-        ("kconfig", c_char_p),
-        ("btf_custom_path", c_char_p),
-    ]
+    from pybpfload.relocate import RelocatedProgram
+
+_SETTINGS = {"bool": "y", "tristate": "m", "char": "y", "int": "3", "string": '"x"'}
 
 
-class Insns(Structure):
-    """Instructions are handed over as bytes; this is only something to point to."""
+class WatchedLoader(Loader):
+    """The loader, telling how far it got."""
 
-    _fields_ = [("bytes", ctypes.c_ubyte * 8)]
+    stage = "prepare"
+
+    def _load_program(self, program: RelocatedProgram, undo: Any) -> Any:
+        self.stage = "load"
+        return super()._load_program(program, undo)
 
 
-def declare(library: ctypes.CDLL) -> None:
-    """Tell ctypes the signatures: result first."""
-    text = """
-        libbpf_version_string: s
-        libbpf_set_print: p p
-        bpf_object__open_file: p s p
-        bpf_object__prepare: i p
-        bpf_object__close: - p
-        bpf_object__name: s p
-        bpf_object__btf: p p
-        bpf_object__next_program: p p p
-        bpf_object__next_map: p p p
-        bpf_program__name: s p
-        bpf_program__section_name: s p
-        bpf_program__type: i p
-        bpf_program__expected_attach_type: i p
-        bpf_program__autoload: b p
-        bpf_program__set_autoload: i p b
-        bpf_program__insns: p p
-        bpf_program__insn_cnt: z p
-        bpf_program__flags: u p
-        bpf_program__func_info: p p
-        bpf_program__func_info_cnt: u p
-        bpf_program__line_info: p p
-        bpf_program__line_info_cnt: u p
-        bpf_map__name: s p
-        bpf_map__fd: i p
-        bpf_map__type: i p
-        bpf_map__key_size: u p
-        bpf_map__value_size: u p
-        bpf_map__max_entries: u p
-        bpf_map__map_flags: u p
-        bpf_map__numa_node: u p
-        bpf_map__map_extra: q p
-        bpf_map__ifindex: u p
-        bpf_map__btf_key_type_id: u p
-        bpf_map__btf_value_type_id: u p
-        bpf_map__pin_path: s p
-        bpf_map__set_pin_path: i p s
-        bpf_map__is_internal: b p
-        bpf_map__autocreate: b p
-        bpf_map__set_autocreate: i p b
-        bpf_map__inner_map: p p
-        bpf_map__initial_value: p p p
-        btf__raw_data: p p p
+class Worker:
+    """Compares objects in one setting.
+
+    Args:
+        setting: ``name``; ``btf``: file with BTF of the kernel; ``modules``: files with BTF of its
+            modules by name; ``age``: a version of Linux, for a kernel that refuses what came
+            later; ``custom``: the BTF is given to the loaders, the kernel itself has none.
     """
-    kinds = {
-        "s": c_char_p, "p": c_void_p, "i": c_int, "u": c_uint32, "q": c_uint64, "z": c_size_t,
-        "b": c_bool, "-": None,
-    }  # fmt: skip
-    for line in text.split("\n"):
-        name, _, signature = line.strip().partition(": ")
-        function = getattr(library, name, None) if name else None
-        if function is not None:
-            result, *arguments = signature.split()
-            function.restype = kinds[result]
-            function.argtypes = [kinds[each] for each in arguments]
 
+    def __init__(self, setting: dict[str, Any]) -> None:
+        self.setting = setting
+        self.libbpf = Libbpf()
+        self.btf = Path(setting["btf"]).read_bytes()
+        self.modules = {n: Path(p).read_bytes() for n, p in setting.get("modules", {}).items()}
+        self.custom = setting["btf"] if setting.get("custom") else None
+        self.cache: dict[Any, Any] = {}
+        self.seconds = {"pybpfload": 0.0, "libbpf": 0.0, "harness": 0.0}
 
-def text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "backslashreplace")
+    def compare(self, path: Path) -> compare.Result:
+        """Give one object to both loaders.
 
-
-def packed(pointer: int | None, size: int) -> str:
-    return base64.b64encode(ctypes.string_at(pointer, size) if pointer and size else b"").decode()
-
-
-class Libbpf:
-    """The library, with its log kept in a list."""
-
-    def __init__(self) -> None:
-        self.library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-        declare(self.library)
-        self.log: list[str] = []
-        libc = ctypes.CDLL(None)
-        buffer = ctypes.create_string_buffer(_LOG_LINE)
-
-        def note(level: int, form: int, arguments: int) -> int:
-            libc.vsnprintf(buffer, c_size_t(_LOG_LINE), c_char_p(form), c_void_p(arguments))
-            self.log.append(buffer.value.decode("utf-8", "backslashreplace").rstrip("\n"))
-            return 0
-
-        self._note = CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)(note)
-        self.library.libbpf_set_print(ctypes.cast(self._note, c_void_p))
-
-    def run(self, job: dict) -> dict:
-        lib = self.library
-        self.log.clear()
-        options = OpenOptions(
-            sz=ctypes.sizeof(OpenOptions),
-            relaxed_maps=bool(job.get("relaxed_maps")),
-            kconfig=(job.get("kconfig") or None) and job["kconfig"].encode(),
-            btf_custom_path=(job.get("btf") or None) and job["btf"].encode(),
-        )
-        answer = {"version": text(lib.libbpf_version_string()), "opened": False, "error": 0}
-        ctypes.set_errno(0)
-        handle = lib.bpf_object__open_file(job["object"].encode(), byref(options))
-        if not handle:
-            return {**answer, "error": ctypes.get_errno(), "log": list(self.log)}
+        All programs are loaded together; then, where some are off by default, those that are on;
+        and where all together are refused, each alone.
+        """
+        started = time.process_time(), self.libbpf.seconds
+        self.seconds["pybpfload"] = 0.0
+        result = compare.Result(f"{path.parent.name}/{path.name}", self.setting["name"])
         try:
-            self._describe(handle, answer)
-            if job.get("prepare", True):
-                self._prepare(handle, answer, job)
+            with self.measured():
+                spec: ObjectSpec | None = open_object(path)
+            problem = ""
+        except BpfError as error:
+            spec, problem = None, str(error)
+        try:
+            self._compare_opened(result, path, spec, problem)
+        except Exception as error:  # whatever it is, it is to be told of
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            result.say(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})")
+        result.seconds = {
+            "pybpfload": self.seconds["pybpfload"],
+            "libbpf": self.libbpf.seconds - started[1],
+        }
+        result.seconds["harness"] = time.process_time() - started[0] - sum(result.seconds.values())
+        return result
+
+    def libbpf_open(self, path: Path, kernel: Recorder) -> LibbpfObject:
+        """Open a file with libbpf.
+
+        Raises:
+            OSError: It refuses.
+        """
+        _at("libbpf")
+        return self.libbpf.open(str(path), kernel, self.custom)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Count the CPU time of what is inside as pybpfload's."""
+        _at("pybpfload")
+        before = time.process_time()
+        try:
+            yield
         finally:
-            lib.bpf_object__close(handle)
-        answer["log"] = list(self.log)
-        return answer
+            self.seconds["pybpfload"] += time.process_time() - before
 
-    def _each(self, kind: str, handle: int) -> list[int]:
-        step = getattr(self.library, f"bpf_object__next_{kind}")
-        found = []
-        while pointer := step(handle, found[-1] if found else None):
-            found.append(pointer)
-        return found
-
-    def _describe(self, handle: int, answer: dict) -> None:
-        lib = self.library
-        answer["opened"] = True
-        answer["name"] = text(lib.bpf_object__name(handle))
-        answer["maps"] = [self._map(each) for each in self._each("map", handle)]
-        answer["programs"] = [self._program(each) for each in self._each("program", handle)]
-        size = c_uint32()
-        if btf := lib.bpf_object__btf(handle):
-            answer["btf"] = packed(lib.btf__raw_data(btf, byref(size)), size.value)
-
-    def _program(self, program: int) -> dict:
-        lib = self.library
-        return {
-            "name": text(lib.bpf_program__name(program)),
-            "section": text(lib.bpf_program__section_name(program)),
-            "type": lib.bpf_program__type(program),
-            "expected_attach_type": lib.bpf_program__expected_attach_type(program),
-            "flags": lib.bpf_program__flags(program),
-            "autoload": lib.bpf_program__autoload(program),
+    def _compare_opened(
+        self, result: compare.Result, path: Path, spec: ObjectSpec | None, problem: str
+    ) -> None:
+        result.counts["runs"] += 1
+        kernel = self.kernel(spec)
+        try:
+            opened = self.libbpf_open(path, kernel)
+        except OSError as error:
+            if spec is None:
+                result.refuse("open", self.libbpf.last_words())
+            else:
+                result.say(f"open: libbpf refuses ({error}), pybpfload does not")
+            return
+        with opened:
+            if spec is None:
+                result.say(f"open: pybpfload refuses ({problem}), libbpf does not")
+                return
+            compare.compare_opened(result, opened, spec, self.libbpf.version)
+        version = self.libbpf.version
+        known = {
+            at for at, each in enumerate(spec) if not compare.unknown_to(version, each.section)
         }
+        chosen = {at for at, each in enumerate(spec) if each.autoload} & known
+        verdict = self._compare_run(result, path, spec, known)
+        selections = [chosen] if chosen not in (known, set()) else []
+        if verdict != "loaded" and len(known) > 1:
+            selections += [{at} for at in sorted(known)]
+        for selection in selections:
+            self._compare_run(result, path, spec, selection)
 
-    def _map(self, pointer: int) -> dict:
-        lib = self.library
-        told = {"name": text(lib.bpf_map__name(pointer)), "type": lib.bpf_map__type(pointer)}
-        for name in (
-            "key_size", "value_size", "max_entries", "map_flags", "numa_node", "map_extra",
-            "ifindex", "btf_key_type_id", "btf_value_type_id", "is_internal", "autocreate",
-        ):  # fmt: skip
-            told[name] = getattr(lib, f"bpf_map__{name}")(pointer)
-        told["pin_path"] = text(lib.bpf_map__pin_path(pointer))
-        size = c_size_t()
-        value = lib.bpf_map__initial_value(pointer, byref(size))
-        told["initial_value"] = packed(value, size.value) if value else None
-        inner = lib.bpf_map__inner_map(pointer)
-        told["inner"] = self._map(inner) if inner else None
-        return told
+    def target(self) -> Target:
+        """What to relocate against; asks the present kernel."""
+        if self.custom is None:
+            return Target(kernel_btf.vmlinux(), lambda: [m.btf for m in kernel_btf.modules()])
+        if "custom" not in self.cache:
+            self.cache["custom"] = Btf.from_bytes(self.btf, name="vmlinux", pointer_size=8)
+        return Target(self.cache["custom"])
 
-    def _prepare(self, handle: int, answer: dict, job: dict) -> None:
-        lib = self.library
-        for each in self._each("map", handle):
-            lib.bpf_map__set_pin_path(each, None)  # a comparison must not leave pins behind
-            # struct_ops maps stay: without them libbpf turns their programs off too.
-            if job.get("without_maps") and lib.bpf_map__type(each) != _STRUCT_OPS:
-                lib.bpf_map__set_autocreate(each, False)
-        programs = self._each("program", handle)
-        for at, each in enumerate(programs):
-            lib.bpf_program__set_autoload(each, "load" not in job or at in job["load"])
-        answer["prepared"] = lib.bpf_object__prepare(handle)
-        for told, each in zip(answer["programs"], programs, strict=True):
-            count = lib.bpf_program__insn_cnt(each)
-            told["insns"] = packed(lib.bpf_program__insns(each), 8 * count)
-            for label, size in (("func_info", 8), ("line_info", 16)):
-                count = getattr(lib, f"bpf_program__{label}_cnt")(each)
-                told[label] = packed(getattr(lib, f"bpf_program__{label}")(each), size * count)
-        answer["map_fds"] = {
-            lib.bpf_map__fd(each): index for index, each in enumerate(self._each("map", handle))
+    def kernel(self, spec: ObjectSpec | None) -> Recorder:
+        """A kernel that has all that an object asks for, but nothing that is weak.
+
+        Variables and functions with types are those of its BTF.
+        """
+        settings, symbols = b"", b"ffffffff81000000 T __x64_sys_bpf\n"
+        for at, extern in enumerate(spec.externs.values() if spec is not None else ()):
+            if extern.weak:
+                continue
+            if extern.kind == "kconfig" and extern.name.startswith("CONFIG_"):
+                settings += f"{extern.name}={_SETTINGS.get(extern.kconfig_type, 'y')}\n".encode()
+            elif extern.kind == "ksym" and not extern.is_typed:
+                symbols += b"ffffffff82%06x d %s\n" % (16 * at, extern.name.encode())
+        files = {"/proc/config.gz": gzip.compress(settings, mtime=0), "/proc/kallsyms": symbols}
+        age = self.setting.get("age")
+        kernel = Recorder.like(age, files=files) if age else Recorder(files=files)
+        if self.custom is None:
+            kernel.add_vmlinux(self.btf)
+            for name, data in self.modules.items():
+                kernel.add_module(name, data)
+        return kernel
+
+    def _compare_run(
+        self, result: compare.Result, path: Path, spec: ObjectSpec, selection: set[int]
+    ) -> str:
+        """Load some programs with both; returns ``"loaded"``, ``"refused"`` or ``"different"``."""
+        result.counts["runs"] += 1
+        for at, program in enumerate(spec):
+            program.autoload = at in selection
+        theirs, ours = self.kernel(spec), self.kernel(spec)
+        ours.cache = self.cache
+        with self.libbpf_open(path, theirs) as opened, ours:
+            run = _Run(self, spec, ours)
+            _at("libbpf")
+            opened.select(selection)
+            stage = "prepare" if opened.prepare() else ""
+            prepared = _Prepared(opened, theirs, selection) if not stage else None
+            log = list(self.libbpf.log)
+            if not stage and run.is_native and opened.load():
+                stage = "load"
+            verdict = "refused" if stage else "loaded"
+            reason = self.libbpf.last_words()
+            if stage != run.stage:
+                verdict = "different"
+                result.say(self._disagreement(theirs, spec, stage, reason, run))
+            elif stage:
+                result.refuse(stage, reason)
+            if run.relocation is not None and stage != "prepare":
+                compare.compare_decisions(result, log, run.relocation.decisions)
+            if run.object is not None and not stage:
+                result.counts["loaded"] += 1
+                loaded = _loaded_by_libbpf(opened, spec, theirs), run.loaded()
+                compare.compare_loaded(result, (theirs, ours), *loaded)
+            elif prepared is not None and run.relocation is not None:
+                prepared.compare(result, spec, run.relocation, theirs)
+            run.close()
+        result.same("left open", theirs.leaked(), ours.leaked())
+        return verdict
+
+    def _disagreement(
+        self, kernel: Recorder, spec: ObjectSpec, stage: str, reason: str, run: _Run
+    ) -> str:
+        libbpf = f"libbpf refuses to {stage} ({reason})" if stage else "libbpf does not refuse"
+        ours = "pybpfload does not refuse"
+        if run.stage:
+            ours = f"pybpfload refuses to {run.stage} ({run.problem})"
+        about = ""
+        if "GLOBAL_DATA" in kernel.lacks and any(each.is_internal for each in spec.maps.values()):
+            about = "no global variables: "
+        elif not run.is_native:
+            about = "other byte order: "
+        return f"{about}{libbpf}, {ours}"
+
+
+class _Run:
+    """What pybpfload makes of the programs that are on.
+
+    Attributes:
+        stage: Where it refused: ``"prepare"``, ``"load"``, or ``""`` if it did not.
+        problem: Why.
+        relocation: Without a kernel's answers, if it got so far.
+        object: The loaded object; ``None`` too if it is for machines of the other byte order,
+            which :attr:`is_native` says.
+    """
+
+    def __init__(self, worker: Worker, spec: ObjectSpec, kernel: Recorder) -> None:
+        self.spec, self._kernel = spec, kernel
+        self.is_native = spec.byteorder == NATIVE
+        self.stage = self.problem = ""
+        self.relocation: Relocation | None = None
+        self.object: Object | None = None
+        before = kernel.seconds
+        with worker.measured():
+            try:
+                self.stage = "prepare"
+                if not self.is_native:  # which loading would do
+                    resolve(spec, worker.target())
+                self.relocation = relocate(spec, worker.target())
+                if self.is_native:
+                    self._load(worker)
+                self.stage = ""
+            except BpfError as error:
+                self.problem = str(error)
+        worker.seconds["pybpfload"] -= kernel.seconds - before
+
+    def _load(self, worker: Worker) -> None:
+        loader = WatchedLoader(self.spec, btf=worker.target().btf if worker.custom else None)
+        try:
+            with loader.run():
+                self.object = Object(self.spec, loader)
+        finally:
+            self.stage = loader.stage
+
+    def loaded(self) -> compare.Loaded:
+        """What the kernel was given."""
+        assert self.object is not None
+        maps = {name: each.fileno() for name, each in self.object.maps.items()}
+        programs = {name: each.fileno() for name, each in self.object.programs.items()}
+        return compare.Loaded.of(self._kernel, maps, programs)
+
+    def close(self) -> None:
+        """Close the object."""
+        if self.object is not None:
+            self.object.close()
+
+
+class _Prepared:
+    """What libbpf made of programs before it loaded them."""
+
+    def __init__(self, opened: LibbpfObject, kernel: Recorder, selection: set[int]) -> None:
+        programs = {at: opened.programs[at] for at in selection}
+        self.code = {at: opened.code(each) for at, each in programs.items()}
+        self.info = {
+            at: {kind: opened.info(each, kind) for kind in ("func_info", "line_info")}
+            for at, each in programs.items()
         }
+        self.maps = {fd: at for at, fd in enumerate(opened.descriptors()[0]) if fd >= 0}
+
+    def compare(
+        self, result: compare.Result, spec: ObjectSpec, ours: Relocation, kernel: Recorder
+    ) -> None:
+        """Compare with the programs that pybpfload relocated."""
+        has_info = "BTF_FUNC" not in kernel.lacks  # else libbpf does without at once
+        old = OLD_HELPERS if "PROBE_READ_KERN" in kernel.lacks else {}
+        for at, key in enumerate(spec.programs):
+            if at in self.code and key in ours.programs:
+                mine = ours.programs[key]
+                info = self.info[at] if has_info else {}
+                compare.compare_relocated(result, spec, mine, self.code[at], info, self.maps, old)
+
+
+def _loaded_by_libbpf(opened: LibbpfObject, spec: ObjectSpec, kernel: Recorder) -> compare.Loaded:
+    maps, programs = opened.descriptors()
+    return compare.Loaded.of(
+        kernel,
+        dict(zip(spec.maps, maps, strict=True)),
+        dict(zip(spec.programs, programs, strict=True)),
+    )
+
+
+def _at(who: str) -> None:
+    """Say whose turn it is, in case that this process does not live to tell more."""
+    print(json.dumps({"at": who}), flush=True)
 
 
 def main() -> None:
-    libbpf = Libbpf()
+    worker = Worker(json.loads(sys.argv[1]))
     for line in sys.stdin:
-        print(json.dumps(libbpf.run(json.loads(line))), flush=True)
+        print(json.dumps(vars(worker.compare(Path(line.rstrip("\n"))))), flush=True)
 
 
 if __name__ == "__main__":

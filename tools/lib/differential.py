@@ -1,0 +1,128 @@
+"""tools/differential: options, settings and the report. The work is in tests/differential."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import libbpf_pool as pool
+
+if TYPE_CHECKING:
+    from libbpf_compare import Result
+
+_THIS_KERNEL = Path("/sys/kernel/btf/vmlinux")
+_REASONS = 40  # shown in the table
+
+
+def main(description: str) -> int:
+    """Run the tool; returns its exit status."""
+    options = _parser(description).parse_args()
+    if reason := pool.why_not():
+        print(f"differential: {reason}", file=sys.stderr)
+        return 2
+    fixtures = [pool.ROOT / "fixtures" / folder for folder in ("bpfel", "bpfeb")]
+    objects = pool.objects_below(options.objects or fixtures)
+    settings = _settings(options)
+    tasks = [(setting, path) for setting in settings for path in objects]
+    if not tasks:
+        print("differential: nothing to compare: no objects, or no BTF", file=sys.stderr)
+        return 2
+    totals, results = pool.Totals(), []
+    started = time.monotonic()
+    for result in pool.compare_all(tasks, jobs=options.jobs, patience=options.patience):
+        totals.add(result)
+        results.append(vars(result))
+        if not options.json:
+            _show(result, verbose=options.verbose)
+    seconds = time.monotonic() - started
+    if options.json:
+        summary = {**totals.to_json(), "wall": seconds, "jobs": options.jobs}
+        print(json.dumps({"results": results, "totals": summary}, indent=1))
+    else:
+        _summarise(totals, seconds, options.jobs)
+    return 1 if totals.different or totals.crashed else 0
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/differential",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("objects", nargs="*", type=Path, help="objects, folders (default: all fixtures)")
+    add("--btf", action="append", type=Path, default=[], help="a file with a kernel's BTF")
+    add("--kernel", action="append", default=[], help="a kernel of tools/kernels")
+    add("--module", action="append", default=[], help="a module of each --kernel that is loaded")
+    add(
+        "--age", action="append", default=[], metavar="VERSION",
+        help="a kernel that refuses what came after VERSION; the BTF is its own since 5.4, and "
+        "before given to the loaders",
+    )  # fmt: skip
+    add("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
+    add("--patience", type=float, default=pool.PATIENCE, help="seconds for one object")
+    add("--json", action="store_true", help="print results and totals as JSON")
+    add("-v", "--verbose", action="store_true", help="a line for each object")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> list[pool.Setting]:
+    made = [pool.Setting(path.name, path) for path in options.btf]
+    for name in options.kernel:
+        btf = pool.kernel_btf(name, fetch=True)
+        files = [(each, pool.module_btf(name, each, fetch=True)) for each in options.module]
+        modules = tuple((each, path) for each, path in files if path is not None)
+        assert btf is not None
+        made.append(pool.Setting(name, btf, modules))
+    if not made and _THIS_KERNEL.exists():
+        made = [pool.Setting("this kernel", _THIS_KERNEL)]
+    if not options.age:
+        return made
+    return [pool.Setting.old(each.name, each.btf, age) for each in made for age in options.age]
+
+
+def _show(result: Result, *, verbose: bool) -> None:
+    head = f"{result.object} on {result.setting}"
+    counts = result.counts
+    if verbose:
+        print(
+            f"{head}: {counts['runs']} runs, {counts['loaded']} loaded, "
+            f"{counts['programs']} programs, {counts['instructions']} instructions"
+        )
+    if result.crashed:
+        print(f"{head}: {result.crashed}")
+    for line in result.differences:
+        print(f"{head}: {line}")
+    for line in result.known if verbose else ():
+        print(f"{head}: as documented: {line}")
+
+
+def _summarise(totals: pool.Totals, seconds: float, jobs: int) -> None:
+    if totals.refusals:
+        print("\nrefused by both, by stage and libbpf's words:")
+        for reason, count in totals.refusals.most_common(_REASONS):
+            print(f"{count:7} {reason}")
+        others = len(totals.refusals) - _REASONS
+        if others > 0:
+            print(f"        and {others} more reasons")
+    counts, spent = totals.counts, totals.seconds
+    print(
+        f"\n{totals.comparisons} comparisons in {seconds:.1f} s with {jobs} workers: "
+        f"{counts['runs']} runs, of which {counts['loaded']} loaded; "
+        f"{counts['programs']} programs, {counts['instructions']} instructions, "
+        f"{counts['relocations']} CO-RE relocations, {counts['maps']} maps, "
+        f"{counts['attributes']} attributes"
+    )
+    print(
+        "CPU seconds: "
+        + ", ".join(f"{who} {spent[who]:.1f}" for who in ("pybpfload", "libbpf", "harness"))
+    )
+    print(
+        f"{totals.different} with differences, {totals.known} with documented differences, "
+        f"{totals.crashed} crashed"
+    )
