@@ -56,6 +56,11 @@ class SecDef(NamedTuple):
         return "F" in self.flags
 
     @property
+    def usdt(self) -> bool:
+        """Statically defined tracing: through multi-uprobe links where there are any (6.6)."""
+        return "U" in self.flags
+
+    @property
     def attach_type_optional(self) -> bool:
         """Whether kernels without the ``expected_attach_type`` field may load it without."""
         return "O" in self.flags

@@ -350,6 +350,23 @@ class ObjectSpec:
         return [function for function in self.functions if function.is_subprogram]
 
     @property
+    def loaded_programs(self) -> dict[str, ProgramSpec]:
+        """Programs that loading the object loads, by name: those with ``autoload`` on.
+
+        Of struct_ops programs that maps name, those are loaded that a map with ``autocreate`` on
+        names, whatever their own switch says (libbpf ``bpf_object_adjust_struct_ops_autoload``).
+        """
+        users: dict[int, bool] = {}
+        for each in self.struct_ops:
+            for program in each.programs.values():
+                users[id(program)] = users.get(id(program), False) or each.map.autocreate
+        return {
+            key: program
+            for key, program in self.programs.items()
+            if users.get(id(program), program.autoload)
+        }
+
+    @property
     def types(self) -> TypeClasses:
         """C types of the object as Python classes: ``spec.types["event"]``."""
         from pybpfload.btf.classes import TypeClasses
@@ -400,7 +417,7 @@ class ObjectSpec:
             target: BTF of the kernel, or a :class:`pybpfload.Target`. Objects without CO-RE
                 relocations need none.
             modules: BTFs of modules, searched for types that ``target`` does not have.
-            everything: Also do the programs with ``autoload`` off.
+            everything: Do all programs, not only :attr:`loaded_programs`.
 
         Returns:
             The final instructions of every program, with symbolic references, and every CO-RE

@@ -138,7 +138,7 @@ def relocate(
         target: BTF of the kernel, or a :class:`Target`. Objects without CO-RE relocations need
             none.
         modules: BTFs of modules, searched for types that ``target`` does not have.
-        everything: Also do the programs with ``autoload`` off.
+        everything: Do all programs, not only those that are loaded.
 
     Returns:
         The final instructions of every program, with symbolic references, and every CO-RE decision.
@@ -157,8 +157,7 @@ def relocate(
     programs = {}
     linked = [
         (key, function, linker.link(function))
-        for key, function in spec.programs.items()
-        if everything or function.autoload
+        for key, function in (spec.programs if everything else spec.loaded_programs).items()
     ]
     for key, function, result in linked:
         program = RelocatedProgram(

@@ -94,6 +94,7 @@ class Loader:
         self.btf_fd = -1
         self._loaded: dict[int, Program] = {}  # by id() of the spec
         self._module_fds: dict[int, int] = {}  # by id() of the BTF
+        self._jump_tables: dict[tuple[int, int], int] = {}  # by id() of the program, and offset
         self._fd_array: list[int] = []
 
     @contextmanager
@@ -265,17 +266,16 @@ class Loader:
             )
         if spec.prog_type == ProgType.STRUCT_OPS:
             raise NotSupportedError(
-                f"program {spec.name}: loading struct_ops programs is not built yet; "
-                "set autoload = False"
+                f"program {spec.name}: loading struct_ops programs is not built yet; set autoload "
+                "= False, or autocreate = False of the map that names it"
             )
         insns = self._final_code(program)
         attach_type = spec.expected_attach_type
-        if (
-            spec.sec is not None
-            and spec.sec.attach_type_optional
-            and not probe.has(Feature.EXP_ATTACH_TYPE)
-        ):
-            attach_type = AttachType(0)
+        if spec.sec is not None:
+            if spec.sec.attach_type_optional and not probe.has(Feature.EXP_ATTACH_TYPE):
+                attach_type = AttachType(0)
+            if spec.sec.usdt and probe.has(Feature.UPROBE_MULTI_LINK):
+                attach_type = AttachType.TRACE_UPROBE_MULTI
         info = self._debug_info(program)
         target = resolve_attach_target(spec, self._loaded, self._modules, self._module_fd)
         with closing(target):
@@ -333,17 +333,18 @@ class Loader:
         insns = list(program.insns)
         for reference in program.references:
             at = reference.insn
-            if reference.kind in (ReferenceKind.MAP, ReferenceKind.MAP_VALUE):
+            if reference.kind == ReferenceKind.MAP:
+                self._fill_map(program, insns, at, reference.name)
+            elif reference.kind == ReferenceKind.MAP_VALUE:
+                offset = reference.addend + maps.data_offset(self.spec.maps[reference.name])
+                insns[at + 1] = insns[at + 1]._replace(imm=isa.to_s32(offset))
                 self._fill_map(program, insns, at, reference.name)
             elif reference.kind == ReferenceKind.KCONFIG:
                 kconfig = next(n for n, m in self.spec.maps.items() if m.kind == MapKind.KCONFIG)
                 self._fill_map(program, insns, at, kconfig)
             elif reference.kind == ReferenceKind.JUMP_TABLE:
-                raise NotSupportedError(
-                    f"program {program.name} uses a jump table, which this version cannot load",
-                    feature="instruction arrays",
-                    since="6.19",
-                )
+                fd = self._jump_table_fd(program, reference.addend)
+                insns[at] = insns[at]._replace(imm=fd)
             else:
                 self._fill_symbol(program, insns, reference)
         if not probe.has(Feature.PROBE_READ_KERN):
@@ -365,6 +366,15 @@ class Loader:
         # A kernel without global variables; the program may do without if this code is dead.
         poison(insns, at, MAP_POISON + list(self.spec.maps).index(name))
         program.poisons[at] = f"map {name} was not created"
+
+    def _jump_table_fd(self, program: RelocatedProgram, offset: int) -> int:
+        """Map with a jump table of a program, made once and open until loading is over."""
+        place = id(program), offset
+        if place not in self._jump_tables:
+            self._jump_tables[place] = maps.create_jump_table(
+                program.name, program.jump_tables[offset], self._temporary
+            )
+        return self._jump_tables[place]
 
     def _fill_symbol(
         self, program: RelocatedProgram, insns: list[Insn], reference: Reference

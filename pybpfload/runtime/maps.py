@@ -24,7 +24,7 @@ from pybpfload.runtime.map import Map
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
     from pybpfload.runtime.program import Program
@@ -320,24 +320,28 @@ def data_offset(spec: MapSpec) -> int:
     return (spec.max_entries - pages) * mmap.PAGESIZE
 
 
-def create_jump_table(program: str, table: Sequence[int]) -> FileDescriptor:
+def create_jump_table(program: str, table: Sequence[int], owner: ExitStack) -> int:
     """Make the map through which a program jumps (Linux 6.19).
 
     Args:
         program: Its name.
         table: Indices of its instructions.
+        owner: Gets a callback that closes the map; a loaded program keeps it alive.
+
+    Returns:
+        Its file descriptor.
 
     Raises:
         KernelError: The kernel refuses.
     """
     what = f"jump table of program {program}"
     try:
-        # struct bpf_insn_array_value: original offset, then what the kernel makes of it.
-        fd = bpf.map_create(MapType.INSN_ARRAY, 4, 16, len(table), map_name=".jumptables")
-        made = FileDescriptor(fd, what)
+        made = bpf.map_create(MapType.INSN_ARRAY, 4, 16, len(table), map_name=".jumptables")
+        owner.callback(FileDescriptor(made, what).close)
         for slot, index in enumerate(table):
-            bpf.map_update_elem(made.fileno(), _u32(slot), _u32(index) + bytes(12))
-        bpf.map_freeze(made.fileno())
+            # struct bpf_insn_array_value: what is asked for, then what the kernel makes of it.
+            bpf.map_update_elem(made, _u32(slot), _u32(index) + bytes(12))
+        bpf.map_freeze(made)
     except KernelError as error:
         error.target = what
         raise

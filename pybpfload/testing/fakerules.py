@@ -21,11 +21,12 @@ from pybpfload.kernel.attrs import Layout, layout, names
 from pybpfload.kernel.since import first_version, used, version_pair
 from pybpfload.kernel.version import parse_version
 from pybpfload.testing.fakeobjects import memory, store
-from pybpfload.uapi import Helper, MapFlag, ProgType
+from pybpfload.uapi import Helper, MapFlag, MapType, ProgType
 
 if TYPE_CHECKING:
     from pybpfload.isa.insn import Insn
     from pybpfload.testing.fakekernel import Call, FakeKernel
+    from pybpfload.testing.fakeobjects import FakeObject
 
 __all__ = ["refuse"]
 
@@ -60,6 +61,7 @@ _ATTACH_TYPE_CHECKED = (
 )
 # Bytes of the records that every kernel with BTF of functions knows.
 _RECORDS = {"func_info": 8, "line_info": 16}
+_PAGE = 4096
 
 
 def refuse(kernel: FakeKernel, call: Call) -> int:
@@ -199,12 +201,21 @@ def _refuse_prog(kernel: FakeKernel, call: Call) -> int:
             if "GLOBAL_DATA" in lacks:
                 return errno.EINVAL
             value = kernel.fds.get(insn.imm)
-            beyond = insns[index + 1].imm
-            if value is not None and beyond >= value["value_size"]:
-                far = beyond >= 1 << 29 and "LDIMM64_FULL_RANGE_OFF" in lacks
+            beyond = insns[index + 1].imm & 0xFFFFFFFF
+            far = beyond >= 1 << 29 and "LDIMM64_FULL_RANGE_OFF" in lacks
+            if value is not None and (far or beyond >= _memory_size(value)):
                 text = "direct value offset of" if far else "invalid access to map value pointer"
                 return _write_log(call, f"{text} {beyond}\n", errno.EINVAL)
     return 0
+
+
+def _memory_size(target: FakeObject) -> int:
+    """Bytes of a map that instructions may have the address of."""
+    if target["map_type"] == MapType.ARENA:
+        return int(target["max_entries"]) * _PAGE
+    if target["map_type"] == MapType.INSN_ARRAY:
+        return int(target["max_entries"]) * 8
+    return int(target["value_size"])
 
 
 def _has_unknown_tail(fields: dict[str, Any], name: str, known: int) -> bool:

@@ -33,7 +33,7 @@ def relocate_core(
         spec: The object; not changed.
         code: Instructions of each function by ``id()`` of its spec; edited.
         target: What to relocate against.
-        everything: Also relocate programs with ``autoload`` off.
+        everything: Do all programs, not only those that are loaded.
 
     Returns:
         A decision for every record that was processed.
@@ -42,10 +42,11 @@ def relocate_core(
         RelocationError: A record cannot be honoured; its decision is attached.
     """
     _check_records(spec)
+    left_out = set() if everything else {*map(id, spec)} - {*map(id, spec.loaded_programs.values())}
     records = [
         (serial, index, record, function)
         for function in spec.functions
-        if everything or function.autoload or function.is_subprogram
+        if id(function) not in left_out
         for serial, index, record in function.core_relos
     ]
     if not records:
