@@ -31,6 +31,7 @@ _EXCEPTION_TAG = "exception_callback:"
 
 # Each program has copies of its subprograms; a small file could ask for any number.
 LINKED_LIMIT = 1 << 22
+_COPY_COST = 64  # what a copy costs besides its instructions, in their unit
 
 
 @dataclass(slots=True)
@@ -149,12 +150,13 @@ class Linker:
         return found[0]  # a call into the middle goes to the start, as libbpf has it
 
     def _append(self, linked: Linked, function: ProgramSpec, positions: dict[int, int]) -> None:
-        self._budget -= len(function.insns)
+        self._budget -= len(function.insns) + _COPY_COST
         if self._budget < 0:
             raise at_function(
                 linked.functions[0][0],
                 None,
-                f"the programs have more than {LINKED_LIMIT} instructions in all",
+                f"the programs have more than {LINKED_LIMIT} instructions in all, or more than "
+                f"{LINKED_LIMIT // _COPY_COST} copies of subprograms",
                 file=self._spec.path,
                 hint="switch programs off that are not needed (autoload = False)",
             )
