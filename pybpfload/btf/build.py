@@ -21,7 +21,7 @@ from pybpfload.formats import btf as fmt
 from pybpfload.formats.packed import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import TypeAlias
 
     MemberLike: TypeAlias = t.Member | tuple[str, int, int] | tuple[str, int, int, int]
@@ -33,7 +33,7 @@ NATIVE = "<" if sys.byteorder == "little" else ">"
 """This machine's byte order, as in :mod:`struct`."""
 
 MAX_VLEN = 0xFFFFFF
-"""Most elements of one type record: 24 bits (16 before Linux 7.1)."""
+"""Most elements of one type record: 24 bits (16 before Linux 7.2)."""
 
 _VERSION = 1
 
@@ -67,6 +67,7 @@ class BtfBuilder:
         self._words = array("I")
         self._offsets = array("I")
         self._layout = b""
+        self._record_words = fmt.EXTRA_WORDS
         self._strings = bytearray(b"" if base is not None else b"\0")
         # Strings added since the position _searched; those before it are found by searching.
         self._added: dict[bytes, int] = {}
@@ -119,7 +120,7 @@ class BtfBuilder:
         """Append a type record given word by word.
 
         Args:
-            kind: Its kind, one that this package knows.
+            kind: Its kind, one that this package or :meth:`add_layout` knows.
             name: Its name, ``""`` for none.
             third: Size in bytes or type id, whatever the third word means for that kind.
             vlen: Number of elements (or the linkage of a function).
@@ -130,9 +131,9 @@ class BtfBuilder:
             ValueError: The kind is unknown, the number of words is not that of the kind, or one
                 does not fit into 32 bits.
         """
-        if kind not in fmt.EXTRA_WORDS:
+        if kind not in self._record_words:
             raise ValueError(f"kind {kind} is not known")
-        once, each = fmt.EXTRA_WORDS[kind]
+        once, each = self._record_words[kind]
         if len(extra) != once + each * vlen:
             raise ValueError(
                 f"kind {kind} with {vlen} elements has {once + each * vlen} words, not {len(extra)}"
@@ -336,13 +337,25 @@ class BtfBuilder:
             return self.add_decl_tag(value.name, value.type, value.component)
         raise ValueError(f"{value!r} cannot be added")
 
+    def add_layout(self, unknown: Mapping[int, tuple[int, int]] | None = None) -> None:
+        """Add the layout part, by which readers step over kinds they do not know (Linux 7.1).
+
+        Args:
+            unknown: Kinds that this package does not know, as words added once and words added for
+                each element; :meth:`add` takes them from now on.
+        """
+        self._record_words = {**fmt.EXTRA_WORDS, **(unknown or {})}
+        entry = packed("btf", self.byteorder).layout_entry
+        sizes = (self._record_words.get(i, (0, 0)) for i in range(max(self._record_words) + 1))
+        self._layout = b"".join(entry.pack(4 * once, 4 * each, 0) for once, each in sizes)
+
     # Result
 
     def build(self) -> bytes:
         """Return the blob: a header of 24 bytes, types, strings.
 
-        With a layout part taken over from an edited table the header has 32 bytes and the layout
-        follows the types.
+        With a layout part, added or taken over from an edited table, the header has 32 bytes and
+        the layout follows the types.
         """
         words = self._words
         if self.byteorder != NATIVE:

@@ -109,7 +109,7 @@ def layouts(byteorder: str) -> Any:
         header_layout=Struct("layout_off" / u32, "layout_len" / u32),
         layout_entry=Struct("info_sz" / Int8ub, "elem_sz" / Int8ub, "flags" / u16),
         type=Struct("name_off" / u32, "info" / u32, "size_or_type" / u32),
-        # Before 7.1 kind had 5 bits and vlen 16; the bits between were zero.
+        # Before 7.2 kind had 5 bits and vlen 16; the bits between were zero.
         info=bits("kflag" / Flag, "kind" / BitsInteger(7), "vlen" / BitsInteger(24)),
         int_encoding=bits(
             Pad(4),

@@ -114,12 +114,8 @@ def sample(order: str = "<", *, split: bool = False) -> BtfBuilder:
 def layout_blob() -> bytes:
     """A type of kind 25 with one word and two per element, told by a layout part (Linux 7.1)."""
     b = BtfBuilder("<")
+    b.add_layout({25: (1, 2)})
     b.add_int("int", 4)
-    b._offsets.append(len(b._words))
-    b._words.extend([b.add_string("odd"), 25 << 24 | 2, 7, 1, 2, 3, 4, 5])
+    b.add(25, "odd", 7, vlen=2, extra=[1, 2, 3, 4, 5])
     b.add_typedef("after", 1)
-    entry = fmt.layouts("<").layout_entry
-    for kind in range(26):
-        once, each = fmt.EXTRA_WORDS.get(kind, (1, 2) if kind == 25 else (0, 0))
-        b._layout += entry.build({"info_sz": 4 * once, "elem_sz": 4 * each, "flags": 0})
     return b.build()

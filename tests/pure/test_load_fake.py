@@ -542,7 +542,7 @@ class TestBtfOfTheObject:
         with kernel("minimal", lacks=["BTF_LAYOUT"]) as fake:
             spec = pybpfload.open(OBJECTS / "minimal.bpf.o")
             editor = BtfEditor(spec.btf)
-            editor._layout = bytes(80)
+            editor.add_layout()
             spec.btf = editor.finish()
             with spec.load() as obj:
                 assert obj.notes == []

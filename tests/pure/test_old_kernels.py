@@ -358,8 +358,7 @@ def with_all_kinds(spec: pybpfload.ObjectSpec) -> pybpfload.ObjectSpec:
     editor.add_ptr(editor.add_type_tag("all_type_tag", number))
     editor.add_enum("all_enum", 4, [("ALL_MINUS", -1)])
     editor.add_enum64("all_enum64", 8, [("ALL_BIG", 1 << 40)])
-    entry = struct.pack("=BBH", 0, 0, 0)
-    editor._layout = entry * 20
+    editor.add_layout()
     spec.btf = editor.finish()
     assert spec.btf.has_layout
     return spec

@@ -159,7 +159,7 @@ def test_layout(order: str) -> None:
     # With the layout part goes the only knowledge of unknown kinds; this one has none.
     b = BtfBuilder(order)
     b.add_int("int", 4)
-    b._layout = bytes(80)
+    b.add_layout()
     btf = b.btf()
     assert len(sanitize(btf, {"BTF_FLOAT"}).to_bytes()) == len(btf.to_bytes())
     clean = sanitize(btf, {"BTF_LAYOUT"})
