@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from pybpfload.btf import types as t
 from pybpfload.btf.build import BtfBuilder
-from pybpfload.formats import btf as fmt
 
 orders = st.sampled_from("<>")
 names = st.text("abc_.", min_size=0, max_size=6)
