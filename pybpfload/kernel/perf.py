@@ -30,6 +30,7 @@ __all__ = [
     "event_attr",
     "open_bpf_output",
     "open_event",
+    "open_probe",
     "open_tracepoint",
     "pmu_number",
     "set_bpf",
@@ -165,6 +166,44 @@ def open_tracepoint(number: int, *, pid: int = -1, target: str | None = None) ->
     """
     attr = event_attr(type=PerfType.TRACEPOINT, config=number, disabled=1)
     return open_event(attr, pid=pid, target=target or f"tracepoint {number}")
+
+
+def open_probe(
+    device: str,
+    name: str | None,
+    where: int,
+    *,
+    on_return: bool = False,
+    ref_ctr_offset: int = 0,
+    pid: int = -1,
+    target: str | None = None,
+) -> int:
+    """Open the perf event of a probe (Linux 4.17), disabled until :func:`enable`.
+
+    Args:
+        device: Performance unit: ``"kprobe"`` or ``"uprobe"``.
+        name: Name of a kernel function, ``None`` for an address; path of a file.
+        where: Offset in the function or file in bytes, or the address.
+        on_return: Fire when the function returns.
+        ref_ctr_offset: Of a uprobe: file offset of its semaphore (Linux 4.20), below 4 GiB.
+        pid: Process to watch; negative for all.
+        target: What it is, for errors.
+
+    Raises:
+        KernelError: ENOENT: the kernel has no such unit or function; and others.
+    """
+    import ctypes
+
+    config = 1 << pmu_number(device, "format/retprobe") if on_return else 0
+    kept = ctypes.create_string_buffer(name.encode("utf-8", "surrogateescape")) if name else None
+    attr = event_attr(
+        type=pmu_number(device),
+        config=config | ref_ctr_offset << 32,
+        config1=ctypes.addressof(kept) if kept is not None else 0,
+        config2=where,
+        disabled=1,
+    )
+    return open_event(attr, pid=pid, target=target or f"{device} {name or hex(where)}")
 
 
 def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 
@@ -20,7 +21,10 @@ __all__ = [
     "TracePipe",
     "TracepointField",
     "TracepointFormat",
+    "add_probe",
+    "lines",
     "parse_format",
+    "remove_probe",
     "root",
     "tracepoint_format",
     "tracepoint_id",
@@ -70,6 +74,19 @@ def tracepoint_id(category: str, name: str) -> int:
     if not text.isdecimal():
         raise FormatError(f"{text[:20]!r} is no number", file=f"events/{category}/{name}/id")
     return int(text)
+
+
+def lines(file: str) -> list[str]:
+    """The lines of a file of tracefs, as ``available_filter_functions``.
+
+    Raises:
+        KernelError: tracefs is not mounted, or has no such file.
+    """
+    path = f"{root()}/{file}"
+    try:
+        return door.read_file(path).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise kernel_error(error.errno or errno.EIO, "open", path) from None
 
 
 class TracepointField(Record):
@@ -154,6 +171,56 @@ def parse_format(text: str, file: str | None = None) -> TracepointFormat:
         fields=fields,
         print_fmt=printed.group(1) if printed else "",
     )
+
+
+_PROBE_LINE = 1024  # characters that the kernel reads of one definition
+_PROBE_NAME = 63
+_made = itertools.count()
+
+
+def add_probe(kind: str, name: str, place: str, *, on_return: bool = False) -> tuple[str, str]:
+    """Make the event of a probe, for kernels whose perf events cannot do without (before 4.17).
+
+    It stays until it is removed, whatever becomes of this process.
+
+    Args:
+        kind: ``"kprobe"`` or ``"uprobe"``.
+        name: What the event is called after.
+        place: ``function+0xoffset``, or ``path:0xoffset``.
+        on_return: Fire when the function returns.
+
+    Returns:
+        Its category and name, as :func:`tracepoint_id` takes them.
+
+    Raises:
+        KernelError: tracefs is not mounted, or the kernel refuses; EINVAL also for a definition
+            that is too long.
+    """
+    category = {"kprobe": "kretprobes", "uprobe": "uretprobes"}[kind] if on_return else f"{kind}s"
+    event = f"pybpfload_{door.pid()}_{next(_made)}_{name}"[:_PROBE_NAME]
+    event = re.sub(r"[^A-Za-z0-9_]", "_", event)
+    line = f"{'r' if on_return else 'p'}:{category}/{event} {place}"
+    path = f"{root()}/{kind}_events"
+    if len(line) >= _PROBE_LINE:
+        raise kernel_error(errno.EINVAL, "write", path, hint="the definition is too long")
+    _append(path, line)
+    return category, event
+
+
+def remove_probe(kind: str, category: str, event: str) -> None:
+    """Remove the event of a probe; it must not be open any more.
+
+    Raises:
+        KernelError: EBUSY: it is open still; ENOENT: there is none.
+    """
+    _append(f"{root()}/{kind}_events", f"-:{category}/{event}")
+
+
+def _append(path: str, line: str) -> None:
+    try:
+        door.write_file(path, line.encode("utf-8", "surrogateescape"), append=True)
+    except OSError as error:
+        raise kernel_error(error.errno or errno.EIO, "write", f"{path} ({line})") from None
 
 
 def tracepoints(category: str | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from pybpfload.runtime.handles import open_by, open_pin
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from pybpfload.kernel.fd import FileDescriptor
@@ -35,6 +35,7 @@ class Link:
         target: As below.
         program: As below.
         event: The perf event that a program is attached to, if there is one; owned, too.
+        cleanup: What remains to be done when all is closed, unless the link is pinned.
 
     Attributes:
         kind: Family of the attachment, as libbpf names it: ``trace``, ``raw_tp``, ``tp``, ``lsm``,
@@ -53,9 +54,11 @@ class Link:
         target: str,
         program: str,
         event: FileDescriptor | None = None,
+        cleanup: Callable[[], None] | None = None,
     ) -> None:
         self._fd = fd
         self._event = event
+        self._cleanup = cleanup
         self.kind = kind
         self.target = target
         self.program = program
@@ -208,6 +211,7 @@ class Link:
             KernelError: The kernel did not want to stop the perf event; all is closed even so.
         """
         event, self._event = self._event, None
+        cleanup, self._cleanup = self._cleanup, None
         try:
             # A pinned link goes on to need its event; others may have inherited this one by fork().
             if event is not None and self.pin_path is None and not self._fd.closed:
@@ -216,6 +220,8 @@ class Link:
             if event is not None:
                 event.close()
             self._fd.close()
+            if cleanup is not None and self.pin_path is None:
+                cleanup()
 
     def __enter__(self) -> Link:
         return self

@@ -21,6 +21,10 @@ _FAMILIES = {
     "raw_tp": "raw_tracepoint",
     "tp": "tracepoint",
     "iter": "iter",
+    "kprobe": "kprobe",
+    "ksyscall": "kprobe",
+    "kprobe-multi": "kprobe_multi",
+    "kprobe-session": "kprobe_multi",
 }
 
 # Programs whose section does not tell what to attach to: by attach type, else by program type.
@@ -43,6 +47,7 @@ _BY_PROG_TYPE = {
     ProgType.SOCKET_FILTER: "sockets",
     ProgType.SK_REUSEPORT: "sockets",
     ProgType.NETFILTER: "netfilter",
+    ProgType.PERF_EVENT: "perf_event",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LegacyLink",
+    "LinkGroup",
     "anchors",
     "create_link",
     "device_index",
@@ -112,6 +114,53 @@ class LegacyLink(Link):
             NotSupportedError: Always.
         """
         raise self._no_link("cannot be pinned")
+
+
+class LinkGroup(Link):
+    """Several links that belong together, as one for each CPU; they are closed together.
+
+    ``fileno()`` and ``info()`` are those of the first one.
+
+    Args:
+        links: The links, at least one; owned from now on.
+        target: As for :class:`Link`.
+
+    Attributes:
+        links: The links.
+    """
+
+    def __init__(self, links: list[Link], *, target: str) -> None:
+        first = links[0]
+        super().__init__(first._fd, kind=first.kind, target=target, program=first.program)
+        self.links = links
+
+    def close(self) -> None:
+        """Detach all. Closing again does nothing.
+
+        Raises:
+            KernelError: One could not be detached; the others are, even so.
+        """
+        with ExitStack() as stack:
+            for link in self.links:
+                stack.callback(link.close)
+
+    def detach(self) -> None:
+        """Detach all at once but keep them; see :meth:`Link.detach`."""
+        for link in self.links:
+            link.detach()
+
+    def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
+        """Put another program in the place of each; see :meth:`Link.update`."""
+        for link in self.links:
+            link.update(program, old=old)
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Not to be had: pin each of :attr:`links`.
+
+        Raises:
+            NotSupportedError: Always.
+        """
+        raise NotSupportedError(f"{self!r} is {len(self.links)} links: pin each of `links`")
 
 
 def create_link(

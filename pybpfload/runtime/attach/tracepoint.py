@@ -14,6 +14,8 @@ from pybpfload.runtime.link import Link
 from pybpfload.uapi import AttachType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
 
@@ -59,27 +61,46 @@ def attach(
 
 
 def attach_perf_event(
-    program: Program, event: FileDescriptor, *, kind: str, target: str, cookie: int
+    program: Program,
+    event: FileDescriptor,
+    *,
+    kind: str,
+    target: str,
+    cookie: int,
+    cleanup: Callable[[], None] | None = None,
+    link: bool | None = None,
 ) -> Link:
     """Put a program on a perf event and enable it: by a link (Linux 5.15), by ioctl before.
 
     ``event`` belongs to the link afterwards and is closed on failure.
+
+    Args:
+        program: The program.
+        event: The perf event.
+        kind: As for :class:`Link`.
+        target: As for :class:`Link`.
+        cookie: What ``bpf_get_attach_cookie()`` gives.
+        cleanup: As for :class:`Link`; done on failure, too.
+        link: ``True``: only by a link; ``False``: by ioctl.
 
     Raises:
         NotSupportedError: A cookie needs a link.
         KernelError: The kernel refuses.
     """
     try:
-        if probe.has(Feature.PERF_LINK):
+        if link is not False and probe.has(Feature.PERF_LINK):
             fd = FileDescriptor(
                 bpf.link_create(
                     program.fileno(), event.fileno(), AttachType.PERF_EVENT, cookie=cookie
                 ),
                 f"link of {program.name}",
             )
-        elif cookie:
+        elif link is False and cookie:
+            raise ValueError("cookies are of links")
+        elif cookie or link:
+            what = "attach cookies for perf events" if cookie else "perf event links"
             raise NotSupportedError(
-                f"program {program.name}: this kernel has no attach cookies for perf events",
+                f"program {program.name}: this kernel has no {what}",
                 feature="perf event links",
                 since="5.15",
             )
@@ -88,15 +109,18 @@ def attach_perf_event(
             fd = event
     except BaseException as error:
         event.close()
+        if cleanup is not None:
+            with suppress(KernelError):
+                cleanup()
         if isinstance(error, KernelError):
             error.target = f"program {program.name} to {target}"
         raise
 
-    link = Link(fd, kind=kind, target=target, program=program.name, event=event)
+    made = Link(fd, kind=kind, target=target, program=program.name, event=event, cleanup=cleanup)
     try:
         perf.enable(event.fileno())
     except BaseException:
         with suppress(KernelError):  # it could not be enabled: it need not be disabled
-            link.close()
+            made.close()
         raise
-    return link
+    return made

@@ -1,0 +1,102 @@
+"""Programs that perf events call: clocks, counters, and events that the caller has opened.
+
+Source of the rules: libbpf, ``bpf_program__attach_perf_event_opts()``; ``man 2 perf_event_open``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.errors import AttachError
+from pybpfload.kernel import cpus, perf
+from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.attach.common import LinkGroup
+from pybpfload.runtime.attach.tracepoint import attach_perf_event
+from pybpfload.runtime.handles import duplicate
+from pybpfload.uapi import PerfHardware, PerfSoftware, PerfType
+
+if TYPE_CHECKING:
+    from pybpfload.runtime.link import Link
+    from pybpfload.runtime.program import Program
+    from pybpfload.runtime.target import AttachTarget
+
+__all__ = ["attach", "event_names"]
+
+
+def event_names() -> dict[str, tuple[PerfType, int]]:
+    """Events by the names that perf(1) has for them: type and ``config``."""
+    found: dict[str, tuple[PerfType, int]] = {}
+    for kind, members in ((PerfType.SOFTWARE, PerfSoftware), (PerfType.HARDWARE, PerfHardware)):
+        for member in members:
+            if member.name not in ("DUMMY", "BPF_OUTPUT", "MAX"):
+                found[member.name.lower().replace("_", "-")] = (kind, member.value)
+    return found
+
+
+def attach(
+    program: Program,
+    loaded_for: AttachTarget,
+    target: Any,
+    *,
+    frequency: int = 0,
+    period: int = 0,
+    pid: int = -1,
+    cpu: int | None = None,
+    cookie: int = 0,
+    link: bool | None = None,
+) -> Link:
+    """Attach to a perf event.
+
+    Args:
+        program: The program.
+        loaded_for: Unused: the event is chosen at attach.
+        target: Name of an event (:func:`event_names`), ``(type, config)``, or an event that is
+            open: its descriptor or anything with ``fileno()``.
+        frequency: Call the program so often a second.
+        period: Call it after so many events; one of both must be given for a name.
+        pid: Process to watch, wherever it runs; -1 for all processes.
+        cpu: CPU to watch; ``None`` for all.
+        cookie: What ``bpf_get_attach_cookie()`` gives (Linux 5.15).
+        link: ``True``: only by links (Linux 5.15); ``False``: by ioctl.
+
+    Returns:
+        A link; for all processes on all CPUs a group of one link for each CPU that is online.
+
+    Raises:
+        AttachError: No event is named, or there is none of that name.
+        KernelError: The kernel refuses; ENOENT or EOPNOTSUPP: this machine has no such counter.
+        ValueError: Neither frequency nor period, or both.
+    """
+    options: dict[str, Any] = {"kind": "perf_event", "cookie": cookie, "link": link}
+    if isinstance(target, int) or hasattr(target, "fileno"):
+        event = duplicate(target, "perf event")
+        return attach_perf_event(program, event, target=event.what, **options)
+    known = event_names()
+    if isinstance(target, str) and target in known:
+        kind, config = known[target]
+    elif isinstance(target, tuple) and len(target) == 2:
+        kind, config = target
+    else:
+        raise AttachError(
+            f"it attaches to a perf event: name one of {', '.join(known)}, not {target!r}",
+            program=program.name,
+        )
+    if bool(frequency) == bool(period):
+        raise ValueError("say how often: frequency or period")
+    # Both are one field of the kernel's, which the flag tells apart.
+    attr = perf.event_attr(
+        type=kind, config=config, disabled=1, freq=bool(frequency), sample_freq=frequency or period
+    )
+    places = [cpu] if cpu is not None else [-1] if pid >= 0 else cpus.online_cpus()
+    made: list[Link] = []
+    try:
+        for place in places:
+            what = f"{target}{f' of CPU {place}' if place >= 0 else ''}"
+            fd = perf.open_event(attr, pid=pid, cpu=place, target=f"perf event {what}")
+            event = FileDescriptor(fd, f"perf event {what}")
+            made.append(attach_perf_event(program, event, target=what, **options))
+    except BaseException:
+        for each in made:
+            each.close()
+        raise
+    return made[0] if len(made) == 1 else LinkGroup(made, target=str(target))
