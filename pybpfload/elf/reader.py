@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pybpfload.errors import FormatError
 from pybpfload.formats.packed import packed
 
-__all__ = ["ElfFile", "Relocation", "Section", "Symbol", "read_elf"]
+__all__ = ["ElfFile", "Names", "Relocation", "Section", "Symbol", "guarded", "read_elf"]
 
 EM_NONE, EM_BPF = 0, 247
 ET_REL = 1
@@ -161,9 +161,9 @@ def _read(data: bytes, name: str) -> ElfFile:
         raise FormatError(f"unknown ELF version {data[6]}, expected 1", offset=6)
     byteorder = "<" if data[5] == 1 else ">"
     _check_length(data, byteorder)
-    elf = _guard(_Headers, data, byteorder)
+    elf = guarded(_Headers, data, byteorder)
     header = elf.header
-    count = _guard(elf.count)
+    count = guarded(elf.count)
     if header["e_shentsize"] != _SECTION_HEADER_SIZE and count:
         raise FormatError(
             f"section headers of {header['e_shentsize']} bytes, expected {_SECTION_HEADER_SIZE}",
@@ -173,10 +173,10 @@ def _read(data: bytes, name: str) -> ElfFile:
         raise FormatError(f"{count} section headers cannot fit {len(data)} bytes", offset=60)
     view = memoryview(data).toreadonly()
     sections = []
-    names = _Names(_string_table(elf, view, count), _NAMES_LIMIT * len(data))
+    names = Names(_string_table(elf, view, count), _NAMES_LIMIT * len(data))
     budget = _CONTENTS_LIMIT * len(data)
     for index in range(count):
-        raw = _guard(elf.section, index)
+        raw = guarded(elf.section, index)
         section = _section(index, raw, names, view)
         budget -= len(section.data)
         if budget < 0:
@@ -242,7 +242,7 @@ class _Headers:
         return self._parse(self._structs.Elf_Shdr, self._stream, stream_pos=offset)
 
 
-def _guard(function: Any, *arguments: Any) -> Any:
+def guarded(function: Any, *arguments: Any) -> Any:
     """Call into pyelftools and turn whatever it raises into a FormatError."""
     try:
         return function(*arguments)
@@ -279,12 +279,12 @@ def _machine(data: bytes, byteorder: str) -> int:
 
 
 def _string_table(elf: Any, view: memoryview, count: int) -> bytes:
-    index = _guard(elf.names_index)
+    index = guarded(elf.names_index)
     if not 0 < index < count:
         raise FormatError(
             f"section name table index {index} is not among the {count} sections", offset=62
         )
-    raw = _guard(elf.section, index)
+    raw = guarded(elf.section, index)
     offset, size = raw["sh_offset"], raw["sh_size"]
     if offset + size > len(view):
         raise FormatError(
@@ -293,7 +293,7 @@ def _string_table(elf: Any, view: memoryview, count: int) -> bytes:
     return bytes(view[offset : offset + size])
 
 
-def _section(index: int, raw: Any, names: _Names, view: memoryview) -> Section:
+def _section(index: int, raw: Any, names: Names, view: memoryview) -> Section:
     name = names.at(raw["sh_name"], "section", index)
     kind = _number(raw["sh_type"], _SECTION_TYPES)
     offset, size = raw["sh_offset"], raw["sh_size"]
@@ -321,7 +321,7 @@ def _section(index: int, raw: Any, names: _Names, view: memoryview) -> Section:
     )
 
 
-class _Names:
+class Names:
     """A string table; what it hands out may be ``budget`` bytes in all."""
 
     def __init__(self, table: bytes, budget: int) -> None:
@@ -330,6 +330,7 @@ class _Names:
         self._seen: dict[int, str] = {}
 
     def at(self, offset: int, what: str, index: int) -> str:
+        """The name at an offset, for the ``what`` of an index; that of index 0 is empty."""
         if not index:
             return ""  # the first entry of either table is empty
         name = self._seen.get(offset)
@@ -368,7 +369,7 @@ def _read_symbols(elf: ElfFile, names_budget: int) -> None:
             f"symbols of {table.entsize} bytes in {table.size}, expected {_SYMBOL_SIZE}",
             section=table.name,
         )
-    names = _Names(bytes(elf.sections[table.link].data), names_budget)
+    names = Names(bytes(elf.sections[table.link].data), names_budget)
     layout = packed("elf", elf.byteorder).symbol
     for index, (name_off, info, other, shndx, value, size) in enumerate(
         layout.iter_unpack(table.data)

@@ -1,4 +1,6 @@
-"""The tables of an ELF64 file (System V ABI, chapters "Object Files" to "Relocation").
+"""The tables of an ELF file (System V ABI, chapters "Object Files" to "Relocation").
+
+Those of ELF64, as BPF objects are; of ELF32 the one record that has its fields in another order.
 
 pyelftools reads the headers of the file and its sections, which are described here for who writes
 or damages files. Symbols and relocations can number in the tens of thousands and are decoded by
@@ -42,8 +44,10 @@ def layouts(byteorder: str) -> Any:
 
     Returns:
         A namespace of construct ``Struct``s: ``header`` (``Elf64_Ehdr``), ``section``
-        (``Elf64_Shdr``), ``symbol`` (``Elf64_Sym``), ``rel`` (``Elf64_Rel``), and the bits of
-        ``symbol.st_info`` and ``rel.r_info``.
+        (``Elf64_Shdr``), ``segment`` (``Elf64_Phdr``), ``symbol`` (``Elf64_Sym``), ``symbol32``
+        (``Elf32_Sym``), ``rel`` (``Elf64_Rel``), the bits of ``symbol.st_info`` and
+        ``rel.r_info``, and ``verdef`` and ``verdaux`` (GNU symbol versions: Linux Standard Base,
+        Core, "Symbol Versioning").
     """
     little = byteorder == "<"
     u16, u32, u64 = (Int16ul, Int32ul, Int64ul) if little else (Int16ub, Int32ub, Int64ub)
@@ -83,6 +87,16 @@ def layouts(byteorder: str) -> Any:
             "sh_addralign" / u64,
             "sh_entsize" / u64,
         ),
+        segment=Struct(
+            "p_type" / u32,
+            "p_flags" / u32,
+            "p_offset" / u64,
+            "p_vaddr" / u64,
+            "p_paddr" / u64,
+            "p_filesz" / u64,
+            "p_memsz" / u64,
+            "p_align" / u64,
+        ),
         symbol=Struct(
             "st_name" / u32,
             "st_info" / Int8ub,
@@ -91,7 +105,25 @@ def layouts(byteorder: str) -> Any:
             "st_value" / u64,
             "st_size" / u64,
         ),
+        symbol32=Struct(
+            "st_name" / u32,
+            "st_value" / u32,
+            "st_size" / u32,
+            "st_info" / Int8ub,
+            "st_other" / Int8ub,
+            "st_shndx" / u16,
+        ),
         st_info=BitStruct("binding" / Nibble, "type" / Nibble),
+        verdef=Struct(
+            "vd_version" / u16,
+            "vd_flags" / u16,
+            "vd_ndx" / u16,
+            "vd_cnt" / u16,
+            "vd_hash" / u32,
+            "vd_aux" / u32,  # offset of the first name, from here
+            "vd_next" / u32,  # offset of the next version, from here; 0: this is the last
+        ),
+        verdaux=Struct("vda_name" / u32, "vda_next" / u32),
         rel=Struct("r_offset" / u64, "r_info" / u64),
         r_info=ByteSwapped(r_info) if little else r_info,
     )

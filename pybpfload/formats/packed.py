@@ -28,7 +28,13 @@ RECORDS: Final[dict[str, dict[str, str]]] = {
         "line_info": "IIII",
         "core_relo": "IIII",
     },
-    "elf": {"symbol": "IBBHQQ", "rel": "QQ"},
+    "elf": {
+        "symbol": "IBBHQQ",
+        "symbol32": "IIIBBH",
+        "rel": "QQ",
+        "verdef": "HHHHIII",
+        "verdaux": "II",
+    },
     "insn": {"slot": "BBhi"},
 }
 """Format module -> record -> codes of :mod:`struct`, without the byte order."""

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
         def map_file(self, path: str) -> _mmap.mmap | memoryview | bytes: ...
         def list_dir(self, path: str) -> list[str]: ...
         def exists(self, path: str) -> bool: ...
+        def is_executable(self, path: str) -> bool: ...
+        def real_path(self, path: str) -> str: ...
         def filesystem_type(self, path: str) -> int: ...
         def make_dir(self, path: str, mode: int) -> None: ...
         def unlink(self, path: str) -> None: ...
@@ -74,6 +76,7 @@ __all__ = [
     "filesystem_type",
     "interface_index",
     "ioctl",
+    "is_executable",
     "lift_memlock_limit",
     "list_dir",
     "log_calls",
@@ -87,6 +90,7 @@ __all__ = [
     "pid",
     "read",
     "read_file",
+    "real_path",
     "replaced",
     "set_socket_option",
     "syscall_numbers",
@@ -282,6 +286,12 @@ class _RealKernel:
 
     def exists(self, path: str) -> bool:
         return os.path.exists(path)  # noqa: PTH110
+
+    def is_executable(self, path: str) -> bool:
+        return os.path.isfile(path) and os.access(path, os.R_OK | os.X_OK)  # noqa: PTH113
+
+    def real_path(self, path: str) -> str:
+        return os.path.realpath(path)
 
     def filesystem_type(self, path: str) -> int:
         import ctypes
@@ -517,6 +527,16 @@ def list_dir(path: str) -> list[str]:
 def exists(path: str) -> bool:
     """Whether there is such a file (and it may be looked at)."""
     return (_kernel or current()).exists(path)
+
+
+def is_executable(path: str) -> bool:
+    """Whether that is a file which this process may read and execute."""
+    return (_kernel or current()).is_executable(path)
+
+
+def real_path(path: str) -> str:
+    """The path without symbolic links, as the kernel shows it in ``/proc/PID/maps``."""
+    return (_kernel or current()).real_path(path)
 
 
 def filesystem_type(path: str) -> int:

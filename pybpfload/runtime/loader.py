@@ -297,7 +297,7 @@ class Loader:
                 **info,
             )
         owner = FileDescriptor(fd, f"program {spec.name}")
-        loaded = Program(owner, spec, target=target, log=log)
+        loaded = Program(owner, spec, target=target, log=log, maps=self.maps)
         undo.callback(loaded.close)
         self._bind_rodata(loaded)
         return loaded

@@ -15,12 +15,13 @@ from pybpfload.runtime.target import AttachTarget
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from typing_extensions import Buffer
 
     from pybpfload.kernel.fd import FileDescriptor
     from pybpfload.runtime.link import Link
+    from pybpfload.runtime.map import Map
     from pybpfload.uapi import ProgType
 
 __all__ = ["Program"]
@@ -34,11 +35,13 @@ class Program:
         spec: What it was loaded from.
         target: What it was loaded for.
         log: As below.
+        maps: As below.
 
     Attributes:
         name: Its whole name; the kernel knows the first 15 characters.
         spec: What it was loaded from: a copy, so that editing the object's spec changes nothing.
         log: Verifier log, when ``log_level`` asked for one.
+        maps: Maps of its object by name; none when it was opened by a pin or an id.
         pin_path: Where it was pinned by :meth:`pin` or opened from, or ``None``.
         links: What :meth:`attach` made. Closing the program closes them; one that is taken out of
             the list is yours to close.
@@ -51,11 +54,13 @@ class Program:
         *,
         target: AttachTarget | None = None,
         log: str = "",
+        maps: Mapping[str, Map[Any, Any]] | None = None,
     ) -> None:
         self._fd = fd
         self.spec = copy.copy(spec)
         self.name = spec.name
         self.log = log
+        self.maps = maps if maps is not None else {}
         self.pin_path: str | None = None
         self.links: list[Link] = []
         self._target = target or AttachTarget()

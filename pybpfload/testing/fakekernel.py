@@ -457,6 +457,12 @@ class FakeKernel:
         paths = (*self.files, *self.dirs, *self.pins)
         return any(p == path or p.startswith(path.rstrip("/") + "/") for p in paths)
 
+    def is_executable(self, path: str) -> bool:  # noqa: D102
+        return path in self.files
+
+    def real_path(self, path: str) -> str:  # noqa: D102
+        return path
+
     def filesystem_type(self, path: str) -> int:  # noqa: D102
         if not self.exists(path):
             raise FileNotFoundError(errno.ENOENT, "not there", path)
