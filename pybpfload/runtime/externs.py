@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pybpfload.btf import Btf
     from pybpfload.relocate import Target
 
-__all__ = ["ResolvedExterns", "resolve"]
+__all__ = ["ResolvedExterns", "resolve", "resolve_typed"]
 
 _WEAK = "declare it __weak if the program can do without"
 
@@ -82,7 +82,7 @@ def resolve(spec: ObjectSpec, target: Target, *, kconfig: str | None = None) -> 
         _resolve_typeless(spec, typeless, found)
     for key, extern in symbols.items():
         if extern.is_typed:
-            found.symbols[key] = _resolve_typed(spec, extern, target)
+            found.symbols[key] = resolve_typed(spec, extern, target)
         if found.symbols[key] is None:
             missing = f"weak {extern.kind} {extern.name} is not in this kernel, or of another type"
             found.notes.append(RelocationError(missing, file=spec.path))
@@ -108,7 +108,16 @@ def _resolve_typeless(
         found.symbols[key] = None if address is None else Symbol(address=address)
 
 
-def _resolve_typed(spec: ObjectSpec, extern: ExternSpec, target: Target) -> Symbol | None:
+def resolve_typed(spec: ObjectSpec, extern: ExternSpec, target: Target) -> Symbol | None:
+    """Find a kernel variable or function in BTF, asking nothing else.
+
+    Returns:
+        ``None`` for a weak one that is not there, or a weak function of another type.
+
+    Raises:
+        RelocationError: It is missing, or of another type.
+        NotSupportedError: The target has no BTF.
+    """
     is_function = extern.kind == ExternKind.KFUNC
     kind = Kind.FUNC if is_function else Kind.VAR
     # Functions may come in flavors, of which the one that fits this kernel is taken; variables may

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pybpfload.kernel.btf import ModuleBtf
     from pybpfload.runtime.program import Program
 
-__all__ = ["AttachTarget", "resolve_attach_target"]
+__all__ = ["AttachTarget", "in_btf", "resolve_attach_target"]
 
 # Attach type -> (prefix of the name in BTF, kind); everything else is a FUNC of its own name.
 _NAMES = {
@@ -115,13 +115,18 @@ def resolve_attach_target(
     return _in_kernel(spec, name, modules, module_fd)
 
 
+def in_btf(spec: ProgramSpec) -> tuple[str, Kind, str]:
+    """How BTF names what a program is attached to: prefix of the name, kind, and words for it."""
+    return _NAMES.get(spec.expected_attach_type, ("", Kind.FUNC, "function"))
+
+
 def _in_kernel(
     spec: ProgramSpec,
     name: str,
     modules: Callable[[str], list[ModuleBtf]],
     module_fd: Callable[[Btf], int],
 ) -> AttachTarget:
-    prefix, kind, what = _NAMES.get(spec.expected_attach_type, ("", Kind.FUNC, "function"))
+    prefix, kind, what = in_btf(spec)
     module_name, colon, function = name.partition(":")
     if not colon:
         module_name, function = "", name
