@@ -325,7 +325,8 @@ class _RealKernel:
         import resource
 
         try:
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
         except ValueError as error:  # that is how Python puts EPERM
             raise PermissionError(1, str(error)) from None
 
