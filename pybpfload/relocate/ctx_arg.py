@@ -66,12 +66,8 @@ def rewrite_context_arguments(btf: Btf, programs: Iterable[RelocatedProgram]) ->
     Returns:
         The BTF with copies of the functions concerned, or ``btf`` itself when there are none.
     """
-    tagged: dict[int, list[int]] = {}
-    for type_id in btf.find_all(CONTEXT_TAG, Kind.DECL_TAG):
-        tag = btf[type_id]
-        assert isinstance(tag, t.DeclTag)
-        tagged.setdefault(tag.type, []).append(tag.component)
-    if not tagged:
+    tags = [btf[type_id] for type_id in btf.find_all(CONTEXT_TAG, Kind.DECL_TAG)]
+    if not tags:
         return btf
     editor = BtfEditor(btf)
     changed = False
@@ -79,20 +75,26 @@ def rewrite_context_arguments(btf: Btf, programs: Iterable[RelocatedProgram]) ->
         name = _CONTEXTS.get(program.spec.prog_type)
         if name is None or program.func_info is None:
             continue
-        step = program.func_info_rec_size // 4
+        # Whoever reads the types by their numbers counts on libbpf's order: by tag, not by use.
+        functions = program.func_info[1 :: program.func_info_rec_size // 4].tolist()
+        clones: dict[int, int] = {}
         pointer = 0
-        for at in range(1, len(program.func_info), step):
-            function_id = program.func_info[at]
-            components = {
-                component
-                for component in tagged.get(function_id, ())
-                if _wants_change(btf, function_id, component, program.spec.prog_type, name)
-            }
-            if components:
-                if not pointer:
-                    pointer = editor.add_ptr(editor.add_struct(name, 0, []))
-                program.func_info[at] = _clone(btf, editor, function_id, components, pointer)
-                changed = True
+        for tag in tags:
+            assert isinstance(tag, t.DeclTag)
+            if tag.type not in functions or not _wants_change(
+                btf, tag.type, tag.component, program.spec.prog_type, name
+            ):
+                continue
+            if tag.type not in clones:
+                clones[tag.type] = _clone(btf, editor, tag.type)
+            clone = clones[tag.type]
+            pointer = pointer or editor.add_ptr(editor.add_struct(name, 0, []))
+            editor.add_decl_tag(CONTEXT_TAG, clone, tag.component)
+            editor.set_extra(clone - 1, 2 * tag.component + 1, pointer)
+        for index, function in enumerate(functions):
+            at = 1 + index * (program.func_info_rec_size // 4)
+            program.func_info[at] = clones.get(function, function)
+        changed |= bool(clones)
     return editor.finish() if changed else btf
 
 
@@ -123,16 +125,12 @@ def _wants_change(
     return prog_type == ProgType.PERF_EVENT and pointee.name in _REGISTERS
 
 
-def _clone(
-    btf: Btf, editor: BtfEditor, function_id: int, components: set[int], pointer: int
-) -> int:
+def _clone(btf: Btf, editor: BtfEditor, function_id: int) -> int:
+    """Copy a function, behind its prototype."""
     function = btf[function_id]
     assert isinstance(function, t.Func)
     proto = btf[function.type]
     assert isinstance(proto, t.FuncProto)
-    params = [(p.name, pointer if i in components else p.type) for i, p in enumerate(proto.params)]
-    new_proto = editor.add_func_proto(proto.return_type, params)
-    clone = editor.add_func(function.name, new_proto, function.linkage)
-    for component in sorted(components):
-        editor.add_decl_tag(CONTEXT_TAG, clone, component)
-    return clone
+    params = [(param.name, param.type) for param in proto.params]
+    copy = editor.add_func_proto(proto.return_type, params)
+    return editor.add_func(function.name, copy, function.linkage)

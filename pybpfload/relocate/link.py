@@ -54,15 +54,22 @@ class Linker:
         spec: The object.
         code: Instructions of each function, CO-RE applied, by ``id()`` of its spec. They are not
             changed.
+        exception_callbacks: Append what ``exception_callback:`` tags name.
     """
 
-    def __init__(self, spec: ObjectSpec, code: dict[int, list[Insn]]) -> None:
+    def __init__(
+        self,
+        spec: ObjectSpec,
+        code: dict[int, list[Insn]],
+        *,
+        exception_callbacks: bool = True,
+    ) -> None:
         self._spec = spec
         self._code = code
         self._finder = Finder(f for f in spec.functions if f.is_subprogram)
         self._text = next((f.section_index for f in spec.functions if f.is_subprogram), -1)
         self._budget = max(LINKED_LIMIT, 64 * sum(map(len, code.values())))
-        self._exception_tags = _exception_tags(spec.btf)
+        self._exception_tags = _exception_tags(spec.btf) if exception_callbacks else []
         self._relocs: dict[int, dict[int, Reloc]] = {}
         self._info: dict[str, InfoTable] = {}
         if spec.btf_ext is not None:

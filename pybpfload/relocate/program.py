@@ -130,6 +130,7 @@ def relocate(
     *,
     modules: Iterable[Btf] = (),
     everything: bool = False,
+    exception_callbacks: bool = True,
 ) -> Relocation:
     """Relocate an object against the types of a kernel, without asking that kernel anything.
 
@@ -139,6 +140,9 @@ def relocate(
             none.
         modules: BTFs of modules, searched for types that ``target`` does not have.
         everything: Do all programs, not only those that are loaded.
+        exception_callbacks: Append the functions that ``exception_callback:`` tags name. A kernel
+            without declaration tags (before 5.16) has no use for them and would refuse a function
+            that nobody calls.
 
     Returns:
         The final instructions of every program, with symbolic references, and every CO-RE decision.
@@ -152,7 +156,7 @@ def relocate(
     code = {id(function): list(function.insns) for function in spec.functions}
     decisions = relocate_core(spec, code, target, everything=everything)
     _mark_function_addresses(spec, code)
-    linker = Linker(spec, code)
+    linker = Linker(spec, code, exception_callbacks=exception_callbacks)
     by_serial = {decision.serial: decision for decision in decisions}
     programs = {}
     linked = [

@@ -130,7 +130,9 @@ class Loader:
         self._target = self._make_target()
         self.externs = externs.resolve(self.spec, self._kernel_target(), kconfig=self.kconfig)
         self.notes += self.externs.notes
-        relocation = relocate(self.spec, self._target)
+        relocation = relocate(
+            self.spec, self._target, exception_callbacks=self._has_exceptions()
+        )
         self._upload_btf(relocation, temporary)
         creator = maps.Creator(
             self.spec, self.btf_fd, self.pin_root, self.externs.kconfig, undo, self._note
@@ -193,6 +195,12 @@ class Loader:
             self._temporary.callback(fd.close)
             self._module_fds[id(owner)] = fd.fileno()
         return self._module_fds[id(owner)]
+
+    def _has_exceptions(self) -> bool:
+        """Whether the kernel may read tags that name exception callbacks (libbpf's rule)."""
+        btf = self.spec.btf
+        needed = btf is not None and Feature.BTF_DECL_TAG in _features_used(btf)
+        return not needed or probe.has(Feature.BTF_DECL_TAG)
 
     # BTF of the object
 

@@ -555,6 +555,23 @@ class TestBtfOfTheObject:
         assert "BTF_DATASEC" in probed
         assert not probed & {"BTF_FLOAT", "BTF_LAYOUT", "BTF_EMPTY_DATASEC", "ARG_CTX_TAG"}
 
+    def test_copies_for_context_arguments_are_in_the_order_of_the_tags(self):
+        builder = BtfBuilder()
+        pointer = builder.add_ptr(0)
+        proto = builder.add_func_proto(0, [("ctx", pointer)])
+        first, second = builder.add_func("first", proto), builder.add_func("second", proto)
+        for function in (second, first):
+            builder.add_decl_tag("arg:ctx", function, 0)
+        spec = pybpfload.ProgramSpec("p", "tc", [], prog_type=ProgType.SCHED_CLS)
+        info = array("I", [0, first, 8, second])
+        program = RelocatedProgram(spec, [], func_info=info, func_info_rec_size=8)
+        before = builder.btf()
+        btf = rewrite_context_arguments(before, [program])
+        added = [Kind(btf.kind(i)).name for i in range(len(before), len(btf))]
+        one = ["FUNC_PROTO", "FUNC"]
+        assert added == [*one, "STRUCT", "PTR", "DECL_TAG", *one, "DECL_TAG"]
+        assert info.tolist() == [0, len(before) + 6, 8, len(before) + 1]
+
     def test_two_context_arguments_of_a_function(self):
         builder = BtfBuilder()
         pointer = builder.add_ptr(0)

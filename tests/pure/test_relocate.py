@@ -305,6 +305,12 @@ def test_exception_callback_comes_last():
     assert [f.name for f, _ in found["other"].functions] == ["other"]
 
 
+def test_kernels_without_declaration_tags_get_no_callback():
+    spec = open_object(Exceptions(("main", "B")).build())
+    found = relocate(spec, exception_callbacks=False).programs
+    assert [f.name for f, _ in found["main"].functions] == ["main"]
+
+
 def test_callback_that_is_called_too_is_there_once():
     made = Exceptions(("main", "B"))
     made.main("third", [call(), EXIT], {0: made.b})
