@@ -202,24 +202,30 @@ class _Generator:
     def other(self, register: int) -> int:
         return self.random.choice([r for r in range(10) if r != register])
 
-    def atomic(self, base: int, lowest: int, size_of: int) -> Insn:
+    def atomic(self, base: int, lowest: int, size_of: int) -> list[Insn]:
         random = self.random
         kind = random.randrange(8)
         if kind < 2:
             size = random.choice(list(_SIZES))
             off = lowest + random.randrange(0, size_of, _SIZES[size])
             if kind:
-                return i.atomic(size, i.ATOMIC_STORE_REL, base, self.other(base), off)
-            return i.atomic(size, i.ATOMIC_LOAD_ACQ, self.other(base), base, off)
+                return [i.atomic(size, i.ATOMIC_STORE_REL, base, self.other(base), off)]
+            return [i.atomic(size, i.ATOMIC_LOAD_ACQ, self.other(base), base, off)]
         size = random.choice((i.SIZE_W, i.SIZE_DW))
         off = lowest + random.randrange(0, size_of, _SIZES[size])
-        return i.atomic(size, random.choice(_ATOMICS), base, self.other(base), off)
+        op = random.choice(_ATOMICS)
+        operation = i.atomic(size, op, base, self.other(base), off)
+        if op == i.ATOMIC_CMPXCHG and size == i.SIZE_W:
+            # RFC 9669, section 5.3: what was in memory is zero-extended into r0. Linux 6.18 on x86
+            # forgets to clear the upper half where the verifier has pruned the path behind.
+            return [Insn(i.ALU | i.ALU_MOV | i.SRC_X, 0, 0), operation]
+        return [operation]
 
     def stack(self) -> list[Insn | _Jump | _Call]:
         return [self.access(10, self.slots[0], 8 * len(self.slots), aligned=True)]
 
     def stack_atomic(self) -> list[Insn | _Jump | _Call]:
-        return [self.atomic(10, self.slots[0], 8 * len(self.slots))]
+        return [*self.atomic(10, self.slots[0], 8 * len(self.slots))]
 
     def map_value(self) -> list[Insn | _Jump | _Call]:
         random = self.random
@@ -231,7 +237,7 @@ class _Generator:
             if random.getrandbits(1):
                 piece.append(self.access(base, 0, MAP_SIZE, aligned=False))
             else:
-                piece.append(self.atomic(base, 0, MAP_SIZE))
+                piece += self.atomic(base, 0, MAP_SIZE)
         return [*piece, *i.ld_imm64(base, self.number())]
 
     def loop(self) -> list[Insn | _Jump | _Call]:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.live
 ORDER = "<" if sys.byteorder == "little" else ">"
 FIXTURES = Path(__file__).parents[2] / "fixtures" / ("bpfel" if ORDER == "<" else "bpfeb")
 
-PROGRAMS = int(os.environ.get("PYBPFLOAD_RANDOM_PROGRAMS", "4000"))
+PROGRAMS = int(os.environ.get("PYBPFLOAD_RANDOM_PROGRAMS", "3000"))
 SEED = int(os.environ.get("PYBPFLOAD_RANDOM_SEED", "1"))
 
 PACKET = bytes.fromhex("000000000000 020304050607 0800") + bytes(range(60))

@@ -322,7 +322,8 @@ class Machine:
         form = table.find(insn) if insn is not None else None
         if form is None:
             return None
-        numbers = [getattr(insn, field) for field in form.registers]
+        # The source first: a destination that is only written may hold nothing.
+        numbers = [getattr(insn, field) for field in ("src", "dst") if field in form.registers]
         if "cmpxchg" in form.text:
             numbers.append(0)
         for number in numbers:

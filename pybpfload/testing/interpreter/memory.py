@@ -132,7 +132,7 @@ class Memory:
             FaultError: It would exceed :attr:`limit`.
         """
         size = data if isinstance(data, int) else len(data)
-        slots = max(size - 1, 0) >> SHIFT
+        slots = size >> SHIFT  # the place right behind it counts
         base = self._next[space]
         following = base + (slots + 2 << SHIFT)  # one slot stays empty
         if self.used + size + _OVERHEAD > self.limit or following >= _END[space]:
@@ -151,7 +151,7 @@ class Memory:
         There are too few addresses for packets: there the last one is.
         """
         first = region.base >> SHIFT
-        slots = max(len(region.data) - 1, 0) >> SHIFT
+        slots = len(region.data) >> SHIFT
         for slot in range(first, first + slots + 1):
             del self._slots[slot]
         self.used -= len(region.data) + _OVERHEAD
@@ -396,7 +396,7 @@ class Memory:
 
     def _grow(self, core: t.Array, region: Region, end: int) -> None:
         """Make room for the elements of a flexible array at the end of a region."""
-        if core.nelems or end > 1 << SHIFT:
+        if core.nelems or end >= 1 << SHIFT:
             raise BpfError(f"too many elements for an array of {core.nelems}")
         self.used += end - len(region.data)
         region.data.extend(bytes(end - len(region.data)))
