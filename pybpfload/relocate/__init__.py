@@ -14,6 +14,7 @@ from pybpfload.relocate.program import (
     Relocation,
     relocate,
 )
+from pybpfload.relocate.struct_ops import StructOpsMember, StructOpsValue, match_struct_ops
 
 __all__ = [
     "CoreDecision",
@@ -23,6 +24,9 @@ __all__ = [
     "ReferenceKind",
     "RelocatedProgram",
     "Relocation",
+    "StructOpsMember",
+    "StructOpsValue",
     "Target",
+    "match_struct_ops",
     "relocate",
 ]

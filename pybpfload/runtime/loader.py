@@ -32,7 +32,14 @@ from pybpfload.kernel.probe import Feature
 from pybpfload.kernel.progload import load_btf, load_program
 from pybpfload.kernel.version import kernel_version
 from pybpfload.object.spec import ExternKind, MapKind, ObjectSpec, ProgramSpec
-from pybpfload.relocate import ReferenceKind, RelocatedProgram, Relocation, Target, relocate
+from pybpfload.relocate import (
+    ReferenceKind,
+    RelocatedProgram,
+    Relocation,
+    Target,
+    match_struct_ops,
+    relocate,
+)
 from pybpfload.relocate.core.patch import poison
 from pybpfload.relocate.ctx_arg import CONTEXT_TAG, rewrite_context_arguments
 from pybpfload.relocate.program import KFUNC_POISON, MAP_POISON
@@ -128,8 +135,10 @@ class Loader:
         _check_permission()
         self._temporary = temporary
         self._target = self._make_target()
-        self.externs = externs.resolve(self.spec, self._kernel_target(), kconfig=self.kconfig)
+        kernel = self._kernel_target()
+        self.externs = externs.resolve(self.spec, kernel, kconfig=self.kconfig)
         self.notes += self.externs.notes
+        match_struct_ops(self.spec, kernel)
         relocation = relocate(
             self.spec, self._target, exception_callbacks=self._has_exceptions()
         )
@@ -158,9 +167,11 @@ class Loader:
         return self._kernel_target()
 
     def _kernel_target(self) -> Target:
-        needed = any(
-            e.kind != ExternKind.KCONFIG and e.is_typed for e in self.spec.externs.values()
-        ) or (self.custom_btf is None and any(f.core_relos for f in self.spec.functions))
+        needed = (
+            bool(self.spec.struct_ops)
+            or any(e.kind != ExternKind.KCONFIG and e.is_typed for e in self.spec.externs.values())
+            or (self.custom_btf is None and any(f.core_relos for f in self.spec.functions))
+        )
         if not needed:
             return Target(None)
         return Target(kernel_btf.vmlinux(), lambda: [module.btf for module in self._modules()])

@@ -1,0 +1,158 @@
+"""struct_ops maps against the kernel's structs: what fits where, and what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pybpfload.btf import Btf
+from pybpfload.btf.build import BtfBuilder
+from pybpfload.errors import RelocationError
+from pybpfload.object import ObjectSpec, open_object
+from pybpfload.relocate import Target, match_struct_ops
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "bpfel" / "struct_ops.bpf.o"
+MEMBERS = ("undo_cwnd", "owner", "ssthresh", "cong_avoid", "init", "release", "flags", "name")
+VALUE_SIZE, DATA = 192, 64
+
+
+class Kernel(BtfBuilder):
+    """A kernel with struct_ops that has the members given, each of 8 bytes, ``name`` of 16.
+
+    Args:
+        members: Names.
+        name: Of the struct.
+        base: Makes it a module over that.
+        other: The types of some members: ``data``, ``u64`` or ``bits``.
+    """
+
+    def __init__(self, *members: str, name="tcp_congestion_ops", base=None, **other: str) -> None:
+        super().__init__(base=base)
+        self.base = base
+        u32 = self.add_int("unsigned int", 4)
+        types = {
+            "function": self.add_ptr(self.add_func_proto(u32, [])),
+            "data": self.add_ptr(u32),
+            "u64": self.add_int("unsigned long", 8),
+            "flags": u32,
+            "bits": u32,
+            "name": self.add_array(self.add_int("char", 1), 16, u32),
+        }
+        made, self.offsets = [], {}
+        for member in members:
+            self.offsets[member] = DATA + 8 * len(made)
+            kind = other.get(member, member if member in types else "function")
+            bits = (3,) if kind == "bits" else ()
+            made.append((member, types[kind], 64 * len(made), *bits))
+        self.struct = self.add_struct(name, VALUE_SIZE - DATA, made)
+        inside = [("common", u32, 0), ("data", self.struct, 8 * DATA)]
+        self.value = self.add_struct(f"bpf_struct_ops_{name}", VALUE_SIZE, inside)
+
+    @property
+    def btf(self) -> Btf:
+        return Btf.from_bytes(self.build(), base=self.base)
+
+
+def opened() -> ObjectSpec:
+    """The fixture with one of its maps on."""
+    spec = open_object(FIXTURE)
+    for each in spec.struct_ops:
+        each.map.autocreate = each.map.name == "plain"
+    return spec
+
+
+def refused(spec: ObjectSpec) -> str:
+    with pytest.raises(RelocationError) as caught:
+        match_struct_ops(spec, Target(Kernel(*MEMBERS).btf))
+    return str(caught.value)
+
+
+def test_members_go_where_the_kernel_has_them():
+    kernel = Kernel(*MEMBERS)
+    (made,) = match_struct_ops(opened(), Target(kernel.btf))
+    assert (made.map.name, made.type_id, len(made.contents)) == ("plain", kernel.value, VALUE_SIZE)
+    at = kernel.offsets["name"]
+    assert made.contents == bytes(at) + b"pybpf_cc".ljust(VALUE_SIZE - at, b"\0")
+    places = {m.program.name: (m.type_id, m.index, m.offset) for m in made.members}
+    assert places == {
+        f"cc_{name}": (kernel.struct, MEMBERS.index(name), kernel.offsets[name])
+        for name in ("ssthresh", "cong_avoid", "undo_cwnd", "init")
+    }
+
+
+def test_maps_that_are_not_created_are_left_out():
+    spec = opened()
+    spec.maps["plain"].autocreate = False
+    spec.maps["off"].autocreate = True
+    (made,) = match_struct_ops(spec, Target(Kernel(*MEMBERS).btf))
+    assert made.map.name == "off"
+    spec.maps["off"].autocreate = False
+    assert match_struct_ops(spec, Target(None)) == []
+
+
+def test_programs_are_shared_by_maps_that_use_them_alike():
+    spec = opened()
+    spec.maps["off"].autocreate = True
+    first, second = match_struct_ops(spec, Target(Kernel(*MEMBERS).btf))
+    shared = {m.program.name for m in first.members} & {m.program.name for m in second.members}
+    assert shared == {"cc_ssthresh", "cc_cong_avoid", "cc_undo_cwnd"}
+    off = next(each for each in spec.struct_ops if each.map.name == "off")
+    off.programs["init"] = off.programs["ssthresh"]
+    off.programs["ssthresh"] = None
+    assert "cc_ssthresh: map off has it as another member" in refused(spec)
+
+
+def test_modules_have_structs_of_their_own():
+    base = Kernel("other", name="other_ops").btf
+    kernel = Kernel(*MEMBERS, base=base)
+    module = kernel.btf
+    (made,) = match_struct_ops(opened(), Target(base, [module]))
+    assert made.btf is module
+    assert (made.type_id, made.members[0].type_id) == (kernel.value, kernel.struct)
+
+
+def test_flavors_do_not_count():
+    spec = opened()
+    local = Kernel(*MEMBERS, name="tcp_congestion_ops___mine")
+    spec.btf = local.btf
+    (ours,) = [each for each in spec.struct_ops if each.map.name == "plain"]
+    ours.type_id = local.struct
+    ours.map.contents = bytearray(VALUE_SIZE - DATA)
+    spec.struct_ops[:] = [ours]
+    (made,) = match_struct_ops(spec, Target(Kernel(*MEMBERS).btf))
+    assert len(made.members) == 4
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (None, "the kernel has no struct_ops called tcp_congestion_ops"),
+        (Kernel(*MEMBERS, name="other_ops"), "the kernel has no struct_ops called tcp_cong"),
+        (Kernel("ssthresh", "undo_cwnd"), "has no member 'cong_avoid'"),
+        (Kernel("ssthresh", "undo_cwnd", "cong_avoid", "init"), "has no member 'name'"),
+        (Kernel(*MEMBERS, flags="u64"), "member 'flags' has 4 bytes, in the kernel 8"),
+        (Kernel(*MEMBERS, flags="bits"), "member 'flags' is a bit field"),
+        (Kernel(*MEMBERS, init="u64"), "member 'init' is .*, in the kernel .*unsigned long"),
+        (Kernel(*MEMBERS, init="data"), "member 'init' is no pointer to a function in the kernel"),
+    ],
+)
+def test_what_does_not_fit(kernel, said):
+    with pytest.raises(RelocationError, match=said) as caught:
+        match_struct_ops(opened(), Target(kernel and kernel.btf))
+    assert (caught.value.section, caught.value.symbol) == (".struct_ops", "plain")
+
+
+def test_what_is_not_a_struct_ops_program():
+    spec = opened()
+    spec.programs["cc_init"].prog_type = 1
+    assert "'init' is set to cc_init, which is no struct_ops program" in refused(spec)
+
+
+def test_a_value_without_the_struct():
+    kernel = BtfBuilder()
+    u32 = kernel.add_int("unsigned int", 4)
+    kernel.add_struct("tcp_congestion_ops", 4, [("flags", u32, 0)])
+    kernel.add_struct("bpf_struct_ops_tcp_congestion_ops", 4, [("common", u32, 0)])
+    with pytest.raises(RelocationError, match="holds no struct tcp_congestion_ops"):
+        match_struct_ops(opened(), Target(Btf.from_bytes(kernel.build())))
