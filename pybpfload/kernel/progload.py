@@ -7,6 +7,7 @@ log, which is fast; after a failure again with one, in a buffer that grows until
 from __future__ import annotations
 
 import errno
+import re
 
 from pybpfload.errors import VerifierError
 from pybpfload.kernel import memlock
@@ -15,6 +16,8 @@ from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.log import explain_poison, read_log
+from pybpfload.kernel.since import too_young_helper
+from pybpfload.kernel.version import kernel_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ LOG_LIMIT = 0x3FFFFFFF
 """Greatest log buffer the kernel takes (since 5.2; before, :data:`_OLD_LOG_LIMIT`)."""
 _OLD_LOG_LIMIT = 0xFFFFFF
 _ENOTSUPP = 524
+_UNKNOWN_HELPER = re.compile(r"invalid func \w+#(\d+)")
 
 
 def load_program(
@@ -101,7 +105,7 @@ def load_program(
         insn=reading.insn,
         source=reading.source,
         relocation=relocation if kind == "core" else None,
-        hint=_verifier_hint(-fd),
+        hint=_verifier_hint(-fd, reading.summary),
     )
 
 
@@ -208,7 +212,9 @@ def _blank_records(options: dict[str, Any], attr: Attr) -> bool:
     return changed
 
 
-def _verifier_hint(number: int) -> str | None:
+def _verifier_hint(number: int, summary: str) -> str | None:
+    if unknown := _UNKNOWN_HELPER.search(summary):
+        return too_young_helper(int(unknown[1]), kernel_version())
     if number == errno.ENOSPC:
         return "the log is longer than the kernel can give; this is not the verifier's last word"
     return None

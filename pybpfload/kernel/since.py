@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     from pybpfload.kernel.attrs import Attr, Layout
 
-__all__ = ["ENUMS", "Used", "first_version", "too_young", "used", "version_pair"]
+__all__ = [
+    "ENUMS",
+    "Used",
+    "first_version",
+    "too_young",
+    "too_young_helper",
+    "used",
+    "version_pair",
+]
 
 # Class of pybpfload.uapi -> per line a version and what came with it: names, helpers by number.
 # `A..B` is a range.
@@ -299,11 +307,25 @@ def too_young(attr: Attr, running: int) -> str | None:
     Returns:
         The sentence; ``None`` if everything is older than the kernel.
     """
-    age = running >> 16, running >> 8 & 255
     for what, since, _field in used(attr.layout, attr.layout.unpack(attr.data, attr.size)):
-        if running and since is not None and version_pair(since) > age:
-            return f"{what} came with Linux {since}, this is {age[0]}.{age[1]}"
+        if sentence := _came_later(what, since, running):
+            return sentence
     return None
+
+
+def too_young_helper(number: int, running: int) -> str | None:
+    """As :func:`too_young` for a helper that the verifier does not know."""
+    since = first_version("Helper", number)
+    if since is None:
+        return None
+    return _came_later(f"the helper {uapi.Helper(number).name}", since, running)
+
+
+def _came_later(what: str, since: str | None, running: int) -> str | None:
+    age = running >> 16, running >> 8 & 255
+    if not running or since is None or version_pair(since) <= age:
+        return None
+    return f"{what} came with Linux {since}, this is {age[0]}.{age[1]}"
 
 
 def _parse(enum: str) -> dict[int, str]:
