@@ -20,6 +20,7 @@ from pybpfload.btf import Btf
 from pybpfload.errors import BpfError
 from pybpfload.isa import insn as isa
 from pybpfload.relocate import CoreKind, ReferenceKind
+from pybpfload.runtime.maps import data_offset
 from pybpfload.uapi import MapType
 
 if TYPE_CHECKING:
@@ -247,6 +248,10 @@ def compare_relocated(
             _fill_extern(spec, expected, reference, theirs)
             continue
         expected[at] = expected[at]._replace(imm=given.imm)
+        if reference.kind == ReferenceKind.MAP_VALUE:
+            # Loading adds where in an arena the variables are.
+            offset = reference.addend + data_offset(spec.maps[reference.name])
+            expected[at + 1] = expected[at + 1]._replace(imm=isa.to_s32(offset))
         if given.imm in maps and reference.kind in (ReferenceKind.MAP, ReferenceKind.MAP_VALUE):
             result.same(f"{where}: map of {at}", map_names[maps[given.imm]], reference.name)
     # libbpf shifts bit fields as the machine has them that it runs on itself.
