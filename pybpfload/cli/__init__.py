@@ -18,11 +18,12 @@ COMMANDS = {
     "inspect": "show what is in an object: programs, maps, variables, BTF (offline)",
     "relocate": "show the final instructions and every CO-RE decision (offline)",
     "run": "load an object, attach its programs, print their events until Ctrl-C",
+    "features": "show what this kernel can do with BPF",
 }
 """Commands and what they do; each is a module of this package with ``run(arguments)``."""
 
 _HELP = """\
-usage: pybpfload COMMAND [options] OBJ
+usage: pybpfload COMMAND [options] [OBJ]
        pybpfload COMMAND --help
 
 Open, inspect, relocate and run BPF objects that clang built.

@@ -115,7 +115,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, words, capsys):
     assert words in one_error(capsys)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["inspect", "relocate", "run"])
 def test_files_that_are_no_objects(command, capsys, tmp_path):
     for content, words in (
         (b"", "not an ELF file"),

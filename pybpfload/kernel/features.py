@@ -1,0 +1,478 @@
+"""What the kernel can do with BPF, for people who want to know before they write a program.
+
+Every answer is one of three: yes, no, or could not tell; and says why. Program types, map types,
+helpers and instructions are tried out, by loading the smallest program or map that needs them; what
+kinds of links and attach types there are is read from the kernel's own BTF, because making them
+would attach something. :mod:`pybpfload.kernel.probe` knows the features that loading depends on.
+
+Source of the probes: libbpf, ``libbpf_probes.c``; the kernel's ``syscall.c`` and ``verifier.c`` for
+what refusals mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from pybpfload.isa.insn import Insn, encode
+from pybpfload.kernel import door, probe
+from pybpfload.kernel.attrs import layout
+from pybpfload.kernel.call import invoke
+from pybpfload.kernel.cmd_misc import btf_load_attempt
+from pybpfload.kernel.cmd_prog import prog_load_attempt
+from pybpfload.kernel.fd import at_least_3
+from pybpfload.kernel.since import first_version
+from pybpfload.kernel.version import kernel_version
+from pybpfload.uapi import AttachType, Helper, LinkType, MapFlag, MapType, ProgFlag, ProgType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = [
+    "INSTRUCTIONS",
+    "SETTINGS",
+    "Answer",
+    "attach_types",
+    "feature",
+    "features",
+    "helper",
+    "helpers",
+    "instruction",
+    "kfuncs",
+    "link_types",
+    "map_type",
+    "prog_type",
+    "settings",
+    "sweep",
+]
+
+_ORDER: Final[Any] = "<" if sys.byteorder == "little" else ">"
+_UNCLEAR = (errno.EPERM, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSYS)
+_LOG_SIZE: Final = 1 << 16
+_LONG_LOG_SIZE: Final = 1 << 20  # the log has a line for every instruction
+
+
+class Answer(NamedTuple):
+    """Whether the kernel has something.
+
+    Attributes:
+        has: ``None`` if that could not be told.
+        why: How that was found out, or why it could not be.
+        since: First version of Linux that has it, as far as is known; distributions backport.
+    """
+
+    has: bool | None
+    why: str
+    since: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.has is True
+
+    @property
+    def text(self) -> str:
+        """``yes``, ``no`` or ``unknown``."""
+        return {True: "yes", False: "no", None: "unknown"}[self.has]
+
+
+def _word(number: int) -> str:
+    return errno.errorcode.get(number, "ENOTSUPP" if number == 524 else str(number))
+
+
+# Programs
+
+_RETURN_0 = (Insn(0xB7), Insn(0x95))
+
+# What types want besides two instructions.
+_WANTS: dict[ProgType, dict[str, int]] = {
+    ProgType.CGROUP_SOCK_ADDR: {"expected_attach_type": AttachType.CGROUP_INET4_CONNECT},
+    ProgType.CGROUP_SOCKOPT: {"expected_attach_type": AttachType.CGROUP_GETSOCKOPT},
+    ProgType.SK_LOOKUP: {"expected_attach_type": AttachType.SK_LOOKUP},
+    ProgType.NETFILTER: {"expected_attach_type": AttachType.NETFILTER},
+    ProgType.SYSCALL: {"prog_flags": ProgFlag.SLEEPABLE},
+    ProgType.TRACING: {"expected_attach_type": AttachType.TRACE_FENTRY, "attach_btf_id": 1},
+    ProgType.LSM: {"expected_attach_type": AttachType.LSM_MAC, "attach_btf_id": 1},
+    ProgType.EXT: {"attach_btf_id": 1},
+    ProgType.STRUCT_OPS: {"attach_btf_id": 1},
+}
+_BY_BTF = (ProgType.TRACING, ProgType.LSM, ProgType.EXT, ProgType.STRUCT_OPS)
+
+
+def _load(kind: int, insns: Sequence[Insn], **options: Any) -> tuple[int, bytes]:
+    """Try to load a program: 0 or the negative error number, and the log."""
+    log = bytearray(_LOG_SIZE if len(insns) < 100 else _LONG_LOG_SIZE)
+    if kind == ProgType.KPROBE:
+        options["kern_version"] = kernel_version()  # which kernels before 5.0 compare
+    fd, _ = prog_load_attempt(
+        kind, encode(insns, _ORDER), "GPL", log_level=1, log_buf=log, **options
+    )
+    if fd >= 0:
+        door.close(fd)
+    return min(fd, 0), bytes(log).partition(b"\0")[0]
+
+
+def prog_type(kind: ProgType) -> Answer:
+    """Whether programs of a type can be loaded."""
+    since = first_version("ProgType", kind)
+    result, log = _load(kind, _RETURN_0, **_WANTS.get(kind, {}))
+    if result == 0:
+        return Answer(True, "one was loaded", since)
+    number = -result
+    if kind in _BY_BTF and (log or number == 524):
+        # They name a place in the kernel, and type 1 of its BTF is none; the verifier got so far.
+        return Answer(True, "the verifier looked at one", since)
+    if number in _UNCLEAR:
+        return Answer(None, _word(number), since)
+    return Answer(False, f"loading one gives {_word(number)}", since)
+
+
+# Maps
+
+
+def _map_arguments(kind: MapType) -> dict[str, Any]:
+    """Arguments of the smallest map of a type."""
+    page = 1 << 12
+    wants: dict[str, Any] = {"key_size": 4, "value_size": 4, "max_entries": 1}
+    name = kind.name
+    if kind == MapType.STACK_TRACE:
+        wants["value_size"] = 8
+    elif name in ("CGROUP_STORAGE", "PERCPU_CGROUP_STORAGE", "CGROUP_STORAGE_DEPRECATED",
+                  "PERCPU_CGROUP_STORAGE_DEPRECATED"):  # fmt: skip
+        wants.update(key_size=16, value_size=8, max_entries=0)
+    elif kind in (MapType.QUEUE, MapType.STACK, MapType.BLOOM_FILTER):
+        wants["key_size"] = 0
+    elif kind == MapType.LPM_TRIE:
+        wants.update(key_size=8, map_flags=MapFlag.NO_PREALLOC)
+    elif kind in (MapType.RINGBUF, MapType.USER_RINGBUF):
+        wants.update(key_size=0, value_size=0, max_entries=_page_size(page))
+    elif kind == MapType.ARENA:
+        wants.update(key_size=0, value_size=0, map_flags=MapFlag.MMAPABLE)
+    elif kind == MapType.STRUCT_OPS:
+        wants["btf_vmlinux_value_type_id"] = 1
+    elif kind == MapType.INSN_ARRAY:
+        wants["value_size"] = 16
+    elif name == "RHASH":
+        wants["map_flags"] = MapFlag.NO_PREALLOC
+    elif name.endswith("_STORAGE"):
+        wants.update(max_entries=0, map_flags=MapFlag.NO_PREALLOC)
+    return wants
+
+
+def _page_size(default: int) -> int:
+    import mmap
+
+    return mmap.PAGESIZE or default
+
+
+def map_type(kind: MapType) -> Answer:
+    """Whether maps of a type can be made."""
+    since = first_version("MapType", kind)
+    wants = _map_arguments(kind)
+    opened: list[int] = []
+    try:
+        if kind.name.endswith("_STORAGE") and wants["max_entries"] == 0 and wants["key_size"] == 4:
+            btf = btf_load_attempt(_INT_BTF)[0]
+            if btf < 0:
+                return Answer(None, f"its BTF cannot be loaded: {_word(-btf)}", since)
+            opened.append(btf)
+            wants.update(btf_fd=btf, btf_key_type_id=1, btf_value_type_id=1)
+        elif kind in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS):
+            inner = _make_map(MapType.HASH, {"key_size": 4, "value_size": 4, "max_entries": 1})
+            if inner < 0:
+                return Answer(None, f"no inner map can be made: {_word(-inner)}", since)
+            opened.append(inner)
+            wants["inner_map_fd"] = inner
+        made = _make_map(kind, wants)
+        if made >= 0:
+            opened.append(made)
+            return Answer(True, "one was made", since)
+    finally:
+        for fd in opened:
+            door.close(fd)
+    if kind == MapType.STRUCT_OPS and made == -524:
+        return Answer(True, "the kernel looked for the type of its value", since)
+    if -made in _UNCLEAR:
+        return Answer(None, _word(-made), since)
+    return Answer(False, f"making one gives {_word(-made)}", since)
+
+
+# One int of 32 bits: enough for key and value.
+_INT_BTF: Final = struct.pack(
+    "=HBBIIIII4I", 0xEB9F, 1, 0, 24, 0, 16, 16, 5, 1, 1 << 24, 4, 1 << 24 | 32
+) + b"\0int\0"  # fmt: skip
+
+
+def _make_map(kind: int, arguments: dict[str, Any]) -> int:
+    return at_least_3(invoke(layout("MAP_CREATE").build(map_type=kind, **arguments)))
+
+
+# Helpers
+
+
+def helper(kind: ProgType, number: int) -> Answer:
+    """Whether programs of a type may call a helper.
+
+    A program that calls it without arguments is refused in any case; what counts is whether the
+    verifier knows the helper.
+    """
+    since = first_version("Helper", number)
+    result, log = _load(kind, (Insn(0x85, imm=number), Insn(0x95)), **_WANTS.get(kind, {}))
+    if result == 0:
+        return Answer(True, "a program that calls it was loaded", since)
+    text = log.decode(errors="replace")
+    if any(word in text for word in ("unknown func", "invalid func", "program of this type")):
+        return Answer(False, text.strip().splitlines()[-1], since)
+    if -result in _UNCLEAR and not text:
+        return Answer(None, _word(-result), since)
+    if kind in _BY_BTF:
+        return Answer(None, "programs of this type must name what they attach to", since)
+    if not text:
+        return Answer(None, f"programs of this type cannot be tried: {_word(-result)}", since)
+    return Answer(True, "the verifier looked at its arguments", since)
+
+
+def helpers(kind: ProgType) -> dict[str, Answer]:
+    """All helpers by name, for programs of a type; it takes about a tenth of a second."""
+    first = helper(kind, 1)
+    if first.has is None:
+        return {f"bpf_{each.name.lower()}": first for each in Helper if each}
+    return {f"bpf_{each.name.lower()}": helper(kind, each) for each in Helper if each}
+
+
+# Instructions
+
+_LOAD_1 = Insn(0xB7, dst=1, imm=1)
+
+INSTRUCTIONS: Final[dict[str, tuple[str, str, tuple[Insn, ...]]]] = {
+    "v1": ("the first instruction set", "3.18", _RETURN_0),
+    "v2": (
+        "less-than jumps",
+        "4.14",
+        (_LOAD_1, Insn(0xA5, dst=1, imm=2), *_RETURN_0),
+    ),
+    "v3": (
+        "32-bit jumps",
+        "5.1",
+        (_LOAD_1, Insn(0x16, dst=1, imm=1), *_RETURN_0),
+    ),
+    "v4": (
+        "sign extension, unconditional byte swaps, signed division, long jumps",
+        "6.6",
+        (_LOAD_1, Insn(0xBF, dst=1, src=1, off=8), *_RETURN_0),
+    ),
+    "loops": (
+        "loops with a bound",
+        "5.3",
+        (_LOAD_1, Insn(0x07, dst=1, imm=1), Insn(0xA5, dst=1, off=-2, imm=5), *_RETURN_0),
+    ),
+    "atomics": (
+        "atomic operations that give the old value",
+        "5.12",
+        (
+            Insn(0x7A, dst=10, off=-8),
+            _LOAD_1,
+            Insn(0xDB, dst=10, src=1, off=-8, imm=1),
+            *_RETURN_0,
+        ),
+    ),
+    "may_goto": (
+        "loops that the kernel ends",
+        "6.9",
+        (Insn(0xE5, off=0), *_RETURN_0),
+    ),
+    "load_acquire": (
+        "loads and stores with an order",
+        "6.15",
+        (
+            Insn(0x7A, dst=10, off=-8),
+            Insn(0xDB, dst=1, src=10, off=-8, imm=0x100),
+            *_RETURN_0,
+        ),
+    ),
+    "long_programs": (
+        "programs of more than 4,096 instructions, for privileged users",
+        "5.2",
+        (*[Insn(0xB7)] * 4200, Insn(0x95)),
+    ),
+}
+"""Name -> what it means, first kernel that has it, a program that needs it."""
+
+
+def instruction(name: str) -> Answer:
+    """Whether the kernel accepts a kind of instructions.
+
+    Args:
+        name: A key of :data:`INSTRUCTIONS`.
+
+    Raises:
+        KeyError: There is no such kind.
+    """
+    _, since, code = INSTRUCTIONS[name]
+    result, log = _load(ProgType.SOCKET_FILTER, code)
+    if result == 0:
+        return Answer(True, "a program that needs it was loaded", since)
+    if -result in _UNCLEAR and not log:
+        return Answer(None, _word(-result), since)
+    last = (log.decode(errors="replace").strip().splitlines() or [_word(-result)])[-1]
+    return Answer(False, last if not last.startswith("processed") else _word(-result), since)
+
+
+# What the kernel's BTF tells
+
+
+def _enumerators(name: str) -> frozenset[str] | None:
+    from pybpfload.btf.types import Enum, Enum64, Kind
+    from pybpfload.errors import BpfError
+    from pybpfload.kernel import btf
+
+    try:
+        table = btf.vmlinux()
+    except (BpfError, OSError):
+        return None
+    found = table.find(name, Kind.ENUM)
+    if not found:
+        return frozenset()
+    made = table[found]
+    assert isinstance(made, (Enum, Enum64))
+    return frozenset(each.name for each in made.values)
+
+
+def _told(enum: str, prefix: str, kinds: Sequence[Any]) -> dict[str, Answer]:
+    known = _enumerators(enum)
+    found = {}
+    for kind in kinds:
+        since = first_version(type(kind).__name__, kind)
+        if known is None:
+            answer = Answer(None, "the kernel shows no BTF", since)
+        else:
+            has = prefix + kind.name in known
+            answer = Answer(
+                has, f"{'' if has else 'not '}in enum {enum} of the kernel's BTF", since
+            )
+        found[kind.name.lower()] = answer
+    return found
+
+
+def link_types() -> dict[str, Answer]:
+    """Kinds of links by name; that the kernel knows one does not tell that it is built in."""
+    return _told("bpf_link_type", "BPF_LINK_TYPE_", [each for each in LinkType if each])
+
+
+def attach_types() -> dict[str, Answer]:
+    """Attach types by name; as for :func:`link_types`."""
+    return _told("bpf_attach_type", "BPF_", list(AttachType))
+
+
+def kfuncs() -> list[str] | None:
+    """Names of the kernel functions that programs may call.
+
+    Returns:
+        ``None`` where the kernel's BTF does not mark them (before Linux 6.10), or is not there.
+    """
+    from pybpfload.btf.types import DeclTag, Func, Kind
+    from pybpfload.errors import BpfError
+    from pybpfload.kernel import btf
+
+    try:
+        table = btf.vmlinux()
+    except (BpfError, OSError):
+        return None
+    found = set()
+    for type_id in table.find_all("bpf_kfunc", Kind.DECL_TAG):
+        tag = table[type_id]
+        assert isinstance(tag, DeclTag)
+        marked = table[tag.type]
+        if isinstance(marked, Func):
+            found.add(marked.name)
+    return sorted(found) or None
+
+
+# The features that loading depends on, and the system's settings
+
+
+def feature(which: probe.Feature) -> Answer:
+    """One of the features that loading depends on."""
+    has, _ = probe.probe(which)
+    return Answer(has, probe.why(which), which.since)
+
+
+def features() -> dict[str, Answer]:
+    """All of them by name."""
+    return {each.name.lower(): feature(each) for each in probe.Feature}
+
+
+SETTINGS: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "kernel.unprivileged_bpf_disabled": (
+        "whether processes without CAP_BPF may use BPF",
+        {"0": "they may", "1": "they may not, until the next boot", "2": "they may not"},
+    ),
+    "net.core.bpf_jit_enable": (
+        "whether programs are compiled",
+        {"0": "they are interpreted", "1": "they are", "2": "they are, and the code is logged"},
+    ),
+    "net.core.bpf_jit_harden": (
+        "whether constants are blinded",
+        {"0": "no", "1": "those of processes without CAP_BPF", "2": "all"},
+    ),
+    "net.core.bpf_jit_kallsyms": (
+        "whether compiled programs are in /proc/kallsyms",
+        {"0": "no", "1": "for root"},
+    ),
+    "net.core.bpf_jit_limit": ("bytes for compiled programs of processes without CAP_BPF", {}),
+    "kernel.bpf_stats_enabled": (
+        "whether run time is counted",
+        {"0": "no", "1": "yes, which costs time"},
+    ),
+    "kernel.kptr_restrict": (
+        "who sees addresses in /proc/kallsyms",
+        {"0": "root, or all (perf_event_paranoid)", "1": "CAP_SYSLOG", "2": "nobody"},
+    ),
+    "kernel.perf_event_paranoid": (
+        "what processes without CAP_PERFMON may measure",
+        {"-1": "all", "0": "no raw tracepoints", "1": "no CPUs", "2": "not the kernel",
+         "3": "nothing", "4": "nothing"},
+    ),
+}  # fmt: skip
+"""Kernel setting -> what it is about, what its values mean."""
+
+
+def settings() -> Iterator[tuple[str, str | None, str]]:
+    """Settings that bear on BPF: name, value (``None`` if it cannot be read), what that means."""
+    for name, (about, meanings) in SETTINGS.items():
+        value = _read("/proc/sys/" + name.replace(".", "/"))
+        meaning = meanings.get(value or "", "")
+        yield name, value, f"{about}: {meaning}" if meaning else about
+    lockdown = _read("/sys/kernel/security/lockdown")
+    mode = lockdown.partition("[")[2].partition("]")[0] if lockdown else None
+    yield "lockdown", mode, "what the kernel forbids even root: none, integrity, confidentiality"
+    yield "lsm", _read("/sys/kernel/security/lsm"), "active security modules; bpf for LSM programs"
+
+
+def _read(path: str) -> str | None:
+    try:
+        return door.read_file(path, 4096).decode(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def sweep(on_each: Callable[[str], None] | None = None) -> dict[str, dict[str, Answer]]:
+    """All answers but those about helpers, by area and name.
+
+    Args:
+        on_each: Called with the name of each area before it is looked at.
+    """
+    areas: dict[str, Callable[[], dict[str, Answer]]] = {
+        "program types": lambda: {e.name.lower(): prog_type(e) for e in ProgType if e},
+        "map types": lambda: {e.name.lower(): map_type(e) for e in MapType if e},
+        "attach types": attach_types,
+        "link types": link_types,
+        "instructions": lambda: {name: instruction(name) for name in INSTRUCTIONS},
+        "loading": features,
+    }
+    found = {}
+    for area, look in areas.items():
+        if on_each is not None:
+            on_each(area)
+        found[area] = look()
+    return found

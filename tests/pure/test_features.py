@@ -1,0 +1,91 @@
+"""Features on a scripted kernel: yes, no and could not tell; the command's text and JSON."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from pybpfload import features
+from pybpfload.cli import main
+from pybpfload.kernel import door
+from pybpfload.testing.fakekernel import FakeKernel
+from pybpfload.uapi import Helper, MapType, ProgType
+
+
+@pytest.fixture
+def old():
+    with FakeKernel.like("5.4") as kernel:
+        yield kernel
+        assert not kernel.leaked()
+
+
+def test_yes_and_no(old):
+    assert features.map_type(MapType.HASH).has is True
+    answer = features.map_type(MapType.RINGBUF)
+    assert (answer.has, answer.since) == (False, "5.8")
+    assert "EINVAL" in answer.why
+    assert features.prog_type(ProgType.XDP)
+    assert features.prog_type(ProgType.SK_LOOKUP).has is False
+    assert features.instruction("v3")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOMEM, errno.EMFILE])
+def test_could_not_tell(number):
+    with FakeKernel(refuses={"PROG_LOAD": number, "MAP_CREATE": number}):
+        for answer in (
+            features.map_type(MapType.HASH),
+            features.map_type(MapType.ARRAY_OF_MAPS),
+            features.prog_type(ProgType.XDP),
+            features.helper(ProgType.XDP, Helper.MAP_LOOKUP_ELEM),
+            features.instruction("v1"),
+        ):
+            assert answer.has is None
+            assert not answer
+            assert errno.errorcode[number] in answer.why
+
+
+def test_nothing_stays_open():
+    with FakeKernel() as kernel:
+        features.sweep()
+        assert kernel.leaked() == []
+
+
+def test_what_the_log_says(monkeypatch):
+    """Whether the verifier knows a helper is told by its words, as its error numbers do not."""
+
+    def load(log: bytes, result: int):
+        monkeypatch.setattr("pybpfload.kernel.features._load", lambda *_, **__: (result, log))
+        return features.helper(ProgType.XDP, 181)
+
+    assert load(b"0: (85) call 181\nR1 !read_ok", -errno.EACCES).has is True
+    assert load(b"0: (85) call 181\ninvalid func unknown#181", -errno.EINVAL).has is False
+    last = b"program of this type cannot use helper bpf_loop#181"
+    answer = load(b"0: (85) call 181\n" + last + b"\n", -errno.EINVAL)
+    assert (answer.has, answer.why) == (False, last.decode())
+    assert load(b"", -errno.EPERM).has is None
+
+
+def test_text(old, capsys):
+    assert main(["features", "ringbuf"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "map types: 2 no"
+    assert lines[2].split() == ["ringbuf", "no", "5.8"]
+    assert main(["features", "-v", "hash_of"]) == 0
+    assert "one was made" in capsys.readouterr().out
+
+
+def test_json(old, capsys):
+    assert main(["features", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["map types"]["ringbuf"]["has"] is False
+    assert found["program types"]["xdp"]["has"] is True
+    assert set(found["settings"]) >= {"kernel.unprivileged_bpf_disabled", "lockdown"}
+
+
+def test_mistakes(old, capsys):
+    assert main(["features", "--helpers", "xpd"]) == 2
+    assert "did you mean 'xdp'" in capsys.readouterr().err
+    assert main(["features", "no-such-thing"]) == 1
+    assert door.current() is old
