@@ -242,6 +242,35 @@ def _events(runs: int) -> Iterator[Result]:
     yield _repeated("events", what, decode, runs)
 
 
+def _interpreter(runs: int) -> Iterator[Result]:
+    import pybpfload
+    from pybpfload.isa import insn as isa
+    from pybpfload.testing import Interpreter
+
+    rounds = 20_000
+    loop = [
+        isa.mov64_imm(0, 0),
+        isa.mov64_imm(1, rounds),
+        isa.stx(isa.SIZE_DW, 10, 1, -8),
+        isa.ldx(isa.SIZE_DW, 2, 10, -8),
+        isa.alu64_reg(isa.ALU_ADD, 0, 2),
+        isa.alu64_imm(isa.ALU_SUB, 1, 1),
+        isa.jmp_imm(isa.JMP_JNE, 1, 0, -5),
+        isa.exit_(),
+    ]
+    interpreter = Interpreter()
+    count = interpreter.run(loop).steps
+    what = f"interpret {count} instructions"
+    yield _repeated("interpreter", what, lambda: interpreter.run(loop), runs)
+    spec = pybpfload.open(FIXTURES / "core_fields.bpf.o")
+    relocation = spec.relocate(spec.btf)
+    length = len(relocation.programs["numbers"].insns)
+    what = f"make an interpreter, link {length} instructions, run few of them"
+    yield _repeated(
+        "interpreter", what, lambda: Interpreter(relocation).run("numbers", ctx=[0]), runs
+    )
+
+
 MEASUREMENTS: dict[str, Callable[[int], Iterator[Result]]] = {
     "import": _import,
     "help": _help,
@@ -250,4 +279,5 @@ MEASUREMENTS: dict[str, Callable[[int], Iterator[Result]]] = {
     "open": _open,
     "btf": _btf,
     "events": _events,
+    "interpreter": _interpreter,
 }
