@@ -82,9 +82,6 @@ class _KeyedMap(MapModel, MutableMapping[Any, Any]):
     def __len__(self) -> int:
         return sum(1 for _ in self.elements())
 
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
     def address_of(self, key: Any) -> int:
         """Address of a value, that of the current CPU; 0 if there is none."""
         return self.lookup_elem(self._encode(key))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pybpfload.isa.insn import Insn
     from pybpfload.relocate import RelocatedProgram
     from pybpfload.testing.interpreter.environment import Environment
-    from pybpfload.testing.interpreter.memory import Memory
+    from pybpfload.testing.interpreter.memory import Memory, Region
 
     Registers: TypeAlias = list[Any]
     Step: TypeAlias = Callable[[Registers], int]
@@ -142,6 +142,7 @@ class Machine:
         calls: Helpers and kfuncs called in this run, as ``(name, arguments, result)``.
         output: What ``bpf_seq_write`` and its like wrote in this run.
         context: The context of this run, with the packet if there is one.
+        loops_left: How often ``may_goto`` goes on in this run.
     """
 
     def __init__(self, memory: Memory, environment: Environment) -> None:
@@ -152,16 +153,14 @@ class Machine:
         self.printk: list[str] = []
         self.calls: list[tuple[str, tuple[int, ...], int | None]] = []
         self.context = Context(0)
-        self._max_steps = 0
         self.output = bytearray()
         self.loops_left = 0
+        self._max_steps = 0
         self._ended = 0  # loops of steps, each of which takes one step more to end
         self._frames: list[tuple[int, Registers]] = []
         self._budget = iter(range(0))
         self._tail_calls = 0
-        self._stacks = [
-            memory.allocate(STACK_SIZE, f"stack of frame {depth}") for depth in range(MAX_FRAMES)
-        ]
+        self._stacks: list[Region] = []  # by depth, made when first needed
         self._blank = bytes(STACK_SIZE)
 
     # Running
@@ -251,6 +250,8 @@ class Machine:
         frames.append((back, registers[6:]))
         registers[0] = NOTHING
         registers[6:10] = _NOTHING_4
+        if depth == len(self._stacks):
+            self._stacks.append(self.memory.allocate(STACK_SIZE, f"stack of frame {depth}"))
         stack = self._stacks[depth]
         stack.data[:] = self._blank
         registers[10] = stack.base + STACK_SIZE

@@ -234,9 +234,6 @@ class ProgArray(MapModel, MutableMapping[int, Any]):
     def __len__(self) -> int:
         return len(self._items)
 
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
 
 class MapOfMaps(MapModel, MutableMapping[Any, MapModel]):
     """Arrays and hash tables of maps: values are :class:`MapModel`."""
@@ -267,9 +264,6 @@ class MapOfMaps(MapModel, MutableMapping[Any, MapModel]):
 
     def __len__(self) -> int:
         return len(self._items)
-
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
     def add(self, key: Any) -> MapModel:
         """Put a new map there, as the definition says inner maps are, and return it.
