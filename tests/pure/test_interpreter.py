@@ -580,6 +580,7 @@ def test_what_is_given_must_fit():
 
 def test_bare_instructions_leave_nothing_behind():
     found = Interpreter()
+    found.run([isa.mov64_imm(0, 0), isa.exit_()])  # makes the stack
     used = found.memory.used
     for number in range(3000):  # more than there are addresses for packets
         code = [isa.mov64_imm(0, number), isa.exit_()]

@@ -382,6 +382,7 @@ def test_lookup_gives_the_value_itself():
 def test_a_deleted_value_stays_until_the_end_of_the_run():
     found = make(T.HASH)
     found.maps["m"][1] = 10
+    found.run([isa.mov64_imm(0, 0), isa.exit_()])  # makes the stack
     used = found.memory.used
     key = found.memory.place_bytes(number(1, 4))
     map_ = found.maps["m"].address
