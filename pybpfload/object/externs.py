@@ -191,6 +191,7 @@ def _edit_ksyms(btf: Btf, externs: list[ExternSpec], editor: BtfEditor) -> None:
     if not any(e.kind != ExternKind.KCONFIG for e in externs):
         return
     entries = []
+    named: set[int] = set()  # prototypes: many functions may have the same
     for index, entry in enumerate(section.entries):
         if entry.type not in known:
             raise FormatError(
@@ -204,7 +205,9 @@ def _edit_ksyms(btf: Btf, externs: list[ExternSpec], editor: BtfEditor) -> None:
             editor.set_func_linkage(described.id, 1)
             proto = btf[described.type]
             assert isinstance(proto, t.FuncProto)
-            for position, param in enumerate(proto.params):
+            params = () if proto.id in named else proto.params
+            named.add(proto.id)
+            for position, param in enumerate(params):
                 if param.type and not param.name:
                     editor.set_extra(proto.id, 2 * position, editor.add_string(_DUMMY))
         else:

@@ -38,27 +38,28 @@ def cut(elf: ElfFile, layout: Layout, spec: ObjectSpec) -> list[ProgramSpec]:
     budget = sum(section.size for section in code)
     found = []
     for section in code:
-        data = section.data
-        for symbol in by_section[section.index]:
+        symbols = by_section[section.index]
+        whole = len(section.data) // INSN_SIZE * INSN_SIZE if symbols else 0
+        insns = decode(section.data[:whole], spec.byteorder)  # type: ignore[arg-type]
+        for symbol in symbols:
             _check(symbol, section)
-            # Functions may overlap in a hostile file: bound what they decode to by a multiple of
-            # the code.
-            budget -= symbol.size // 16
+            # Functions may overlap in a hostile file: bound them by a multiple of the code.
+            budget -= symbol.size // 4
             if budget < 0:
                 raise FormatError("functions overlap", section=section.name, symbol=symbol.name)
-            body = data[symbol.value : symbol.value + symbol.size]
+            start = symbol.value // INSN_SIZE
             found.append(
                 ProgramSpec(
                     symbol.name,
                     section.name.removeprefix("?"),
-                    decode(body, spec.byteorder),  # type: ignore[arg-type]
+                    insns[start : start + symbol.size // INSN_SIZE],
                     autoload=not section.name.startswith("?"),
                     is_subprogram=section.index == layout.text,
                     is_global=symbol.binding != elf_reader.STB_LOCAL,
                     is_hidden=symbol.binding != elf_reader.STB_LOCAL and symbol.is_hidden,
                     section_index=section.index,
                     section_name=section.name,
-                    start=symbol.value // INSN_SIZE,
+                    start=start,
                 )
             )
     found.sort(key=lambda function: (function.section_index, function.start))

@@ -30,6 +30,7 @@ PAGE_SIZE = 4096
 _MAP_IN_MAP = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _NAME_LENGTH = 15
 _MAX_SLOTS = 1 << 20  # of declared values in all; slot numbers come from the file
+_MAX_ATTRIBUTES = 64  # of one definition; there are 13, and many maps may share a definition
 _MAX_VALUE = 0xFFFFFFFF
 
 
@@ -135,6 +136,11 @@ class _Definition:
 
     def parse(self, definition: t.Struct) -> None:
         spec = self.map
+        if len(definition.members) > _MAX_ATTRIBUTES:
+            raise self.fail(
+                definition.members[_MAX_ATTRIBUTES].name or "<anonymous>",
+                f"is one of {len(definition.members)}, at most {_MAX_ATTRIBUTES} are read",
+            )
         for index, member in enumerate(definition.members):
             name = member.name
             if name == "type":
