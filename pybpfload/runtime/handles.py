@@ -1,9 +1,10 @@
-"""Descriptors that callers give: of maps, programs and links that exist already."""
+"""Maps, programs and links that exist already: what they have in common, and opening them."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pybpfload.errors import BpfError
 from pybpfload.kernel import bpf, door
@@ -13,7 +14,9 @@ from pybpfload.kernel.fd import FileDescriptor, at_least_3
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HasFileno", "descriptor", "duplicate", "open_by", "open_fd", "open_pin"]
+    from typing_extensions import Self
+
+__all__ = ["Handle", "HasFileno", "descriptor", "duplicate", "open_by", "open_fd", "open_pin"]
 
 _BY_ID: dict[str, Callable[[int], int]] = {
     "map": bpf.map_get_fd_by_id,
@@ -122,3 +125,63 @@ def _checked(kind: str, fd: FileDescriptor, name: str) -> FileDescriptor:
     fd.close()
     found = next((other for other, mark in _MARKS.items() if mark in text), "no BPF object")
     raise BpfError(f"{name} is not a BPF {kind}, it is {'a ' * (found in _MARKS)}{found}")
+
+
+class Handle:
+    """A map, program or link that is open in this process.
+
+    A context manager: leaving it closes it.
+    """
+
+    _kind: ClassVar[str]
+    _fd: FileDescriptor
+    pin_path: str | None
+
+    @classmethod
+    def from_pin(cls, path: str | os.PathLike[str]) -> Self:
+        """Open what is pinned at a path (maps and programs Linux 4.4, links 5.7).
+
+        Raises:
+            KernelError: Nothing is there, or it may not be opened.
+            BpfError: It is of another kind.
+        """
+        made = cls._of(open_pin(cls._kind, path))
+        made.pin_path = os.fspath(path)
+        return made
+
+    @classmethod
+    def from_id(cls, number: int) -> Self:
+        """Open one by its id (maps and programs Linux 4.13, links 5.8; CAP_SYS_ADMIN).
+
+        Raises:
+            KernelError: There is none with that id, or it may not be opened.
+        """
+        return cls._of(open_by(cls._kind, number))
+
+    @classmethod
+    @abstractmethod
+    def _of(cls, fd: FileDescriptor) -> Self:
+        """Make one of a descriptor, which it owns; the kernel tells what it is."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close it. Closing again does nothing."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor.
+
+        Raises:
+            ValueError: It is closed.
+        """
+        return self._fd.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._fd.closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, bpffs, perf
-from pybpfload.runtime.handles import open_by, open_pin
+from pybpfload.runtime.handles import Handle
 
 if TYPE_CHECKING:
     import io
+    import os
     from collections.abc import Callable, Iterator
-    from types import TracebackType
+
+    from typing_extensions import Self
 
     from pybpfload.kernel.fd import FileDescriptor
     from pybpfload.runtime.handles import HasFileno
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Link"]
 
 
-class Link:
+class Link(Handle):
     """An attachment. Closing it detaches; an :class:`Object` closes the links of its programs.
 
     Dropping the last reference to a link that nobody closed warns with ``ResourceWarning``, because
@@ -46,6 +47,8 @@ class Link:
         pin_path: Where it is pinned, or ``None``.
     """
 
+    _kind = "link"
+
     def __init__(
         self,
         fd: FileDescriptor,
@@ -65,28 +68,7 @@ class Link:
         self.pin_path: str | None = None
 
     @classmethod
-    def from_pin(cls, path: str | os.PathLike[str]) -> Link:
-        """Open a pinned link (Linux 5.7; what it is of, 5.8).
-
-        Raises:
-            KernelError: There is none at that path.
-            BpfError: What is there is not a link.
-        """
-        link = cls._of(open_pin("link", path))
-        link.pin_path = os.fspath(path)
-        return link
-
-    @classmethod
-    def from_id(cls, link_id: int) -> Link:
-        """Open a link by its id (Linux 5.8, CAP_SYS_ADMIN).
-
-        Raises:
-            KernelError: There is none with that id.
-        """
-        return cls._of(open_by("link", link_id))
-
-    @classmethod
-    def _of(cls, fd: FileDescriptor) -> Link:
+    def _of(cls, fd: FileDescriptor) -> Self:
         try:
             info = bpf.link_info(fd.fileno())
         except BaseException:
@@ -103,15 +85,6 @@ class Link:
             error.target = f"{self.kind} link of program {self.program}"
             error.hint = error.hint or hints.get(error.errno or 0)
             raise
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
-        return self._fd.fileno()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._fd.closed
 
     def info(self) -> bpf.LinkInfo:
         """Ask the kernel about it (``BPF_OBJ_GET_INFO_BY_FD``, links since Linux 5.8).
@@ -222,17 +195,6 @@ class Link:
             self._fd.close()
             if cleanup is not None and self.pin_path is None:
                 cleanup()
-
-    def __enter__(self) -> Link:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed " if self._fd.closed else ""

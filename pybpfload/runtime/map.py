@@ -496,7 +496,7 @@ class _LookedUp(FileDescriptor):
 
 def _open_inner(number: int) -> Map[Any, Any]:
     fd = _LookedUp(bpf.map_get_fd_by_id(number), f"map id {number}")
-    return Map._from_owned(fd)
+    return Map._of(fd)
 
 
 def _flags(noexist: bool, exist: bool, lock: bool) -> int:

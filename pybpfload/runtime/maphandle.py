@@ -11,7 +11,7 @@ from pybpfload.kernel import bpf, bpffs, door
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime import mapkinds
-from pybpfload.runtime.handles import open_by, open_fd, open_pin
+from pybpfload.runtime.handles import Handle, open_fd, open_pin
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["MapHandle"]
 
 
-class MapHandle:
+class MapHandle(Handle):
     """A map in the kernel, as a whole; :class:`~pybpfload.runtime.map.Map` adds its elements.
 
     Arguments and attributes are those of ``Map``.
     """
+
+    _kind = "map"
 
     def __init__(
         self,
@@ -80,17 +82,9 @@ class MapHandle:
             KernelError: There is none, or it may not be opened.
             BpfError: It is not a map.
         """
-        flags = MapFlag.RDONLY if read_only else 0
-        return cls._from_owned(open_pin("map", path, file_flags=flags), pin_path=os.fspath(path))
-
-    @classmethod
-    def from_id(cls, number: int) -> Self:
-        """Open a map by its id (Linux 4.13, CAP_SYS_ADMIN).
-
-        Raises:
-            KernelError: There is none, or it may not be opened.
-        """
-        return cls._from_owned(open_by("map", number))
+        made = cls._of(open_pin("map", path, file_flags=MapFlag.RDONLY if read_only else 0))
+        made.pin_path = os.fspath(path)
+        return made
 
     @classmethod
     def from_fd(cls, fd: HasFileno | int) -> Self:
@@ -103,10 +97,10 @@ class MapHandle:
             KernelError: It cannot be duplicated, or not asked about.
             BpfError: It is not a map.
         """
-        return cls._from_owned(open_fd("map", fd))
+        return cls._of(open_fd("map", fd))
 
     @classmethod
-    def _from_owned(cls, fd: FileDescriptor, pin_path: str | None = None) -> Self:
+    def _of(cls, fd: FileDescriptor) -> Self:
         try:
             info = bpf.map_info(fd.fileno())
             btf = None
@@ -123,26 +117,12 @@ class MapHandle:
                 btf=btf,
                 key_type_id=info.btf_key_type_id,
                 value_type_id=info.btf_value_type_id,
-                pin_path=pin_path,
             )
         except BaseException:
             fd.close()
             raise
 
     # Life
-
-    def fileno(self) -> int:
-        """The map's descriptor.
-
-        Raises:
-            ValueError: It is closed.
-        """
-        return self._fd.fileno()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is closed."""
-        return self._fd.closed
 
     def close(self) -> None:
         """Close the descriptor and what was opened to read the map; again does nothing.
@@ -163,12 +143,6 @@ class MapHandle:
                     view.close()
         finally:
             self._fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     # The map as a whole
 

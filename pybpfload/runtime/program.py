@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError
 from pybpfload.kernel import bpf, bpffs
 from pybpfload.object.spec import ProgramSpec
-from pybpfload.runtime.handles import open_by, open_pin
+from pybpfload.runtime.handles import Handle
 from pybpfload.runtime.target import AttachTarget
 
 if TYPE_CHECKING:
     import io
+    import os
     from collections.abc import Iterator, Mapping
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, Self
 
     from pybpfload.kernel.fd import FileDescriptor
     from pybpfload.runtime.link import Link
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Program"]
 
 
-class Program:
+class Program(Handle):
     """A program in the kernel.
 
     Args:
@@ -46,6 +46,8 @@ class Program:
         links: What :meth:`attach` made. Closing the program closes them; one that is taken out of
             the list is yours to close.
     """
+
+    _kind = "program"
 
     def __init__(
         self,
@@ -66,30 +68,7 @@ class Program:
         self._target = target or AttachTarget()
 
     @classmethod
-    def from_pin(cls, path: str | os.PathLike[str]) -> Program:
-        """Open a pinned program (Linux 4.4), to run it, look at it or attach others to it.
-
-        The kernel does not tell its section, so :meth:`attach` does not know how.
-
-        Raises:
-            KernelError: There is none at that path.
-            BpfError: What is there is not a program.
-        """
-        program = cls._of(open_pin("program", path))
-        program.pin_path = os.fspath(path)
-        return program
-
-    @classmethod
-    def from_id(cls, program_id: int) -> Program:
-        """Open a program by its id (Linux 4.13, CAP_SYS_ADMIN); otherwise as :meth:`from_pin`.
-
-        Raises:
-            KernelError: There is none with that id.
-        """
-        return cls._of(open_by("program", program_id))
-
-    @classmethod
-    def _of(cls, fd: FileDescriptor) -> Program:
+    def _of(cls, fd: FileDescriptor) -> Self:
         try:
             info = bpf.prog_info(fd.fileno())
             spec = ProgramSpec(info.name or fd.what, "", [], prog_type=info.type)
@@ -102,15 +81,6 @@ class Program:
     def attached(self) -> bool:
         """Whether one of its links is open."""
         return any(not link.closed for link in self.links)
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
-        return self._fd.fileno()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._fd.closed
 
     @property
     def type(self) -> ProgType:
@@ -259,17 +229,6 @@ class Program:
             stack.callback(self._fd.close)
             for link in links:
                 stack.callback(link.close)
-
-    def __enter__(self) -> Program:
-        return self
-
-    def __exit__(
-        self,
-        kind: object,
-        error: object,
-        traceback: object,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed " if self._fd.closed else ""
