@@ -46,6 +46,7 @@ _FILES = {
     "/sys/devices/system/cpu/possible": b"0-3\n",
     "/sys/devices/system/cpu/online": b"0-3\n",
 }
+_OF_DESCRIPTORS = (MapType.PROG_ARRAY, MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _NEW = {"BTF_LOAD": "btf", "LINK_CREATE": "link", "RAW_TRACEPOINT_OPEN": "link"}
 
 
@@ -316,7 +317,10 @@ class FakeKernel:
         if command == "MAP_UPDATE_ELEM":
             if target.frozen:
                 return -errno.EPERM
-            return target.update(key, memory(fields["value"], value_size), fields["flags"])
+            value = memory(fields["value"], value_size)
+            if target["map_type"] in _OF_DESCRIPTORS:
+                self.fds[struct.unpack_from("=i", value)[0]]  # a KeyError is EBADF
+            return target.update(key, value, fields["flags"])
         value = target.lookup(key, value_size)
         if value is None:
             return -errno.ENOENT

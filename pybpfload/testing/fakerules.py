@@ -243,7 +243,8 @@ def _refuse_btf(lacks: frozenset[str], call: Call) -> int:
     if "BTF" in lacks:
         return errno.EINVAL
     data = memory(call.fields["btf"], call.fields["btf_size"])
-    if "BTF_LAYOUT" in lacks and struct.unpack_from("=I", data, 4)[0] > 24:
+    (header,) = struct.unpack_from("=I", data, 4)
+    if "BTF_LAYOUT" in lacks and any(data[24:header]):  # zeros may follow what a kernel knows
         return errno.E2BIG
     try:
         btf = Btf.from_bytes(data)
