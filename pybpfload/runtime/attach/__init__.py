@@ -25,6 +25,9 @@ _FAMILIES = {
     "ksyscall": "kprobe",
     "kprobe-multi": "kprobe_multi",
     "kprobe-session": "kprobe_multi",
+    "uprobe": "uprobe",
+    "uprobe-multi": "uprobe_multi",
+    "usdt": "usdt",
 }
 
 # Programs whose section does not tell what to attach to: by attach type, else by program type.
