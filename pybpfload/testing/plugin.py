@@ -1,8 +1,14 @@
 """The pytest plugin: what a test needs of a kernel, and running tests on several kernels.
 
+It is loaded wherever pybpfload is installed, so it imports nothing that is not used. Its fixtures
+(`kernel_btf`, `kernel_btfs`, `bpf_load`, `bpf_run`, `kernel_vm`) are in `.fixtures`, the mark
+`on_kernel` in `.guests`.
+
 Marks (`pytest --markers` shows them):
 
     @pytest.mark.vm                         to be run on each kernel by `pytest --kernels`
+    @pytest.mark.on_kernel("6.1", "sid")    to be run in virtual machines with these kernels
+    @pytest.mark.kernel_btfs("6.1", "sid")  the kernels that the fixture `kernel_btf` stands for
     @pytest.mark.kernel("6.1")              needs at least this version
     @pytest.mark.kernel(below="6.0")        needs an older one
     @pytest.mark.needs_feature("module_btf", "lsm")
@@ -27,11 +33,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pybpfload.testing import guests
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytest_plugins = ("pybpfload.testing.fixtures", "pybpfload.testing.guests")
+
 _MARKERS = (
     "vm: a test to run on each kernel of `pytest --kernels`",
+    "on_kernel(*names): run the test in virtual machines with these kernels",
+    "kernel_btfs(*names): the kernels that the fixture kernel_btf stands for",
     "kernel(at_least=None, below=None): the kernel version a test needs",
     "needs_feature(*names): what the kernel must have for a test, found out by trying",
 )
@@ -92,7 +104,9 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that this kernel is not for."""
+    """Skip a test that this kernel is not for; one in a virtual machine is asked there."""
+    if isinstance(item, guests.GuestTest):
+        return
     for mark in item.iter_markers("kernel"):
         if reason := _wrong_version(*mark.args, **mark.kwargs):
             pytest.skip(reason)
