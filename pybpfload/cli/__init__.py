@@ -19,6 +19,7 @@ COMMANDS = {
     "relocate": "show the final instructions and every CO-RE decision (offline)",
     "run": "load an object, attach its programs, print their events until Ctrl-C",
     "features": "show what this kernel can do with BPF",
+    "probes": "show where programs can be attached",
 }
 """Commands and what they do; each is a module of this package with ``run(arguments)``."""
 

@@ -1,0 +1,99 @@
+"""``pybpfload probes``: where programs can be attached."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.cli.common import Parser, print_json
+from pybpfload.cli.failure import complain, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pybpfload.object.places import Place, Wanted
+
+__all__ = ["run"]
+
+_EXAMPLES = """\
+examples:
+  pybpfload probes '*unlink*'               # everything that has it in its name
+  pybpfload probes -v 'fentry/vfs_*'        # with arguments and results
+  pybpfload probes 'tp/sched/*'
+  pybpfload probes -v iter lsm
+  pybpfload probes --btf vmlinux-6.1 'tp_btf/sched_*'
+
+A PATTERN is KIND/NAME with * for anything and ? for one character; one without / is one
+of names of any kind, or a kind. Kinds: kprobe, tp, fentry (also for fexit and fmod_ret),
+tp_btf, raw_tp, iter, lsm, struct_ops, and kfunc for what programs may call. What is
+printed is what SEC() takes. With --btf the kernel is that of the file, of which there
+are no kprobe and tp.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command and return the exit status."""
+    parser = Parser("probes", "Show where programs can be attached.", _EXAMPLES)
+    parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="which places")
+    parser.add_argument("--btf", metavar="FILE", help="the kernel of this BTF instead of this one")
+    options = parser.read(arguments)
+    found: list[Place] = []
+    seen: set[tuple[str, str]] = set()
+    for place in _places(options):
+        if (place.section, place.module) not in seen:
+            seen.add((place.section, place.module))
+            found.append(place)
+            if not options.json:
+                _show(place)
+    if options.json:
+        print_json(
+            [
+                {
+                    "section": place.section,
+                    "kind": place.kind,
+                    "name": place.name,
+                    "module": place.module or None,
+                    "prototype": place.prototype or None,
+                }
+                for place in found
+            ]
+        )
+    if not found:
+        complain("nothing matches")
+        return 1
+    return 0
+
+
+def _places(options: Any) -> Iterator[Place]:
+    prototypes = options.verbose or options.json
+    if options.btf:
+        import pybpfload
+        from pybpfload.object.places import places_in_btf
+
+        btf = pybpfload.read_btf(options.btf)
+        for pattern in options.patterns:
+            yield from places_in_btf(btf, _wanted(pattern), prototypes=prototypes)
+        return
+    from pybpfload.kernel.places import places
+
+    told: set[str] = set()
+
+    def missing(sentence: str) -> None:
+        if sentence not in told:
+            told.add(sentence)
+            complain(sentence)
+
+    for pattern in options.patterns:
+        yield from places(_wanted(pattern), prototypes=prototypes, missing=missing)
+
+
+def _wanted(pattern: str) -> Wanted:
+    from pybpfload.object.places import BTF_KINDS, Wanted
+
+    return Wanted(f"{pattern}/*" if pattern in (*BTF_KINDS, "kprobe", "tp") else pattern)
+
+
+def _show(place: Place) -> None:
+    module = f"  [{place.module}]" if place.module else ""
+    print(visible(f"{place.section}{module}"))
+    for line in place.prototype.splitlines():
+        print(visible(f"    {line}"))
