@@ -43,6 +43,8 @@ _KNOWN = (
     r"libbpf .*, pybpfload refuses to (load|prepare) \(.*(not built yet|version cannot load).*",
     # Before Linux 5.2: libbpf leaves references to maps that are not there.
     r"no global variables: libbpf refuses to load .*, pybpfload does not refuse",
+    # Before Linux 5.2, whose names have no dots, as libbpf's names of inner maps have.
+    r".*libbpf refuses to prepare .*failed to create inner map: -EINVAL.*does not refuse",
     # What libbpf reads as numbers of the machine's own byte order; struct_ops.
     r"other byte order: libbpf refuses .*(can't create jump table|struct_ops init_kern).*",
 )

@@ -107,6 +107,7 @@ class Recorder(FakeKernel):
         return self.open_object(self.make("prog", **call.fields, insns_=call.insns))
 
     def _map(self, call: Call) -> dict[str, Any]:
+        call.fields.pop("charge", None)  # which the script added
         given = {**call.fields, "map_name": _text(call.fields["map_name"])}
         inner = self.fds.get(given.pop("inner_map_fd"))
         given["inner"] = inner["given"] if inner is not None else None
@@ -117,6 +118,7 @@ class Recorder(FakeKernel):
         return given
 
     def _program(self, call: Call) -> dict[str, Any]:
+        call.fields.pop("charge", None)
         given = {**call.fields, "prog_name": _text(call.fields["prog_name"])}
         given["license"] = call.text
         given["btf"] = self._btf(given.pop("prog_btf_fd"))

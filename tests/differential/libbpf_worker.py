@@ -196,12 +196,13 @@ class Worker:
                 stage = "load"
             verdict = "refused" if stage else "loaded"
             reason = self.libbpf.last_words()
-            if stage != run.stage:
+            # Preparing and loading are one step here, so it does not count which of them refuses.
+            if bool(stage) != bool(run.stage):
                 verdict = "different"
                 result.say(self._disagreement(theirs, spec, stage, reason, run))
             elif stage:
                 result.refuse(stage, reason)
-            if run.relocation is not None and stage != "prepare":
+            if run.relocation is not None and prepared is not None:
                 compare.compare_decisions(result, log, run.relocation.decisions)
             if run.object is not None and not stage:
                 result.counts["loaded"] += 1
@@ -251,7 +252,8 @@ class _Run:
                 self.stage = "prepare"
                 if not self.is_native:  # which loading would do
                     resolve(spec, worker.target())
-                self.relocation = relocate(spec, worker.target())
+                exceptions = "BTF_DECL_TAG" not in kernel.lacks
+                self.relocation = relocate(spec, worker.target(), exception_callbacks=exceptions)
                 if self.is_native:
                     self._load(worker)
                 self.stage = ""

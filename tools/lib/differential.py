@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _THIS_KERNEL = Path("/sys/kernel/btf/vmlinux")
 _REASONS = 40  # shown in the table
+_LINES = 8  # shown of each object
 
 
 def main(description: str) -> int:
@@ -96,8 +97,11 @@ def _show(result: Result, *, verbose: bool) -> None:
         )
     if result.crashed:
         print(f"{head}: {result.crashed}")
-    for line in result.differences:
+    shown = result.differences if verbose else result.differences[:_LINES]
+    for line in shown:
         print(f"{head}: {line}")
+    if others := len(result.differences) - len(shown):
+        print(f"{head}: and {others} more (--verbose shows them)")
     for line in result.known if verbose else ():
         print(f"{head}: as documented: {line}")
 
