@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pybpfload.testing.interpreter.memory import Memory, Region
 
-__all__ = ["Context", "Given", "make"]
+__all__ = ["PACKET_TYPES", "Context", "Given", "make"]
 
 Given: TypeAlias = "int | bytes | bytearray | Sequence[int] | None"
 """What can be given for a context; see :meth:`~.interpreter.Interpreter.run`."""
@@ -35,6 +35,9 @@ _SKB: Final = frozenset(
     {T.SOCKET_FILTER, T.SCHED_CLS, T.SCHED_ACT, T.CGROUP_SKB, T.LWT_IN, T.LWT_OUT, T.LWT_XMIT}
 )
 _LINK_LAYER: Final = frozenset({T.SCHED_CLS, T.SCHED_ACT})  # see the Ethernet header
+
+PACKET_TYPES: Final = _SKB | {T.XDP}
+"""Types of programs that work on packets."""
 
 
 class Context:

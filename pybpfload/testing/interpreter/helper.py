@@ -12,13 +12,15 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Final
 
+from pybpfload.uapi import Helper as HelperNumber
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
     Helper: TypeAlias = Callable[..., int | None]
 
-__all__ = ["MASK32", "Helper", "Table", "registers_taken"]
+__all__ = ["MASK32", "Helper", "Table", "helper_name", "registers_taken"]
 
 MASK32: Final = 0xFFFFFFFF
 """Helpers take sizes and indices of 32 bits, whatever is above them in the register."""
@@ -37,6 +39,13 @@ class Table(dict[str, "Helper"]):
             return function
 
         return register
+
+
+def helper_name(number: int) -> str | None:
+    """Return the name of a helper of the kernel, ``bpf_...``, or ``None``."""
+    known = HelperNumber(number)
+    unknown = number <= 0 or known.name.startswith("UNKNOWN")
+    return None if unknown else f"bpf_{known.name.lower()}"
 
 
 def registers_taken(helper: Helper) -> tuple[int, int]:

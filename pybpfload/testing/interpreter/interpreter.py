@@ -15,7 +15,7 @@ from pybpfload.testing.interpreter.linker import KCONFIG_MAP, Linker
 from pybpfload.testing.interpreter.machine import Machine
 from pybpfload.testing.interpreter.maps import EventMap, MapModel, MapOfMaps, ProgArray, make_map
 from pybpfload.testing.interpreter.memory import Memory
-from pybpfload.uapi import MapType
+from pybpfload.uapi import MapType, ProgType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pybpfload.relocate import RelocatedProgram, Relocation
     from pybpfload.testing.interpreter.contexts import Given
     from pybpfload.testing.interpreter.helper import Helper
-    from pybpfload.uapi import ProgType
 
 __all__ = ["Interpreter", "Result", "Variable"]
 
@@ -35,7 +34,7 @@ class Result:
     """What a run gave.
 
     Attributes:
-        value: r0 at the end, unsigned 64 bits.
+        value: r0 at the end, unsigned 64 bits; 0 for struct_ops functions that return nothing.
         steps: Instructions executed.
         printk: Lines that ``bpf_trace_printk`` wrote.
         calls: Helpers and kfuncs called, in order: ``(name, arguments, what it returned)``.
@@ -102,7 +101,7 @@ class Interpreter:
     :class:`InterpreterError` for what the verifier would not accept *on the path that is taken*:
     accesses outside of what is there, registers without a value, helpers that nobody has, records
     that are never submitted. It is bounded in steps and memory, and gives the same result each time
-    (stacks start as zeros, clocks stand still, random numbers are seeded).
+    (stacks start as ``stack_fill``, clocks stand still, random numbers are seeded).
 
     Maps, global variables and programs of one object belong together and live as long as the
     interpreter: what one run leaves in a map, the next one finds there.
@@ -121,6 +120,8 @@ class Interpreter:
         ksyms: Addresses of ``__ksym`` variables by name. Weak ones that are not here are 0.
         environment: The world around programs.
         max_steps: Instructions that a run may take, those of callbacks included.
+        stack_fill: The byte that stacks are full of at first. A result that depends on it comes
+            from stack that was never written, which the kernel allows since 6.3.
 
     Attributes:
         relocation, memory, environment, max_steps: As above.
@@ -144,6 +145,7 @@ class Interpreter:
         ksyms: Mapping[str, int] | None = None,
         environment: Environment | None = None,
         max_steps: int = 1_000_000,
+        stack_fill: int = 0,
     ) -> None:
         spec = relocation.object if relocation is not None else None
         order: Any = spec.byteorder if spec is not None else "<"
@@ -157,7 +159,7 @@ class Interpreter:
         self.variables: dict[str, Variable] = {}
         self._make_maps(maps or {})
         self._set_kconfig(kconfig or {})
-        self._machine = Machine(self.memory, self.environment)
+        self._machine = Machine(self.memory, self.environment, stack_fill)
         self._linker = Linker(
             self._machine, relocation, self.maps, helpers or {}, kconfig or {}, ksyms or {}
         )
@@ -205,6 +207,7 @@ class Interpreter:
         data: bytes = b"",
         *,
         ctx: Given = None,
+        args: Sequence[int] = (),
         prog_type: ProgType | None = None,
     ) -> Result:
         """Run a program once.
@@ -218,6 +221,8 @@ class Interpreter:
                 raw_tp, tp_btf, fentry, lsm, ... programs get). For programs that work on packets
                 ``struct xdp_md`` or ``struct __sk_buff`` is made from ``data``; bytes given for it
                 say what it holds besides.
+            args: What r1 to r5 hold instead of a context: for freplace programs, which are called
+                as the functions that they replace.
             prog_type: Type of bare instructions; tells what context they get.
 
         Raises:
@@ -236,10 +241,10 @@ class Interpreter:
         context = None
         try:
             context = contexts.make(self.memory, prog_type, data, ctx)
-            value = machine.run(start, context, self.max_steps)
-            self._check_records(start)
+            value = machine.run(start, context, args or (context.address,), self.max_steps)
+            self._check_end(start, value is not None or prog_type == ProgType.STRUCT_OPS)
             return Result(
-                value,
+                value or 0,
                 machine.steps,
                 machine.printk,
                 machine.calls,
@@ -255,11 +260,11 @@ class Interpreter:
             if bare:
                 linker.unlink(start)
 
-    def _check_records(self, start: int) -> None:
+    def _check_end(self, start: int, has_value: bool) -> None:
+        problem = "" if has_value else "ends without a value in r0"
         for found in self.maps.values():
             if isinstance(found, EventMap) and found.pending:
                 found.drop_pending()
-                raise InterpreterError(
-                    f"ends with a record of map {found.name} neither submitted nor discarded",
-                    program=self._machine.locate(start)[0].name,
-                )
+                problem = f"ends with a record of map {found.name} neither submitted nor discarded"
+        if problem:
+            raise InterpreterError(problem, program=self._machine.locate(start)[0].name)

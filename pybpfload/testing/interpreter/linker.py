@@ -15,7 +15,7 @@ from pybpfload.errors import BpfError
 from pybpfload.object.spec import ExternKind, ExternSpec
 from pybpfload.relocate import ReferenceKind
 from pybpfload.testing.interpreter.errors import FaultError
-from pybpfload.testing.interpreter.helper import registers_taken
+from pybpfload.testing.interpreter.helper import helper_name, registers_taken
 from pybpfload.testing.interpreter.helpers import HELPERS
 from pybpfload.testing.interpreter.machine import NOTHING, Image, Machine, ThrownError
 from pybpfload.testing.interpreter.maps import ProgArray
@@ -192,14 +192,13 @@ class Linker:
         }
 
     def _helper(self, number: int, following: int) -> Step:
-        known = HelperNumber(number)
-        named = number > 0 and not known.name.startswith("UNKNOWN")
-        name = f"bpf_{known.name.lower()}" if named else f"helper {number}"
+        known = helper_name(number)
+        name = known or f"helper {number}"
         function = self._helpers.get(number) or self._function(name)
         if function is None and number == _TAIL_CALL:
             return self._tail_call(following)
         if function is None:
-            return _unknown(name, repr(name if named else number))
+            return _unknown(name, repr(known or number))
         return self._call(name, function, following)
 
     def _kfunc(self, name: str, following: int) -> Step:

@@ -18,6 +18,7 @@ from pybpfload.isa import table
 from pybpfload.isa.disasm import disassemble
 from pybpfload.testing.interpreter.contexts import Context
 from pybpfload.testing.interpreter.errors import FaultError, InterpreterError
+from pybpfload.testing.interpreter.helper import helper_name
 from pybpfload.testing.interpreter.mapmodel import MapModel
 
 if TYPE_CHECKING:
@@ -113,8 +114,12 @@ class Image:
 
     def text(self, index: int) -> str:
         """Instruction as text."""
-        end = index + (2 if self.insns[index].is_ldimm64 else 1)
-        return disassemble(self.insns[index:end])[0].text if index < len(self.insns) else ""
+        if index >= len(self.insns):
+            return "behind the last instruction"
+        insn = self.insns[index]
+        if insn.is_helper_call and (name := helper_name(insn.imm)):
+            return f"call {name}"
+        return disassemble(self.insns[index : index + 2])[0].text
 
     def source(self, index: int) -> str | None:
         """C source line of an instruction, ``file:line: text``."""
@@ -145,7 +150,7 @@ class Machine:
         loops_left: How often ``may_goto`` goes on in this run.
     """
 
-    def __init__(self, memory: Memory, environment: Environment) -> None:
+    def __init__(self, memory: Memory, environment: Environment, stack_fill: int = 0) -> None:
         self.memory = memory
         self.environment = environment
         self.code: list[Step] = [_stop]
@@ -161,12 +166,17 @@ class Machine:
         self._budget = iter(range(0))
         self._tail_calls = 0
         self._stacks: list[Region] = []  # by depth, made when first needed
-        self._blank = bytes(STACK_SIZE)
+        self._blank = bytes([stack_fill]) * STACK_SIZE
 
     # Running
 
-    def run(self, start: int, context: Context, max_steps: int) -> int:
-        """Run the program whose first step is ``start``, and return r0.
+    def run(
+        self, start: int, context: Context, arguments: Sequence[int], max_steps: int
+    ) -> int | None:
+        """Run the program whose first step is ``start``, with its arguments in r1 and so on.
+
+        Returns:
+            r0, or ``None`` if that holds nothing.
 
         Raises:
             InterpreterError: It does something wrong, or takes too many steps.
@@ -182,16 +192,14 @@ class Machine:
         self._ended = 0
         self.context = context
         try:
-            value = self._call(start, (context.address,))
+            value = self._call(start, arguments)
         except ThrownError as thrown:
             self._frames.clear()
             callback = self.locate(start)[0].exception_callback
             if callback is None:
                 return thrown.cookie
             value = self._call(callback, (thrown.cookie,))
-        if value is NOTHING:
-            raise self.error(start, _fresh(), "returns without a value in r0")
-        return int(value)
+        return None if value is NOTHING else int(value)
 
     @property
     def steps(self) -> int:
@@ -301,12 +309,11 @@ class Machine:
     def error(self, step: int, registers: Registers, message: str) -> InterpreterError:
         """Make the error for what happened at a step."""
         image, index = self.locate(step)
-        inside = index < len(image.insns)
         return InterpreterError(
             message,
             program=image.name,
             insn=index,
-            text=image.text(index) if inside else "behind the last instruction",
+            text=image.text(index),
             registers=tuple(None if value is NOTHING else value for value in registers),
             source=image.source(index),
             calls=tuple(self._place(back) for back, _ in self._frames if back),
