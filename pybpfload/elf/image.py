@@ -18,9 +18,9 @@ Compression is gzip, xz, LZMA, bzip2, LZ4 or zstd. All but zstd need nothing bey
 standard library; zstd is in it from Python 3.14 on, and comes from the ``zstandard`` package before
 (the extra ``pybpfload[images]``).
 
-Images may come from strangers: the output of decompression is limited to :data:`OUTPUT_LIMIT`, the
-memory of a decompressor to :data:`WINDOW_LIMIT`, and the number of places that are tried is limited
-too.
+Images may come from strangers: the output of decompression is limited by the size of what is
+decompressed (:func:`output_limit`), the memory of a decompressor to :data:`WINDOW_LIMIT`, and the
+number of places that are tried is limited too.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 import bz2
 import importlib
 import lzma
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -39,10 +40,19 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-__all__ = ["OUTPUT_LIMIT", "WINDOW_LIMIT", "btf_from_image", "decompress", "elf_section"]
+__all__ = [
+    "OUTPUT_LIMIT",
+    "WINDOW_LIMIT",
+    "btf_from_image",
+    "decompress",
+    "elf_section",
+    "output_limit",
+]
 
 OUTPUT_LIMIT = 1 << 30
-"""Most bytes that one decompression may yield. A vmlinux without DWARF has 30 to 100 MB."""
+"""Most bytes that any file may decompress to. A vmlinux without DWARF has 30 to 100 MB."""
+
+_OUTPUT_BASE, _OUTPUT_RATIO = 32 << 20, 32
 
 WINDOW_LIMIT = 1 << 28
 """Most bytes of memory that a decompressor may take for its window or dictionary."""
@@ -86,6 +96,15 @@ class _Budget:
             raise _DamagedError(f"it decompresses to more than {self._limit} bytes")
 
 
+def output_limit(size: int) -> int:
+    """Most bytes that a file of ``size`` bytes may decompress to, in all its layers.
+
+    32 times its size and 32 MiB: kernels and modules grow to 3 to 8 times their packed size. At
+    most :data:`OUTPUT_LIMIT`.
+    """
+    return min(OUTPUT_LIMIT, _OUTPUT_BASE + _OUTPUT_RATIO * size)
+
+
 def btf_from_image(data: Buffer, name: str = "") -> bytes:
     """The BTF in a kernel image or a kernel module.
 
@@ -101,8 +120,9 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
             package is missing.
     """
     file = name or None
+    view = memoryview(data).cast("B")
     try:
-        found = _btf(memoryview(data).cast("B"), _NESTING, _Budget(OUTPUT_LIMIT))
+        found = _btf(view, _NESTING, _Budget(output_limit(len(view))))
     except _DamagedError as error:
         raise FormatError(str(error), file=file) from None
     if found is None:
@@ -113,13 +133,13 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
     return bytes(found)
 
 
-def decompress(data: Buffer, name: str = "", *, limit: int = OUTPUT_LIMIT) -> bytes:
+def decompress(data: Buffer, name: str = "", *, limit: int | None = None) -> bytes:
     """Decompress a file by the magic that it begins with; one without is returned as it is.
 
     Args:
         data: The whole file. What follows the compressed data in it is ignored.
         name: Its name, for errors only.
-        limit: Most bytes to yield.
+        limit: Most bytes to yield, :func:`output_limit` if ``None``.
 
     Returns:
         What was compressed.
@@ -133,7 +153,8 @@ def decompress(data: Buffer, name: str = "", *, limit: int = OUTPUT_LIMIT) -> by
     if method is None:
         return bytes(data)
     try:
-        return _decompressed(view, method, _Budget(limit))
+        budget = _Budget(output_limit(len(view)) if limit is None else limit)
+        return bytes(_decompressed(view, method, budget))
     except _DamagedError as error:
         raise FormatError(str(error), file=name or None) from None
 
@@ -208,14 +229,17 @@ def _blob(data: memoryview, start: int) -> memoryview:
 
 def _blobs(data: memoryview) -> Iterator[memoryview]:
     """All BTF with types in a flat image: the kernel's, and that of BPF programs inside it."""
-    content = bytes(data)
     for magic in (b"\x9f\xeb\x01\0", b"\xeb\x9f\x01\0"):
-        start = content.find(magic)
-        while start >= 0:
-            blob = _blob(data, start)
-            if len(blob) > 64:
+        end = 0
+        for start in _places(data, magic):
+            if start >= end and len(blob := _blob(data, start)) > 64:
                 yield blob
-            start = content.find(magic, start + max(len(blob), 1))
+                end = start + len(blob)
+
+
+def _places(data: memoryview, magic: bytes) -> Iterator[int]:
+    """Where some bytes are, found without a copy of the data, which may be large."""
+    return (found.start() for found in re.finditer(re.escape(magic), data))
 
 
 # --- containers -----------------------------------------------------------------------------------
@@ -255,11 +279,9 @@ def _zboot_payload(data: memoryview) -> memoryview | None:
 
 def _embedded(data: memoryview, nesting: int, budget: _Budget) -> memoryview | None:
     """BTF of the first compressed kernel that is anywhere in a file."""
-    content = bytes(data)
     for magic in (_ZSTD, _XZ, _LZ4_LEGACY, _GZIP, _LZMA, _BZIP2):
-        start = content.find(magic)
-        while start >= 0 and budget.tries > 0:
-            if method := _method(data[start:]):
+        for start in _places(data, magic):
+            if budget.tries and (method := _method(data[start:])):
                 budget.tries -= 1
                 try:
                     inner = memoryview(_decompressed(data[start:], method, budget))
@@ -269,7 +291,6 @@ def _embedded(data: memoryview, nesting: int, budget: _Budget) -> memoryview | N
                     if budget.output < 0:
                         raise
                     # Else it were bytes that looked like a beginning.
-            start = content.find(magic, start + 1)
     return None
 
 
@@ -341,13 +362,13 @@ def _method(data: memoryview) -> Callable[[memoryview], Iterator[bytes]] | None:
 
 def _decompressed(
     data: memoryview, method: Callable[[memoryview], Iterator[bytes]], budget: _Budget
-) -> bytes:
+) -> bytearray:
     """All output of a decompressor."""
-    pieces = []
+    output = bytearray()
     for piece in method(data):
         budget.take(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces)
+        output += piece
+    return output
 
 
 def _gunzip(data: memoryview) -> Iterator[bytes]:

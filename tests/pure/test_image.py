@@ -347,6 +347,18 @@ class TestHostile:
         with pytest.raises(FormatError, match="more than 3145728 bytes"):
             btf_from_image(b"?" + bomb * 100)
 
+    @pytest.mark.parametrize("name", ["gzip", "xz", "lzma", "bzip2", "zstd"])
+    def test_bombs(self, name, monkeypatch):
+        """The larger a file, the more it may decompress to."""
+        assert image.output_limit(0) < image.output_limit(1000) < image.output_limit(1 << 40)
+        assert image.output_limit(1 << 40) == image.OUTPUT_LIMIT
+        monkeypatch.setattr(image, "_OUTPUT_BASE", 1 << 20)
+        bomb = PACKERS[name](bytes(4 << 20))
+        limit = image.output_limit(len(bomb))
+        for step in (btf_from_image, decompress):
+            with pytest.raises(FormatError, match=f"decompresses to more than {limit} bytes"):
+                step(bomb)
+
     def test_magics_of_btf_everywhere(self):
         with pytest.raises(FormatError):
             btf_from_image(b"\0" + b"\x9f\xeb\x01\0" * 50_000)
