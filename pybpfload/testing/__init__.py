@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pybpfload.testing import properties, strategies
+    from pybpfload.testing.assertions import assert_loads, assert_same_relocation
     from pybpfload.testing.interpreter import (
         Environment,
         FaultError,
@@ -16,8 +18,37 @@ if TYPE_CHECKING:
         InterpreterError,
         Memory,
     )
+    from pybpfload.testing.objects import ObjectBuilder, Site
+    from pybpfload.testing.properties import (
+        assert_deterministic,
+        assert_only_bpf_errors,
+        assert_own_btf_changes_nothing,
+        assert_round_trip,
+        assert_same_in_both_orders,
+        check_case,
+        check_reads,
+    )
 
-__all__ = ["Environment", "FaultError", "Interpreter", "InterpreterError", "Memory"]
+__all__ = [
+    "Environment",
+    "FaultError",
+    "Interpreter",
+    "InterpreterError",
+    "Memory",
+    "ObjectBuilder",
+    "Site",
+    "assert_deterministic",
+    "assert_loads",
+    "assert_only_bpf_errors",
+    "assert_own_btf_changes_nothing",
+    "assert_round_trip",
+    "assert_same_in_both_orders",
+    "assert_same_relocation",
+    "check_case",
+    "check_reads",
+    "properties",
+    "strategies",
+]
 
 _HOMES = {
     "Environment": "interpreter",
@@ -25,15 +56,29 @@ _HOMES = {
     "Interpreter": "interpreter",
     "InterpreterError": "interpreter",
     "Memory": "interpreter",
+    "ObjectBuilder": "objects",
+    "Site": "objects",
+    "assert_deterministic": "properties",
+    "assert_loads": "assertions",
+    "assert_only_bpf_errors": "properties",
+    "assert_own_btf_changes_nothing": "properties",
+    "assert_round_trip": "properties",
+    "assert_same_in_both_orders": "properties",
+    "assert_same_relocation": "assertions",
+    "check_case": "properties",
+    "check_reads": "properties",
 }
+_MODULES = ("properties", "strategies")
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -295,7 +295,8 @@ def layout(record: Record) -> Layout:
             width = size_of(member.type) * 8
         if not member.is_padding:
             offsets.append(at)
-            align = align if record.packed else max(align, unit // 8)
+            if not record.packed:
+                align = max(align, unit // 8)
         at += width
         end = max(end, at)
     size = -(-end // 8)

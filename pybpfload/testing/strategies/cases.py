@@ -33,16 +33,12 @@ from pybpfload.testing.cmodel import (
 )
 from pybpfload.testing.mutate import Mutation, mutate
 from pybpfload.testing.strategies.evolution import _evolution, _root
-from pybpfload.testing.strategies.types import Names, _type, byte_orders, number
+from pybpfload.testing.strategies.types import Choices, Names, _type, drawn
 
 if TYPE_CHECKING:
-    from hypothesis.strategies import DrawFn
-
     from pybpfload.btf import Btf
 
 __all__ = ["accesses", "btfs", "cases", "corrupted", "objects"]
-
-_seldom = st.sampled_from([False] * 7 + [True])
 
 
 def accesses(root: CType) -> st.SearchStrategy[Access]:
@@ -50,28 +46,28 @@ def accesses(root: CType) -> st.SearchStrategy[Access]:
 
     ``str()`` of one is its access string, ``text`` the C expression.
     """
-    return st.composite(_access)(root)
+    return drawn(None, lambda draw, _: _access(draw, root))
 
 
-def _access(draw: DrawFn, root: CType) -> Access:
-    indices = [draw(st.sampled_from([0] * 7 + [1]))]
+def _access(draw: Choices, root: CType) -> Access:
+    indices = [draw.of([0] * 7 + [1])]
     current = strip(root)
     while True:
         if isinstance(current, Record):
-            at = draw(st.integers(0, len(current.members) - 1))
+            at = draw.between(0, len(current.members) - 1)
             member = current.members[at]
             current = strip(member.type)
             stops = bool(member.name)
         elif isinstance(current, Array):
-            at = draw(st.integers(0, max(current.nelems - 1, 0)))
+            at = draw.between(0, max(current.nelems - 1, 0))
             if not current.nelems:
-                at = draw(st.integers(0, 3))  # flexible: it is the last member of a struct
+                at = draw.between(0, 3)  # flexible: it is the last member of a struct
             current = strip(current.of)
             stops = True
         else:
             break
         indices.append(at)
-        if stops and draw(_seldom):
+        if stops and draw.seldom():
             break
     return Access(root, tuple(indices))
 
@@ -89,42 +85,40 @@ def cases(
         kinds: Kinds of relocations; all by default.
     """
 
-    @st.composite
-    def made(draw: DrawFn) -> Case:
-        names = Names()
+    def made(draw: Choices, names: Names) -> Case:
         probes: list[Probe] = []
         evolutions: list[Evolution] = []
-        for _ in range(draw(st.integers(1, max_probes))):
-            if not evolutions or draw(_seldom):
+        for _ in draw.several(1, max_probes):
+            if not evolutions or draw.seldom():
                 evolutions.append(_evolution(draw, names, _root(draw, names), 4))
-            probes.append(_probe(draw, draw(st.sampled_from(evolutions)), kinds))
-        extra = [_type(draw, names, 1) for _ in range(draw(st.sampled_from([0, 0, 1, 3])))]
+            probes.append(_probe(draw, draw.of(evolutions), kinds))
+        extra = [_type(draw, names, 1) for _ in range(draw.of([0, 0, 1, 3]))]
         return Case(
             probes,
-            order or draw(byte_orders),
+            order or draw.of("<>"),
             extra=tuple(extra),
-            twin=draw(_seldom),
-            backwards=draw(_seldom),
+            twin=draw.seldom(),
+            backwards=draw.seldom(),
         )
 
-    return made()
+    return drawn(None, made)
 
 
-def _probe(draw: DrawFn, evolution: Evolution, kinds: tuple[CoreKind, ...] | None) -> Probe:
+def _probe(draw: Choices, evolution: Evolution, kinds: tuple[CoreKind, ...] | None) -> Probe:
     root = evolution.before
     is_enum = isinstance(strip(root), Enum)
     possible = ENUM_KINDS + TYPE_KINDS if is_enum else _FIELDS_OFTEN + TYPE_KINDS
     wanted = [kind for kind in possible if kinds is None or kind in kinds] or list(possible)
-    kind = draw(st.sampled_from(wanted))
+    kind = draw.of(wanted)
     access = Access(root, (0,))
     if kind in FIELD_KINDS:
         access = _access(draw, root)
     elif kind in ENUM_KINDS:
         enum = strip(root)
         assert isinstance(enum, Enum)
-        access = Access(root, (draw(st.integers(0, len(enum.values) - 1)),))
-    form = draw(st.sampled_from(_forms(Probe(kind, Form.MOV, access, evolution))))
-    value = draw(st.sampled_from([1, 2**64 - 1, 1 << 63]) | number(False, 64))
+        access = Access(root, (draw.between(0, len(enum.values) - 1),))
+    form = draw.of(_forms(Probe(kind, Form.MOV, access, evolution)))
+    value = draw.number(False, 64)
     return Probe(kind, form, access, evolution, value)
 
 
@@ -148,7 +142,7 @@ def _forms(probe: Probe) -> list[Form]:
         return forms
     if number_there or isinstance(here.type, Array):
         forms += [Form.LOAD] * 6 + [Form.STORE, Form.STORE_X]
-        forms += [Form.LOAD_SX] * (size < 8) + [Form.ATOMIC] * (size >= 4)
+        forms += [Form.LOAD_SX] * 2 * (size < 8) + [Form.ATOMIC] * (size >= 4)
     return forms
 
 
@@ -160,17 +154,15 @@ def objects(*, order: str | None = None) -> st.SearchStrategy[bytes]:
 def btfs(*, order: str | None = None) -> st.SearchStrategy[Btf]:
     """Strategy of BTF of C types, with a few roots and all that they refer to."""
 
-    @st.composite
-    def made(draw: DrawFn) -> Btf:
-        names = Names()
+    def made(draw: Choices, names: Names) -> Btf:
         roots: list[CType] = []
-        for _ in range(draw(st.integers(1, 4))):
-            root = _root(draw, names) if draw(st.booleans()) else _type(draw, names, 2)
-            roots.append(root if draw(st.booleans()) else Typedef(names.of("t"), root))
-        backwards = draw(_seldom)
-        return Types(roots, order or draw(byte_orders), backwards=backwards).btf()
+        for _ in draw.several(1, 4):
+            root = _root(draw, names) if draw.coin() else _type(draw, names, 2)
+            roots.append(root if draw.coin() else Typedef(names.of("t"), root))
+        backwards = draw.seldom()
+        return Types(roots, order or draw.of("<>"), backwards=backwards).btf()
 
-    return made()
+    return drawn(None, made)
 
 
 def corrupted(files: st.SearchStrategy[bytes]) -> st.SearchStrategy[Mutation]:

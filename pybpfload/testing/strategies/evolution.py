@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from hypothesis import strategies as st
-
 from pybpfload.testing.cases import Evolution, flavored
 from pybpfload.testing.cmodel import (
     INT,
@@ -31,12 +29,20 @@ from pybpfload.testing.cmodel import (
     Typedef,
     strip,
 )
-from pybpfload.testing.strategies.types import Names, _bit_field, _enum, _record, _type, number
+from pybpfload.testing.strategies.types import (
+    Choices,
+    Names,
+    _bit_field,
+    _enum,
+    _record,
+    _type,
+    drawn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hypothesis.strategies import DrawFn
+    from hypothesis import strategies as st
 
 __all__ = ["evolutions"]
 
@@ -58,40 +64,37 @@ def evolutions(
         max_changes: Changes at most.
         names: Names already in use.
     """
-
-    @st.composite
-    def made(draw: DrawFn) -> Evolution:
-        using = names or Names()
-        return _evolution(draw, using, before or _root(draw, using), max_changes)
-
-    return made()
+    return drawn(
+        names,
+        lambda draw, using: _evolution(draw, using, before or _root(draw, using), max_changes),
+    )
 
 
-def _root(draw: DrawFn, names: Names) -> CType:
-    what = draw(st.sampled_from(["record", "record", "record", "enum", "typedef"]))
+def _root(draw: Choices, names: Names) -> CType:
+    what = draw.of(["record", "record", "record", "enum", "typedef"])
     root: CType
     if what == "enum":
         root = _enum(draw, names)
-        if draw(_seldom):
+        if draw.seldom():
             assert isinstance(root, Enum)
             root = replace(
                 root, values=tuple((f"{name}___old", value) for name, value in root.values)
             )
     elif what == "typedef":
-        root = Typedef(names.of("t"), _record(draw, names, 2, tagged=draw(st.booleans())))
+        root = Typedef(names.of("t"), _record(draw, names, 2, tagged=draw.coin()))
     else:
         root = _record(draw, names, 2, 6, tagged=True)
-    return flavored(root, "mine") if draw(_seldom) else root
+    return flavored(root, "mine") if draw.seldom() else root
 
 
-def _evolution(draw: DrawFn, names: Names, before: CType, max_changes: int) -> Evolution:
+def _evolution(draw: Choices, names: Names, before: CType, max_changes: int) -> Evolution:
     changes = _Changes(draw, names, before)
-    for _ in range(draw(st.integers(0, max_changes))):
+    for _ in draw.several(0, max_changes):
         changes.apply()
     after: CType | None = changes.now
     name = before.name.split("___")[0]  # type: ignore[attr-defined]
     decoys: tuple[CType, ...] = ()
-    fate = draw(st.sampled_from(_FATES))
+    fate = draw.of(_FATES)
     if fate == "flavor":
         after = flavored(changes.now, "kernel")
         changes.said.append(f"{name} is a flavor")
@@ -99,13 +102,12 @@ def _evolution(draw: DrawFn, names: Names, before: CType, max_changes: int) -> E
         after = replace(changes.now, name=name)  # type: ignore[call-arg]
     if fate == "gone":
         after = None
-        decoys = (draw(st.sampled_from(_others(before, name))),)
+        decoys = (draw.of(_others(before, name)),)
         changes.said.append(f"{name} is gone")
     return Evolution(before, after, tuple(changes.said), changes.matches, decoys)
 
 
 _FATES = ["stays"] * 8 + ["flavor", "gone"]
-_seldom = st.sampled_from([False] * 7 + [True])
 
 
 def _others(before: CType, name: str) -> list[CType]:
@@ -127,12 +129,13 @@ class _Changes:
         said: What was done, in words.
     """
 
-    def __init__(self, draw: DrawFn, names: Names, before: CType) -> None:
+    def __init__(self, draw: Choices, names: Names, before: CType) -> None:
         self.draw = draw
         self.names = names
         self.now = before
         self.said: list[str] = []
         self._breaks = 0
+        self._added: set[str] = set()  # enumerators
         self._for_good = not _comparable(before)
 
     @property
@@ -149,9 +152,9 @@ class _Changes:
             new: CType = self.change_enum(root)
         else:
             records = _records(root)
-            root = self.draw(st.sampled_from(records))
+            root = self.draw.of(records)
             assert isinstance(root, Record)
-            change = self.draw(st.sampled_from(_CHANGES))
+            change = self.draw.of(_CHANGES)
             new = change(self, root)
         self.now = _swap(self.now, root, new)
 
@@ -170,16 +173,16 @@ class _Changes:
 
     def pick(self, fields: tuple[Field, ...]) -> int:
         """Choose a field."""
-        return self.draw(st.integers(0, len(fields) - 1))
+        return self.draw.between(0, len(fields) - 1)
 
     # Records
 
     def insert(self, record: Record) -> Record:
         """Put a new field in."""
-        at = self.draw(st.integers(0, len(record.fields)))
-        if self.draw(_seldom):
+        at = self.draw.between(0, len(record.fields))
+        if self.draw.seldom():
             made = _bit_field(self.draw, self.names)
-        elif self.draw(_seldom):
+        elif self.draw.seldom():
             made = Field("", _record(self.draw, self.names, 0, 2, tagged=False))
         else:
             made = Field(self.names.field(), _type(self.draw, self.names, 1))
@@ -191,7 +194,7 @@ class _Changes:
         """Move a field."""
         fields = list(record.fields)
         field = fields.pop(self.pick(record.fields))
-        fields.insert(self.draw(st.integers(0, len(fields))), field)
+        fields.insert(self.draw.between(0, len(fields)), field)
         self.say(f"{field.name or 'an anonymous member'} moves")
         return replace(record, fields=tuple(fields))
 
@@ -230,20 +233,20 @@ class _Changes:
         """Give a field a type that is not taken for the same."""
         at = self.pick(record.fields)
         field = record.fields[at]
-        if not field.name:
+        if not field.name or field.origin is None:
             return record
         self.say(f"{field.name} becomes something else", field, breaks="for good")
         new: CType = INT
         if isinstance(strip(field.type), Int):
-            new = self.draw(st.sampled_from([Pointer(VOID), Float("float", 4), Array(INT, 2)]))
+            new = self.draw.of([Pointer(VOID), Float("float", 4), Array(INT, 2)])
         return _put(record, at, Field(field.name, new))
 
     def wrap(self, record: Record) -> Record:
         """Put fields into an anonymous struct or union."""
         first = self.pick(record.fields)
-        last = self.draw(st.integers(first, len(record.fields) - 1))
+        last = self.draw.between(first, len(record.fields) - 1)
         inside = record.fields[first : last + 1]
-        keyword = self.draw(st.sampled_from(["struct", "union"]))
+        keyword = self.draw.of(["struct", "union"])
         if all(field.is_padding for field in inside):
             return record
         kept = next((field for field in inside if field.origin is not None), inside[0])
@@ -271,14 +274,14 @@ class _Changes:
     def align(self, record: Record) -> Record:
         """Align the whole."""
         self.say(f"{record.name or 'an anonymous record'} is aligned")
-        return replace(record, align=self.draw(st.sampled_from([16, 32])))
+        return replace(record, align=self.draw.of([16, 32]))
 
     # Types of fields
 
     def _compatible(self, field: Field) -> tuple[Field, str]:
         """A field of another type or width that is taken for the same, and what that breaks."""
         base = strip(field.type)
-        if self.draw(_seldom):
+        if self.draw.seldom():
             renamed = Typedef(self.names.of("t"), Qualified("const", field.type))
             return replace(field, type=renamed), ""
         if isinstance(base, Int) and base.size <= 8:
@@ -288,7 +291,7 @@ class _Changes:
                 return field, ""
             return replace(field, type=self.change_enum(base)), ""
         if isinstance(base, Pointer):
-            to = self.draw(st.sampled_from([VOID, INT, Tag("struct", "another")]))
+            to = self.draw.of([VOID, INT, Tag("struct", "another")])
             return replace(field, type=Pointer(to)), "once"
         if isinstance(base, Float):
             return replace(field, type=Float("double", 8)), "once"
@@ -296,18 +299,19 @@ class _Changes:
             return self._another_array(field, base)
         assert isinstance(base, Record)
         other = "union" if base.keyword == "struct" else "struct"
-        name = self.names.of("s") if base.name and self.draw(st.booleans()) else base.name
+        name = self.names.of("s") if base.name and self.draw.coin() else base.name
         # A tag and its keyword go together, so that no two records share one.
         name = name if name != base.name or not base.name else self.names.of("s")
         return replace(field, type=replace(base, keyword=other, name=name)), "once"
 
     def _another_int(self, field: Field, base: Int) -> tuple[Field, str]:
-        if self.draw(st.booleans()) and base.encoding != 4:
+        if self.draw.coin() and base.encoding != 4:
             # To a bit field, from one, or to one of another width.
-            widths = st.none() if field.bits is not None else st.nothing()
-            bits = self.draw(widths | st.integers(1, 8 * base.size))
+            bits: int | None = self.draw.between(1, 8 * base.size)
+            if field.bits is not None and self.draw.coin():
+                bits = None
             return replace(field, bits=bits), ""
-        new = self.draw(st.sampled_from(INTS))
+        new = self.draw.of(INTS)
         assert isinstance(new, Int)
         bits = None if field.bits is None else min(field.bits, 8 * new.size)
         bits = 1 if bits is not None and new.encoding == 4 else bits
@@ -316,39 +320,42 @@ class _Changes:
 
     def _another_array(self, field: Field, base: Array) -> tuple[Field, str]:
         of = base.of
-        if isinstance(strip(of), Int) and self.draw(st.booleans()):
-            of = self.draw(st.sampled_from(INTS))
-        return replace(field, type=Array(of, self.draw(st.integers(0, 6)))), "once"
+        if isinstance(strip(of), Int) and self.draw.coin():
+            of = self.draw.of(INTS)
+        return replace(field, type=Array(of, self.draw.between(0, 6))), "once"
 
     # Enums
 
     def change_enum(self, enum: Enum) -> Enum:
         """Change an enum: its values, their names, its size."""
-        what = self.draw(st.sampled_from(["renumber", "add", "drop", "rename", "resize"]))
+        what = self.draw.of(["renumber", "add", "drop", "rename", "resize"])
         values = list(enum.values)
-        at = self.draw(st.integers(0, len(values) - 1))
+        at = self.draw.between(0, len(values) - 1)
         name, value = values[at]
-        signed = enum.signed
-        fresh = number(signed, 8 * enum.size)
         if what == "renumber":
-            values[at] = name, self.draw(fresh)
+            values[at] = name, self.draw.number(enum.signed, 8 * enum.size)
             self.say(f"{name} is {values[at][1]}")
         elif what == "add":
-            values.insert(at, (self.names.enumerator(), self.draw(fresh)))
+            values.insert(
+                at, (self.names.enumerator(), self.draw.number(enum.signed, 8 * enum.size))
+            )
+            self._added.add(values[at][0])
             self.say(f"{values[at][0]} comes in")
         elif what == "resize":
             return self._resized(enum)
         else:
-            new = f"{name}___new" if "___" not in name and self.draw(_seldom) else ""
             if what == "drop" and len(values) > 1:
                 del values[at]
+                keeps = False
             else:
-                values[at] = new or self.names.enumerator(), value
-            self.say(f"{name} is gone or renamed", breaks="" if new else "once")
+                keeps = "___" not in name and self.draw.seldom()  # a flavor of its name
+                values[at] = f"{name}___new" if keeps else self.names.enumerator(), value
+            keeps = keeps or name in self._added
+            self.say(f"{name} is gone or renamed", breaks="" if keeps else "once")
         return replace(enum, values=tuple(values))
 
     def _resized(self, enum: Enum) -> Enum:
-        size = self.draw(st.sampled_from([4, 8, 1, 2]))
+        size = self.draw.of([4, 8, 1, 2])
         low, high = (-(1 << 8 * size - 1), 1 << 8 * size - 1) if enum.signed else (0, 1 << 8 * size)
         if size == enum.size or not all(low <= value < high for _, value in enum.values):
             return enum

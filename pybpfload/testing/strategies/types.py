@@ -6,6 +6,7 @@ things of one case share a name and smaller cases read better.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,7 +35,7 @@ from pybpfload.testing.cmodel import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from hypothesis.strategies import DrawFn
 
@@ -81,7 +82,7 @@ def types(names: Names | None = None, *, depth: int = 2) -> st.SearchStrategy[CT
         names: Names already in use.
         depth: How deep structs, arrays and prototypes nest.
     """
-    return _fresh(names, lambda draw, using: _type(draw, using, depth))
+    return drawn(names, lambda draw, using: _type(draw, using, depth))
 
 
 def records(
@@ -98,60 +99,96 @@ def records(
         depth: How deep they nest.
         max_fields: Fields of each of them at most.
     """
-    return _fresh(names, lambda draw, using: _record(draw, using, depth, max_fields, tagged=True))
+    return drawn(names, lambda draw, using: _record(draw, using, depth, max_fields, tagged=True))
 
 
 def enums(names: Names | None = None) -> st.SearchStrategy[Enum]:
     """Strategy of enums with a tag: of 1 to 8 bytes, signed or not, ENUM64 where values need it."""
-    return _fresh(names, _enum)
+    return drawn(names, _enum)
 
 
-def _fresh(names: Names | None, make: Callable[[DrawFn, Names], T]) -> st.SearchStrategy[T]:
-    """Strategy that begins with new names for each example, unless names are given."""
+def drawn(names: Names | None, make: Callable[[Choices, Names], T]) -> st.SearchStrategy[T]:
+    """Strategy of what a function makes; each example has names of its own, or those given."""
 
     @st.composite
     def made(draw: DrawFn) -> T:
-        return make(draw, names or Names())
+        return make(Choices(draw), names or Names())
 
     return made()
 
 
-def number(signed: bool, bits: int) -> st.SearchStrategy[int]:
-    """Numbers of so many bits; their borders often."""
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    return st.sampled_from([0, 1, high, low]) | st.integers(low, high)
+class Choices:
+    """Choices of one example. Small numbers and early options are where shrinking leads."""
+
+    def __init__(self, draw: DrawFn) -> None:
+        self._draw = draw
+
+    def between(self, low: int, high: int) -> int:
+        """A number, both ends included."""
+        return self._draw(_integers(low, high)) if low < high else low
+
+    def of(self, options: Sequence[T]) -> T:
+        """One of some things."""
+        return options[self.between(0, len(options) - 1)]
+
+    def coin(self) -> bool:
+        """Yes or no."""
+        return self.between(0, 1) == 1
+
+    def seldom(self) -> bool:
+        """Yes once in eight times."""
+        return self.between(0, 7) == 7
+
+    def several(self, low: int, high: int) -> Iterator[int]:
+        """Count to a number in between, which is chosen on the way: any of them can be left out."""
+        for at in range(high):
+            if at >= low and not self.between(0, 4):
+                return
+            yield at
+
+    def number(self, signed: bool, bits: int) -> int:
+        """A number of so many bits, often one at a border."""
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+        if self.coin():
+            return self.between(low, high)
+        return self.of((0, 1, high, low, high >> 1))
 
 
-def _enum(draw: DrawFn, names: Names) -> Enum:
-    size = draw(st.sampled_from([4, 4, 4, 8, 1, 2]))
-    values = draw(st.lists(number(draw(st.booleans()), 8 * size), min_size=1, max_size=4))
-    return Enum(names.of("e"), tuple((names.enumerator(), value) for value in values), size)
+# Hypothesis validates each new strategy; these few are used over and over.
+_integers = lru_cache(maxsize=1024)(st.integers)
 
 
-def _record(draw: DrawFn, names: Names, depth: int, max_fields: int = 4, *, tagged: bool) -> Record:
+def _enum(draw: Choices, names: Names) -> Enum:
+    size = draw.of([4, 4, 4, 8, 1, 2])
+    signed = draw.coin()
+    values = [(names.enumerator(), draw.number(signed, 8 * size)) for _ in draw.several(1, 4)]
+    return Enum(names.of("e"), tuple(values), size)
+
+
+def _record(
+    draw: Choices, names: Names, depth: int, max_fields: int = 4, *, tagged: bool
+) -> Record:
     name = names.of("s") if tagged else ""
-    keyword = draw(st.sampled_from(["struct", "struct", "struct", "union"]))
+    keyword = draw.of(["struct", "struct", "struct", "union"])
     own = Tag(keyword, name) if tagged else None
-    found = [
-        _field(draw, names, depth, own, keyword) for _ in range(draw(st.integers(1, max_fields)))
-    ]
-    if keyword == "struct" and draw(_seldom):
-        of = draw(st.sampled_from(INTS))
+    found = [_field(draw, names, depth, own, keyword) for _ in draw.several(1, max_fields)]
+    if keyword == "struct" and draw.seldom():
+        of = draw.of(INTS)
         found.append(Field(names.field(), Array(of, 0), origin=next(names.origins)))
     if all(f.is_padding for f in found):
         found.append(Field(names.field(), INT, origin=next(names.origins)))
-    packed = draw(_seldom)
-    align = draw(st.sampled_from([1, 16, 2])) if draw(_seldom) else 1
+    packed = draw.seldom()
+    align = draw.of([1, 16, 2]) if draw.seldom() else 1
     return Record(name, tuple(found), keyword, packed, align)
 
 
-def _field(draw: DrawFn, names: Names, depth: int, tag: Tag | None, keyword: str) -> Field:
-    what = draw(st.sampled_from(_FIELDS))
+def _field(draw: Choices, names: Names, depth: int, tag: Tag | None, keyword: str) -> Field:
+    what = draw.of(_FIELDS)
     if what == "bits":
         return _bit_field(draw, names)
     if what == "padding" and keyword == "struct":
-        of = draw(st.sampled_from(INTS[:5]))
-        return Field("", of, draw(st.integers(0, 8 * of.size)))
+        of = draw.of(INTS[:5])
+        return Field("", of, draw.between(0, 8 * of.size))
     if what == "anonymous" and depth:
         inner = _record(draw, names, depth - 1, 3, tagged=False)
         return Field("", inner, origin=next(names.origins))
@@ -159,71 +196,69 @@ def _field(draw: DrawFn, names: Names, depth: int, tag: Tag | None, keyword: str
 
 
 _FIELDS = ["plain"] * 5 + ["bits"] * 2 + ["anonymous", "padding"]
-_seldom = st.sampled_from([False] * 7 + [True])
 
 
-def _bit_field(draw: DrawFn, names: Names) -> Field:
-    of: CType = draw(st.sampled_from([*INTS[:6], BOOL]))
-    if draw(_seldom):
+def _bit_field(draw: Choices, names: Names) -> Field:
+    of: CType = draw.of([*INTS[:6], BOOL])
+    if draw.seldom():
         of = _enum(draw, names)
-    if draw(_seldom):
+    if draw.seldom():
         of = Typedef(names.of("t"), of)
     base = strip(of)
     assert isinstance(base, (Int, Enum))
-    bits = 1 if base == BOOL else draw(st.integers(1, 8 * base.size))
+    bits = 1 if base == BOOL else draw.between(1, 8 * base.size)
     return Field(names.field(), of, bits, origin=next(names.origins))
 
 
-def _type(draw: DrawFn, names: Names, depth: int, tag: Tag | None = None) -> CType:
+def _type(draw: Choices, names: Names, depth: int, tag: Tag | None = None) -> CType:
     choices = _CHOICES if depth else _LEAVES
-    return draw(st.sampled_from(choices))(draw, names, depth, tag)
+    return draw.of(choices)(draw, names, depth, tag)
 
 
-def _integer(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
-    return draw(st.sampled_from(INTS))
+def _integer(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
+    return draw.of(INTS)
 
 
-def _enumeration(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
+def _enumeration(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
     return _enum(draw, names)
 
 
-def _float(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
-    return draw(st.sampled_from(_FLOATS))
+def _float(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
+    return draw.of(_FLOATS)
 
 
-def _pointer(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
+def _pointer(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
     to: list[CType] = [VOID, INT, Tag("struct", "elsewhere"), Qualified("const", UCHAR)]
     if tag:
         to.append(tag)
-    made: CType = Pointer(draw(st.sampled_from(to)))
-    return Qualified("restrict", made) if draw(_seldom) else made
+    made: CType = Pointer(draw.of(to))
+    return Qualified("restrict", made) if draw.seldom() else made
 
 
-def _function(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
-    params = draw(st.lists(st.sampled_from([INT, ULONG, Pointer(VOID)]), max_size=3))
-    returns = draw(st.sampled_from([VOID, INT]))
-    return Pointer(Function(returns, tuple((names.field(), param) for param in params)))
+def _function(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
+    params = [(names.field(), draw.of((INT, ULONG, Pointer(VOID)))) for _ in draw.several(0, 3)]
+    return Pointer(Function(draw.of((VOID, INT)), tuple(params)))
 
 
-def _array(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
+def _array(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
     of = _type(draw, names, depth - 1, tag)
-    return Array(of, draw(st.integers(1, 4)))
+    return Array(of, draw.between(1, 4))
 
 
-def _struct(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
-    return _record(draw, names, depth - 1, 3, tagged=draw(st.booleans()))
+def _struct(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
+    return _record(draw, names, depth - 1, 3, tagged=draw.coin())
 
 
-def _typedef(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
+def _typedef(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
     return Typedef(names.of("t"), _type(draw, names, depth - 1, tag))
 
 
-def _qualified(draw: DrawFn, names: Names, depth: int, tag: Tag | None) -> CType:
-    word = draw(st.sampled_from(["const", "volatile"]))
+def _qualified(draw: Choices, names: Names, depth: int, tag: Tag | None) -> CType:
+    word = draw.of(["const", "volatile"])
     return Qualified(word, _type(draw, names, depth - 1, tag))
 
 
-_LEAVES: list[Callable[[DrawFn, Names, int, Tag | None], CType]] = [
+_LEAVES: list[Callable[[Choices, Names, int, Tag | None], CType]] = [
     _integer, _integer, _integer, _pointer, _enumeration, _float,
 ]  # fmt: skip
 _CHOICES = [*_LEAVES, _array, _struct, _typedef, _qualified, _function]
