@@ -42,7 +42,8 @@ def assert_loads(
 
     Looks at the programs that loading would load, those with ``autoload``. What it finds:
 
-    * an object that cannot be opened, a relocation for which loading it stops;
+    * an object that cannot be opened, or has another byte order than the kernel;
+    * a relocation for which loading it stops;
     * instructions that relocation made invalid, because the kernel lacks a field, a type or a
       function, in code that can be reached (:mod:`pybpfload.testing.liveness`);
     * kernel functions and variables that are missing or of another type, unless they are weak;
@@ -71,6 +72,11 @@ def assert_loads(
     except BpfError as error:
         raise AssertionError(f"cannot be opened: {error}") from error
     target = _target(btf, modules)
+    if target.btf is not None and target.btf.byteorder != spec.byteorder:
+        raise AssertionError(
+            f"{spec.path} would not load on {target.btf.name}: it has the other byte order; "
+            f"build it with -target bpfe{'l' if spec.byteorder == '>' else 'b'}"
+        )
     relocation, problems = _relocated(spec, target)
     if relocation is not None:
         problems += _missing(relocation, kconfig)

@@ -5,6 +5,9 @@
 
 On the host, such a test stands there once for each kernel. The first of a kernel boots it and runs
 all tests of the session that want that kernel, so each is booted once; the others only report.
+
+These, and tests that use the fixture `kernel_vm`, get the mark `boots`: `-m "not boots"` leaves out
+what takes long and needs Debian's archive.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the tests that run in virtual machines in the place of those that want to."""
+    """Put tests that run in virtual machines in the place of those that want to; mark them."""
     if "PYBPFLOAD_VM_EVENTS" in os.environ:
         return  # in a virtual machine
     items[:] = [each for item in items for each in _on_kernels(item)]
+    for item in items:
+        if isinstance(item, GuestTest) or "kernel_vm" in getattr(item, "fixturenames", ()):
+            item.add_marker("boots")
 
 
 def _on_kernels(item: pytest.Item) -> list[pytest.Item]:

@@ -43,6 +43,7 @@ pytest_plugins = ("pybpfload.testing.fixtures", "pybpfload.testing.guests")
 _MARKERS = (
     "vm: a test to run on each kernel of `pytest --kernels`",
     "on_kernel(*names): run the test in virtual machines with these kernels",
+    "boots: boots a virtual machine (set by on_kernel and the fixture kernel_vm)",
     "kernel_btfs(*names): the kernels that the fixture kernel_btf stands for",
     "kernel(at_least=None, below=None): the kernel version a test needs",
     "needs_feature(*names): what the kernel must have for a test, found out by trying",

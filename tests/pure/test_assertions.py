@@ -70,6 +70,10 @@ class TestLoads:
         assert line.startswith("cannot be opened: ")
         assert "add __uint(type" in line
 
+    def test_an_object_of_the_other_byte_order(self):
+        with pytest.raises(AssertionError, match="build it with -target bpfeb"):
+            assert_loads(OBJECTS / "core_sizes.bpf.o", OBJECTS.parent / "bpfeb" / TARGET.name)
+
     def test_every_program_that_cannot_be_relocated_has_a_line(self):
         spec = fixture("core_refused")
         for program in spec.programs.values():

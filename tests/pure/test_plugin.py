@@ -255,7 +255,9 @@ class TestOnKernel:
         project.makepyfile(test_mine=self.TEST)
         project.runpytest_inprocess("-k", "1-6.1").assert_outcomes(passed=1, deselected=4)
         assert machines[0][1][0] == "test_mine.py::test_numbers[1]"
-        project.runpytest_inprocess("-m", "not on_kernel").assert_outcomes(passed=1, deselected=4)
+        for mark in ("on_kernel", "boots"):
+            result = project.runpytest_inprocess("-m", f"not {mark}")
+            result.assert_outcomes(passed=1, deselected=4)
         assert len(machines) == 1
 
     def test_in_the_machine_it_is_a_test_like_any_other(self, project, machines, monkeypatch):
@@ -299,6 +301,7 @@ def test_machines_are_made_once(project, monkeypatch):
         """
     )
     project.runpytest_inprocess().assert_outcomes(passed=1)
+    project.runpytest_inprocess("-m", "not boots").assert_outcomes(deselected=1)
 
 
 def test_the_plugin_costs_little():
