@@ -194,6 +194,8 @@ class Worker:
         return Result(f"{path.parent.name}/{path.name}", self.setting.name, crashed=how)
 
     def _running(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
         if self._process is None:
             folder = libbpf_folder()
             assert folder is not None, "call why_not() first"

@@ -25,6 +25,7 @@ from libbpf_kernel import NATIVE, Recorder
 from libbpf_library import Libbpf, LibbpfObject
 
 from pybpfload.btf import Btf
+from pybpfload.elf.image import btf_from_image
 from pybpfload.errors import BpfError
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.object import ObjectSpec, open_object
@@ -64,7 +65,7 @@ class Worker:
     def __init__(self, setting: dict[str, Any]) -> None:
         self.setting = setting
         self.libbpf = Libbpf()
-        self.btf = Path(setting["btf"]).read_bytes()
+        self.btf = btf_from_image(Path(setting["btf"]).read_bytes(), setting["name"])
         self.modules = {n: Path(p).read_bytes() for n, p in setting.get("modules", {}).items()}
         self.custom = setting["btf"] if setting.get("custom") else None
         self.cache: dict[Any, Any] = {}
