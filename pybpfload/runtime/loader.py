@@ -45,7 +45,8 @@ from pybpfload.relocate.ctx_arg import CONTEXT_TAG, rewrite_context_arguments
 from pybpfload.relocate.program import KFUNC_POISON, MAP_POISON
 from pybpfload.runtime import externs, maps
 from pybpfload.runtime.program import Program
-from pybpfload.runtime.target import resolve_attach_target
+from pybpfload.runtime.struct_ops import StructOpsMap
+from pybpfload.runtime.target import AttachTarget, resolve_attach_target
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
@@ -138,19 +139,28 @@ class Loader:
         kernel = self._kernel_target()
         self.externs = externs.resolve(self.spec, kernel, kconfig=self.kconfig)
         self.notes += self.externs.notes
-        match_struct_ops(self.spec, kernel)
-        relocation = relocate(
-            self.spec, self._target, exception_callbacks=self._has_exceptions()
-        )
+        self._struct_ops = {id(value.map): value for value in match_struct_ops(self.spec, kernel)}
+        relocation = relocate(self.spec, self._target, exception_callbacks=self._has_exceptions())
         self._upload_btf(relocation, temporary)
         creator = maps.Creator(
-            self.spec, self.btf_fd, self.pin_root, self.externs.kconfig, undo, self._note
+            self.spec,
+            self.btf_fd,
+            self.pin_root,
+            self.externs.kconfig,
+            undo,
+            self._note,
+            self._struct_ops,
+            self._module_fd,
         )
         self.maps = creator.create_all()
         for program in self._in_order(relocation.programs.values()):
             self._loaded[id(program.spec)] = self._load_program(program, undo)
         self.programs = {k: self._loaded[id(p.spec)] for k, p in relocation.programs.items()}
         maps.fill_program_arrays(self.spec, self.maps, self.programs)
+        for made in self.maps.values():
+            if isinstance(made, StructOpsMap):
+                value = self._struct_ops[id(self.spec.maps[made.name])]
+                made.fill(value, self._loaded)
 
     def _note(self, error: BaseException) -> None:
         """Keep an error that did not stop the work, without its traceback, which holds all this."""
@@ -283,20 +293,18 @@ class Loader:
                 f"program {spec.name}: section {spec.section!r} names no program type; "
                 "set its prog_type, or autoload = False"
             )
-        if spec.prog_type == ProgType.STRUCT_OPS:
-            raise NotSupportedError(
-                f"program {spec.name}: loading struct_ops programs is not built yet; set autoload "
-                "= False, or autocreate = False of the map that names it"
-            )
         insns = self._final_code(program)
-        attach_type = spec.expected_attach_type
+        attach_type: int = spec.expected_attach_type
         if spec.sec is not None:
             if spec.sec.attach_type_optional and not probe.has(Feature.EXP_ATTACH_TYPE):
                 attach_type = AttachType(0)
             if spec.sec.usdt and probe.has(Feature.UPROBE_MULTI_LINK):
                 attach_type = AttachType.TRACE_UPROBE_MULTI
         info = self._debug_info(program)
-        target = resolve_attach_target(spec, self._loaded, self._modules, self._module_fd)
+        if spec.prog_type == ProgType.STRUCT_OPS:
+            target, attach_type = self._struct_ops_target(spec)
+        else:
+            target = resolve_attach_target(spec, self._loaded, self._modules, self._module_fd)
         with closing(target):
             fd, log = load_program(
                 spec.prog_type,
@@ -320,6 +328,20 @@ class Loader:
         undo.callback(loaded.close)
         self._bind_rodata(loaded)
         return loaded
+
+    def _struct_ops_target(self, spec: ProgramSpec) -> tuple[AttachTarget, int]:
+        """The kernel's struct that a program is for, and which of its members."""
+        for value in self._struct_ops.values():
+            for member in value.members:
+                if member.program is spec:
+                    struct = value.btf.type_name(member.type_id)
+                    target = AttachTarget(f"struct {struct}", member.type_id)
+                    target.btf_fd = self._module_fd(value.btf)
+                    return target, member.index
+        raise BpfError(
+            f"program {spec.name}: no struct_ops map that is created names it; "
+            "set autoload = False, or autocreate of its map"
+        )
 
     def _debug_info(self, program: RelocatedProgram) -> dict[str, Any]:
         if self.btf_fd < 0 or not probe.has(Feature.BTF_FUNC):

@@ -21,12 +21,15 @@ from pybpfload.object.spec import MapKind, MapSpec, ObjectSpec
 from pybpfload.runtime.events import EventTypes
 from pybpfload.runtime.handles import open_by, open_pin
 from pybpfload.runtime.map import Map
+from pybpfload.runtime.struct_ops import StructOpsMap
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
+    from pybpfload.btf import Btf
+    from pybpfload.relocate import StructOpsValue
     from pybpfload.runtime.program import Program
 
 __all__ = ["Creator", "create_jump_table", "data_offset", "fill_program_arrays"]
@@ -63,6 +66,8 @@ class Creator:
         kconfig: Content of the ``.kconfig`` map.
         undo: Gets a callback for everything that is opened or pinned.
         note: Is told the errors of optional steps.
+        struct_ops: Values of struct_ops maps by ``id()`` of the map.
+        module_fd: Gives the descriptor of a module's BTF, 0 for that of the kernel itself.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class Creator:
         kconfig: bytes,
         undo: ExitStack,
         note: Callable[[BaseException], None],
+        struct_ops: Mapping[int, StructOpsValue],
+        module_fd: Callable[[Btf], int],
     ) -> None:
         self.spec = spec
         self.btf_fd = btf_fd
@@ -80,6 +87,8 @@ class Creator:
         self.kconfig = kconfig
         self.undo = undo
         self.note = note
+        self.struct_ops = struct_ops
+        self.module_fd = module_fd
 
     def create_all(self) -> dict[str, Map[Any, Any]]:
         """Create, reuse or pin every map that is wanted.
@@ -90,8 +99,6 @@ class Creator:
         """
         made: dict[str, Map[Any, Any]] = {}
         for key, map_spec in self.spec.maps.items():
-            if map_spec.kind == MapKind.STRUCT_OPS:
-                continue  # built at attach, from the kernel's own type
             if map_spec.is_internal and not probe.has(Feature.GLOBAL_DATA):
                 self.note(
                     NotSupportedError(
@@ -176,6 +183,8 @@ class Creator:
             "map_extra": spec.map_extra,
             "map_name": accepted_name(spec.name),
         }
+        if spec.kind == MapKind.STRUCT_OPS:
+            return self._create_struct_ops(spec, flags, options)
         if self.btf_fd >= 0 and spec.type not in _WITHOUT_BTF:
             options["btf_fd"] = self.btf_fd
             options["btf_key_type_id"] = spec.key_type_id
@@ -192,6 +201,40 @@ class Creator:
         self.undo.callback(owner.close)
         created = self._wrap(spec, owner, spec.type, spec.key_size, spec.value_size, entries, flags)
         self._fill(spec, created, made)
+        return created
+
+    def _create_struct_ops(
+        self, spec: MapSpec, flags: int, options: dict[str, Any]
+    ) -> Map[Any, Any]:
+        """Make a map whose value is of a type of the kernel."""
+        value = self.struct_ops[id(spec)]
+        options["btf_vmlinux_value_type_id"] = value.type_id
+        if self.btf_fd >= 0:
+            options["btf_fd"] = self.btf_fd
+        if module := self.module_fd(value.btf):
+            flags |= MapFlag.VTYPE_BTF_OBJ_FD
+            options["value_type_btf_obj_fd"] = module
+        options["map_flags"] = flags
+        size, target = len(value.contents), f"map {spec.name}"
+        try:
+            fd = bpf.map_create(spec.type, spec.key_size, size, spec.max_entries, **options)
+        except KernelError as error:
+            error.target = target
+            raise
+        owner = FileDescriptor(fd, target)
+        self.undo.callback(owner.close)
+        created = StructOpsMap(
+            owner,
+            name=spec.name,
+            type=spec.type,
+            key_size=spec.key_size,
+            value_size=size,
+            max_entries=spec.max_entries,
+            flags=spec.flags,
+            btf=value.btf,
+            value_type_id=value.type_id,
+        )
+        self.undo.callback(created.close)
         return created
 
     def _create_fd(self, spec: MapSpec, entries: int, options: dict[str, Any]) -> FileDescriptor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
     from pybpfload.runtime.program import Program
+    from pybpfload.runtime.struct_ops import StructOpsMap
 
 __all__ = ["Object", "load_object"]
 
@@ -41,6 +42,7 @@ class Object:
         self.programs: Named[Program] = Named("program", loader.programs)
         self.maps: Named[Map[Any, Any]] = Named("map", loader.maps)
         self.notes = loader.notes
+        self._autoattach = {name for name, each in spec.maps.items() if each.autoattach}
         self.variables = Named("variable", self._variables(spec))
         self._closed = False
 
@@ -69,8 +71,14 @@ class Object:
 
     @property
     def links(self) -> list[Link]:
-        """Open links of all programs."""
-        return [link for p in self.programs.values() for link in p.links if not link.closed]
+        """Open links of all programs, then of struct_ops maps."""
+        owners: list[Program | StructOpsMap] = [*self.programs.values(), *self._struct_ops()]
+        return [link for owner in owners for link in owner.links if not link.closed]
+
+    def _struct_ops(self) -> list[StructOpsMap]:
+        from pybpfload.runtime.struct_ops import StructOpsMap
+
+        return [made for made in self.maps.values() if isinstance(made, StructOpsMap)]
 
     @property
     def types(self) -> TypeClasses:
@@ -102,6 +110,8 @@ class Object:
     def attach(self) -> list[Link]:
         """Attach every program whose section says where and whose ``autoattach`` is on.
 
+        Then struct_ops maps are registered, those with ``autoattach``.
+
         Those that are attached already stay as they are.
 
         Programs that need more than a section name (XDP, tc, cgroup, iterators that want
@@ -121,6 +131,11 @@ class Object:
             for program in self.programs.values():
                 if program.spec.autoattach and is_automatic(program.spec) and not program.attached:
                     link = program.attach()
+                    undo.callback(link.close)
+                    made.append(link)
+            for table in self._struct_ops():
+                if table.name in self._autoattach and not any(not x.closed for x in table.links):
+                    link = table.attach()
                     undo.callback(link.close)
                     made.append(link)
             undo.pop_all()

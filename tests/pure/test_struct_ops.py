@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+import pybpfload
 from pybpfload.btf import Btf
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.errors import RelocationError
 from pybpfload.object import ObjectSpec, open_object
 from pybpfload.relocate import Target, match_struct_ops
+from pybpfload.testing.fakekernel import FakeKernel
+from pybpfload.uapi import AttachType, MapFlag, MapType, ProgType
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "bpfel" / "struct_ops.bpf.o"
 MEMBERS = ("undo_cwnd", "owner", "ssthresh", "cong_avoid", "init", "release", "flags", "name")
@@ -156,3 +160,81 @@ def test_a_value_without_the_struct():
     kernel.add_struct("bpf_struct_ops_tcp_congestion_ops", 4, [("common", u32, 0)])
     with pytest.raises(RelocationError, match="holds no struct tcp_congestion_ops"):
         match_struct_ops(opened(), Target(Btf.from_bytes(kernel.build())))
+
+
+class TestLoading:
+    """What the kernel is asked for, and what is undone."""
+
+    @pytest.fixture
+    def kernel(self):
+        return Kernel(*MEMBERS)
+
+    @pytest.fixture
+    def fake(self, kernel):
+        files = {"/sys/kernel/btf/vmlinux": kernel.build()}
+        with FakeKernel(files=files) as fake:
+            yield fake
+            assert fake.leaked() == []
+
+    def test_programs_and_map(self, fake, kernel):
+        with opened().load():
+            loads = {
+                c.fields["expected_attach_type"]: c.fields
+                for c in fake.calls
+                if c.command == "PROG_LOAD" and c.fields["prog_type"] == ProgType.STRUCT_OPS
+            }
+            names = ("ssthresh", "cong_avoid", "undo_cwnd", "init")
+            assert set(loads) == {MEMBERS.index(name) for name in names}
+            assert {c["attach_btf_id"] for c in loads.values()} == {kernel.struct}
+            (made,) = [
+                c.fields
+                for c in fake.calls
+                if c.command == "MAP_CREATE" and c.fields["map_type"] == MapType.STRUCT_OPS
+            ]
+            assert made["btf_vmlinux_value_type_id"] == kernel.value
+            assert (made["key_size"], made["value_size"]) == (4, VALUE_SIZE)
+            assert (made["btf_key_type_id"], made["btf_value_type_id"]) == (0, 0)
+
+    def test_value_has_descriptors_of_programs(self, fake, kernel):
+        with opened().load() as obj:
+            at = kernel.offsets["undo_cwnd"]
+            written = obj.maps["plain"].contents[at : at + 8]
+            assert int.from_bytes(written, "little") == obj.programs["cc_undo_cwnd"].fileno()
+            (link,) = obj.attach()
+            assert fake.calls[-1].command == "MAP_UPDATE_ELEM"
+            link.close()
+            assert fake.calls[-1].command == "MAP_DELETE_ELEM"
+            link.close()
+            assert obj.links == []
+
+    def test_a_table_of_a_link_section(self, fake):
+        spec = opened()
+        spec.maps["plain"].flags = MapFlag.LINK
+        with spec.load() as obj:
+            obj.attach()
+            assert fake.calls[-1].command == "LINK_CREATE"
+            assert fake.calls[-1].fields["attach_type"] == AttachType.STRUCT_OPS
+            assert fake.calls[-1].fields["prog_fd"] == obj.maps["plain"].fileno()
+
+    def test_a_refused_registration(self, fake):
+        with opened().load() as obj:
+            fake.on("MAP_UPDATE_ELEM", lambda _: -errno.EEXIST)
+            with pytest.raises(pybpfload.KernelError, match="of that name is registered already"):
+                obj.attach()
+            assert obj.links == []
+
+    def test_any_call_may_fail(self, fake, kernel):
+        with opened().load() as obj:
+            obj.attach()
+        count = len(fake.calls)
+        assert count > 10
+        for after in range(count):
+            files = {"/sys/kernel/btf/vmlinux": kernel.build()}
+            with FakeKernel(files=files) as failing:
+                failing.fail(after)
+                try:
+                    with opened().load() as obj:
+                        obj.attach()
+                except pybpfload.BpfError:
+                    pass
+            assert failing.leaked() == [], f"call {after}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pybpfload.runtime.handles import HasFileno
+    from pybpfload.runtime.map import Map
     from pybpfload.runtime.program import Program
 
 __all__ = [
@@ -42,7 +43,7 @@ class LegacyLink(Link):
     Closing it detaches. It cannot be pinned, and it outlives a process that is killed.
 
     Args:
-        program: The program.
+        program: The program; the map, for struct_ops.
         kind: As for :class:`Link`.
         target: As for :class:`Link`.
         undo: Takes the program away again; gets a descriptor of the program.
@@ -51,7 +52,7 @@ class LegacyLink(Link):
 
     def __init__(
         self,
-        program: Program,
+        program: Program | Map[Any, Any],
         *,
         kind: str,
         target: str,
@@ -59,7 +60,7 @@ class LegacyLink(Link):
         held: FileDescriptor | None = None,
     ) -> None:
         super().__init__(
-            duplicate(program, f"program {program.name}"),
+            duplicate(program, f"owner of {kind} {program.name}"),
             kind=kind,
             target=target,
             program=program.name,

@@ -1,0 +1,138 @@
+"""struct_ops: congestion controls that carry real traffic on the loopback device."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+
+import pybpfload
+from pybpfload.runtime.attach.common import LegacyLink
+from pybpfload.runtime.struct_ops import StructOpsMap
+from pybpfload.uapi import LinkType
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.kernel("5.6"),
+    pytest.mark.needs_feature("jit", "config:BPF_JIT"),
+]
+
+_TCP_CONGESTION = 13
+
+
+@pytest.fixture(autouse=True)
+def struct_ops(opened):
+    """Skip where the kernel's compiler has no trampolines for them (arm64 before 6.0)."""
+    try:
+        opened("struct_ops").load().close()
+    except pybpfload.KernelError as error:
+        if error.errno == 524:
+            pytest.skip("this kernel's JIT has no trampolines")
+        raise
+
+
+def available() -> list[str]:
+    return Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+
+
+def talk(congestion_control: str, size: int = 100_000) -> None:
+    """Send some bytes through a TCP connection that uses it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        client.settimeout(20)
+        client.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, congestion_control.encode())
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        with accepted:
+            accepted.settimeout(20)
+            received = 0
+            client.setblocking(False)
+            sent = 0
+            while received < size:
+                if sent < size:
+                    with contextlib.suppress(BlockingIOError):
+                        sent += client.send(bytes(min(size - sent, 10_000)))
+                received += len(accepted.recv(1 << 16))
+
+
+def test_registered_without_a_link(opened):
+    with opened("struct_ops").load() as obj:
+        table = obj.maps["plain"]
+        assert isinstance(table, StructOpsMap)
+        with table.attach() as link:
+            assert isinstance(link, LegacyLink)
+            assert obj.links == [link]
+            assert "pybpf_cc" in available()
+            before = obj.variables["initialised"].value
+            talk("pybpf_cc")
+            assert obj.variables["initialised"].value - before >= 1
+            value = table[0]
+            assert value.data.name == "pybpf_cc"
+            assert value.data.init != 0
+            assert value.data.release == 0
+            with pytest.raises(pybpfload.KernelError, match="registered already"):
+                table.attach()
+        assert "pybpf_cc" not in available()
+
+
+def test_attach_registers_what_is_on(opened):
+    """The second of two variables of a '?' section is on, as in libbpf."""
+    with opened("struct_ops").load() as obj:
+        assert [link.target for link in obj.attach()] == ["plain", "off_too"]
+        assert {"pybpf_cc", "pybpf_cc_too"} <= set(available())
+        assert obj.attach() == []
+    assert not {"pybpf_cc", "pybpf_cc_off", "pybpf_cc_too"} & set(available())
+
+
+def test_autoattach_off(opened):
+    spec = opened("struct_ops")
+    spec.maps["plain"].autoattach = False
+    with spec.load() as obj:
+        assert [link.target for link in obj.attach()] == ["off_too"]
+
+
+@pytest.mark.kernel("6.4")
+def test_link(opened):
+    with opened("struct_ops_link").load() as obj:
+        (link,) = obj.attach()
+        assert link.info().type == LinkType.STRUCT_OPS
+        assert link.info().details["map_id"] == obj.maps["linked"].info().id
+        talk("pybpf_cc_link")
+        link.close()
+        assert "pybpf_cc_link" not in available()
+
+
+@pytest.mark.kernel("6.4")
+def test_replacing_a_table_that_is_in_use(opened):
+    with opened("struct_ops_link").load() as one, opened("struct_ops_link").load() as two:
+        link = one.maps["linked"].attach()
+        link.update(two.maps["linked"])
+        assert link.info().details["map_id"] == two.maps["linked"].info().id
+        talk("pybpf_cc_link")
+        with pytest.raises(pybpfload.KernelError):
+            link.update(one.maps["linked"], old=one.maps["linked"])
+
+
+@pytest.mark.kernel(below="6.4")
+def test_no_links(opened):
+    with pytest.raises(pybpfload.BpfError, match=r"6\.4"):
+        opened("struct_ops_link").load()
+
+
+def test_a_program_that_no_table_names(opened):
+    spec = opened("struct_ops")
+    spec.programs["cc_unused"].autoload = True
+    with pytest.raises(pybpfload.BpfError, match="no struct_ops map that is created names it"):
+        spec.load()
+
+
+def test_a_kernel_without_such_a_member(opened):
+    """A member that the kernel does not have must be zero."""
+    spec = opened("struct_ops")
+    spec.maps["plain"].contents[-1] = 1
+    with pytest.raises(pybpfload.RelocationError, match="has no member 'pybpfload_missing'"):
+        spec.load()
