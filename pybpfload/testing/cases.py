@@ -175,9 +175,9 @@ class Case:
         """Types of the object."""
         return Types([evolution.before for evolution in self.evolutions], self.order)
 
-    @cached_property
-    def kernel(self) -> Types:
-        """Types of the kernel."""
+    @property
+    def kernel_types(self) -> list[CType]:
+        """Types of the kernel; :attr:`kernel` is all that they refer to."""
         listed = list(self.extra)
         for evolution in self.evolutions:
             listed += evolution.decoys
@@ -185,7 +185,12 @@ class Case:
                 listed.append(evolution.after)
                 if self.twin:
                     listed.append(flavored(evolution.after, "twin"))
-        return Types(listed, self.order, backwards=self.backwards)
+        return listed
+
+    @cached_property
+    def kernel(self) -> Types:
+        """BTF of the kernel, and its ids."""
+        return Types(self.kernel_types, self.order, backwards=self.backwards)
 
     @cached_property
     def target(self) -> Btf:

@@ -73,13 +73,18 @@ def _access(draw: Choices, root: CType) -> Access:
 
 
 def cases(
-    *, max_probes: int = 3, order: str | None = None, kinds: tuple[CoreKind, ...] | None = None
+    names: Names | None = None,
+    *,
+    max_probes: int = 3,
+    order: str | None = None,
+    kinds: tuple[CoreKind, ...] | None = None,
 ) -> st.SearchStrategy[Case]:
     """Strategy of objects with CO-RE relocations, kernels to relocate them against, and answers.
 
     Every kind of relocation is there, in every instruction that may carry it.
 
     Args:
+        names: Names already in use.
         max_probes: Questions, each a program of its own.
         order: Byte order; either by default.
         kinds: Kinds of relocations; all by default.
@@ -101,7 +106,7 @@ def cases(
             backwards=draw.seldom(),
         )
 
-    return drawn(None, made)
+    return drawn(names, made)
 
 
 def _probe(draw: Choices, evolution: Evolution, kinds: tuple[CoreKind, ...] | None) -> Probe:
