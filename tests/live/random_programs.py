@@ -169,9 +169,13 @@ class _Generator:
         if op in _DIVISIONS:
             off = random.getrandbits(1)
         if random.getrandbits(1):
+            src = self.register()
             if op == i.ALU_MOV:
                 off = random.choice((0, 8, 16, 32) if bits == 64 else (0, 8, 16))
-            return [Insn(cls | op | i.SRC_X, dst, self.register(), off)]
+            operation = Insn(cls | op | i.SRC_X, dst, src, off)
+            if op in _DIVISIONS and src != dst and not random.randrange(3):
+                return [i.mov64_imm(src, 0), operation]
+            return [operation]
         imm = self.imm()
         if op in _SHIFTS:
             imm = random.randrange(bits)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -13,7 +15,7 @@ import pytest
 from random_programs import CONTEXT_SIZE, MAP_SIZE, random_program
 
 import pybpfload
-from pybpfload.errors import KernelError
+from pybpfload.errors import KernelError, VerifierError
 from pybpfload.isa import insn as isa
 from pybpfload.isa.disasm import disassemble
 from pybpfload.kernel import bpf, progload
@@ -21,8 +23,8 @@ from pybpfload.kernel.btf import vmlinux
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.object.spec import MapSpec, ProgramSpec
 from pybpfload.relocate import Reference, ReferenceKind, RelocatedProgram
-from pybpfload.testing import Environment, Interpreter, Memory
-from pybpfload.uapi import MapType, ProgFlag, ProgType
+from pybpfload.testing import Environment, Interpreter, InterpreterError, Memory
+from pybpfload.uapi import Helper, MapFlag, MapType, ProgFlag, ProgType
 
 pytestmark = pytest.mark.live
 
@@ -30,6 +32,7 @@ ORDER = "<" if sys.byteorder == "little" else ">"
 FIXTURES = Path(__file__).parents[2] / "fixtures" / ("bpfel" if ORDER == "<" else "bpfeb")
 
 PROGRAMS = int(os.environ.get("PYBPFLOAD_RANDOM_PROGRAMS", "3000"))
+CALL_PROGRAMS = PROGRAMS // 10
 SEED = int(os.environ.get("PYBPFLOAD_RANDOM_SEED", "1"))
 
 PACKET = bytes.fromhex("000000000000 020304050607 0800") + bytes(range(60))
@@ -99,6 +102,176 @@ def test_random_programs_end_as_in_the_kernel(scratch):
         assert here == there, f"seed {seed}\n{what_differs(here, there, insns)}"
         steps += len(insns)
     assert steps > 50 * PROGRAMS
+
+
+# Random calls of helpers
+
+MAPS = {
+    "hash": MapSpec("hash", MapType.HASH, 4, 8, 3),
+    "percpu_hash": MapSpec("percpu_hash", MapType.PERCPU_HASH, 4, 8, 3),
+    "array": MapSpec("array", MapType.ARRAY, 4, 8, 3),
+    "percpu_array": MapSpec("percpu_array", MapType.PERCPU_ARRAY, 4, 8, 3),
+    "lpm": MapSpec("lpm", MapType.LPM_TRIE, 8, 8, 2, int(MapFlag.NO_PREALLOC)),
+    "queue": MapSpec("queue", MapType.QUEUE, 0, 8, 2),
+    "stack": MapSpec("stack", MapType.STACK, 0, 8, 2),
+}
+CALLS = 30
+OUT = MapSpec("out", MapType.ARRAY, 4, 16 * CALLS, 1)
+KEYED = (Helper.MAP_LOOKUP_ELEM, Helper.MAP_UPDATE_ELEM, Helper.MAP_DELETE_ELEM)
+KEYLESS = (Helper.MAP_PUSH_ELEM, Helper.MAP_POP_ELEM, Helper.MAP_PEEK_ELEM)
+KEY, VALUE = -8, -16  # on the stack
+
+
+def map_calls(random):
+    """Random calls of map helpers; what each gives goes to two slots of the map ``out``."""
+    code, references = [], []
+    for number in range(CALLS):
+        name = random.choice(list(MAPS))
+        helper = random.choice(KEYED if MAPS[name].key_size else KEYLESS)
+        if name.startswith("percpu_array") and helper == Helper.MAP_DELETE_ELEM:
+            helper = Helper.MAP_LOOKUP_ELEM
+        if name == "lpm":
+            key = random.choice((0, 8, 9, 16, 24, 32, 33)), random.choice((1, 0x101, 0x0A000001))
+        else:
+            key = random.randrange(5), 0
+        code += [
+            isa.st(isa.SIZE_W, 10, KEY, key[0]),
+            isa.st(isa.SIZE_W, 10, KEY + 4, key[1]),
+            *isa.ld_imm64(2, random.getrandbits(64)),
+            isa.stx(isa.SIZE_DW, 10, 2, VALUE),
+        ]
+        references.append(Reference(len(code), ReferenceKind.MAP, name))
+        code += isa.ld_imm64(1, 0, src=isa.PSEUDO_MAP_FD)
+        pointers = [KEY, VALUE] if MAPS[name].key_size else [VALUE]
+        for register, place in enumerate(pointers, 2):
+            code += [isa.mov64_reg(register, 10), isa.alu64_imm(isa.ALU_ADD, register, place)]
+        code.append(isa.mov64_imm(2 + len(pointers), random.choice((0, 0, 1, 2, 3, 4))))
+        code.append(isa.call(helper))
+        references.append(Reference(len(code), ReferenceKind.MAP_VALUE, "out"))
+        code += isa.ld_imm64(1, 0, src=isa.PSEUDO_MAP_VALUE)
+        if helper == Helper.MAP_LOOKUP_ELEM:
+            # 0, or 1 and the value, which is changed
+            code += [
+                isa.jmp_imm(isa.JMP_JEQ, 0, 0, 5),
+                isa.ldx(isa.SIZE_DW, 2, 0, 0),
+                isa.stx(isa.SIZE_DW, 1, 2, 16 * number + 8),
+                isa.alu64_imm(isa.ALU_XOR, 2, 0x55),
+                isa.stx(isa.SIZE_DW, 0, 2, 0),
+                isa.mov64_imm(0, 1),
+            ]
+        code += [isa.stx(isa.SIZE_DW, 1, 0, 16 * number)]
+        if helper in KEYLESS:
+            code += [
+                isa.ldx(isa.SIZE_DW, 2, 10, VALUE),
+                isa.stx(isa.SIZE_DW, 1, 2, 16 * number + 8),
+            ]
+    return [*code, isa.mov64_imm(0, 0), isa.exit_()], references
+
+
+def calls_in_kernel(insns, references):
+    """Run calls of map helpers here, on new maps: what is in ``out`` afterwards."""
+    code = list(insns)
+    with ExitStack() as stack:
+        fds = {}
+        for name, spec in (MAPS | {"out": OUT}).items():
+            sizes = spec.key_size, spec.value_size, spec.max_entries
+            fd = FileDescriptor(bpf.map_create(spec.type, *sizes, map_flags=spec.flags), name)
+            fds[name] = stack.enter_context(fd).fileno()
+        for reference in references:
+            code[reference.insn] = code[reference.insn]._replace(imm=fds[reference.name])
+        loaded, _ = progload.load_program(ProgType.RAW_TRACEPOINT, isa.encode(code, ORDER))
+        program = stack.enter_context(FileDescriptor(loaded, "program"))
+        bpf.prog_test_run(program.fileno())
+        return bpf.map_lookup_elem(fds["out"], bytes(4), OUT.value_size)
+
+
+def test_random_calls_of_map_helpers():
+    seen = set()
+    for seed in range(SEED, SEED + CALL_PROGRAMS):
+        insns, references = map_calls(Random(seed))
+        here = calls_in_kernel(insns, references)
+        spec = ProgramSpec("calls", "raw_tp", insns, prog_type=ProgType.RAW_TRACEPOINT)
+        interpreter = Interpreter(memory=Memory(ORDER), maps=MAPS | {"out": OUT})
+        run = interpreter.run(RelocatedProgram(spec, insns, references))
+        there = interpreter.maps["out"][0]
+        names = [reference.name for reference in references if reference.name != "out"]
+        pairs = [struct.unpack(f"{ORDER}{2 * CALLS}q", each) for each in (here, there)]
+        for number, (helper, *_) in enumerate(run.calls):
+            kernel, ours = (each[2 * number : 2 * number + 2] for each in pairs)
+            assert kernel == ours, f"seed {seed}, call {number}: {helper} on {names[number]}"
+            seen.add((helper, names[number], kernel[0]))
+    results = {result for _, _, result in seen}
+    assert {-errno.EEXIST, -errno.ENOENT, -errno.E2BIG, -errno.EINVAL, -errno.ENOSPC} <= results
+    assert len(seen) > 50
+
+
+FORMATS = ["%d", "%i", "%u", "%x", "%X", "%lld", "%llu", "%llx", "%ld", "%lu", "%#x", "%08x", "%5d"]
+FORMATS += ["%-6u|", "%+d", "% d", "%%", "%hd", "%hhu", "%c", "%px", "%#llx", "%016llx", "%zu"]
+FORMATS += ["%.3d", "%-+5d|", "%05d", "%q", "%3c|", "%+u", "% x", "%20px", "%h"]
+
+
+@pytest.mark.parametrize("text", FORMATS)
+def test_formats_as_in_the_kernel(text):
+    """``bpf_snprintf`` with every conversion, of numbers of all sizes."""
+    template = f"<{text}>\0".encode()
+    size = 0 if text == "%%" else 8
+    for value in (0, 1, -1, 65, -(1 << 31), 0x1234567890):
+        found = Interpreter(memory=Memory(ORDER))
+        place = found.memory.place_bytes(bytes(32))
+        code = [
+            *isa.ld_imm64(1, place),
+            isa.mov64_imm(2, 32),
+            *isa.ld_imm64(3, found.memory.place_bytes(template)),
+            *isa.ld_imm64(4, found.memory.place_bytes(struct.pack(f"{ORDER}q", value))),
+            isa.mov64_imm(5, size),
+            isa.call(Helper.SNPRINTF),
+            isa.exit_(),
+        ]
+        here = snprintf_here(template, value, size)
+        if here is None:
+            with pytest.raises(InterpreterError, match="the kernel does not take"):
+                found.run(code)
+        else:
+            assert (found.run(code).value, found.memory.read(place, 32)) == here, value
+
+
+def snprintf_here(template, value, size):
+    """What the kernel returns and writes; ``None`` if the verifier does not take the format."""
+    flags = int(MapFlag.RDONLY_PROG)
+    with FileDescriptor(bpf.map_create(MapType.ARRAY, 4, 32, 1, map_flags=flags), "format") as fd:
+        bpf.map_update_elem(fd.fileno(), bytes(4), template.ljust(32, b"\0"))
+        bpf.map_freeze(fd.fileno())
+        code = [
+            isa.stx(isa.SIZE_DW, 10, 1, -8),
+            *isa.ld_imm64(2, value),
+            isa.stx(isa.SIZE_DW, 10, 2, -16),
+            *(isa.st(isa.SIZE_DW, 10, place, 0) for place in range(-48, -16, 8)),
+            isa.mov64_reg(1, 10),
+            isa.alu64_imm(isa.ALU_ADD, 1, -48),
+            isa.mov64_imm(2, 32),
+            *isa.ld_imm64(3, fd.fileno(), src=isa.PSEUDO_MAP_VALUE),
+            isa.mov64_reg(4, 10),
+            isa.alu64_imm(isa.ALU_ADD, 4, -16),
+            isa.mov64_imm(5, size),
+            isa.call(Helper.SNPRINTF),
+            isa.ldx(isa.SIZE_DW, 1, 10, -8),
+        ]
+        for place in range(0, 32, 8):
+            code.append(isa.ldx(isa.SIZE_DW, 2, 10, place - 48))
+            code.append(isa.stx(isa.SIZE_DW, 1, 2, place))
+        try:
+            loaded, _ = progload.load_program(
+                ProgType.SYSCALL,
+                isa.encode([*code, isa.exit_()], ORDER),
+                prog_flags=ProgFlag.SLEEPABLE,
+            )
+        except VerifierError as error:
+            if "Invalid format string" not in error.log:
+                raise
+            return None
+        with FileDescriptor(loaded, "program") as program:
+            run = bpf.prog_test_run(program.fileno(), ctx_in=bytes(32))
+        return run.retval, run.ctx_out
 
 
 # Fixtures: the same program on the same input, here and there

@@ -1,17 +1,20 @@
 """Memory of the interpreter: regions, their bounds, objects laid out by BTF; and maps in it."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
+import pybpfload
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.btf.codecs import ValueMismatchError
 from pybpfload.errors import BpfError
 from pybpfload.isa import insn as isa
 from pybpfload.object.spec import MapSpec
 from pybpfload.testing import Environment, FaultError, Interpreter, InterpreterError, Memory
-from pybpfload.uapi import Helper, MapType
+from pybpfload.uapi import ElemFlag, Helper, MapType
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 T = MapType
 orders = pytest.mark.parametrize("order", ["<", ">"])
 
@@ -361,10 +364,17 @@ def test_update_of_arrays():
     assert update(1, ANY) == update(1, EXIST) == 0
     assert update(1, NOEXIST) == -errno.EEXIST
     assert update(2, ANY) == -errno.E2BIG
-    assert update(1, 4 | EXIST) == 0  # BPF_F_LOCK
     assert update(1, 8) == -errno.EINVAL
     assert call(found, Helper.MAP_DELETE_ELEM, "m", number(1, 4)) == -errno.EINVAL
     assert found.maps["m"][1] == 5
+
+
+def test_update_under_a_lock():
+    spec = pybpfload.open(FIXTURES / "bpfel" / "maps_special.bpf.o")
+    found = Interpreter(spec.relocate(spec.btf)).maps
+    assert found["locks"].update_elem(number(0, 4), number(5), ElemFlag.LOCK) == 0
+    assert found["timers"].update_elem(number(0, 4), bytes(24), ElemFlag.LOCK) == -errno.EINVAL
+    assert found["timers"].update_elem(number(1, 4), bytes(24), ElemFlag.LOCK) == -errno.E2BIG
 
 
 def test_lookup_gives_the_value_itself():
@@ -510,10 +520,9 @@ def test_probe_read_str():
         (b"plain 100%%", [], "plain 100%"),
         (b"%d %i %u", [(1 << 64) - 1, (1 << 32) - 2, (1 << 32) - 1], "-1 -2 4294967295"),
         (b"%lld %llu %ld", [(1 << 64) - 1] * 3, "-1 18446744073709551615 -1"),
-        (b"%x %#x %08X %-4x|", [255, 255, 255, 255], "ff 0xff 000000FF ff  |"),
+        (b"%x %08X %-4x| %+d", [255, 255, 255, 7], "ff 000000FF ff  | +7"),
         (b"%c%c", [104, 105], "hi"),
         (b"%p", [0x1234], "0000000000001234"),
-        (b"%hd %hhu", [0xFFFF, 0x1FF], "-1 255"),
     ],
 )
 def test_formats(template, values, expected):
@@ -523,6 +532,19 @@ def test_formats(template, values, expected):
     length = call(found, Helper.SNPRINTF, to, 64, template + b"\0", data, len(data))
     assert length == len(expected) + 1
     assert found.memory.text(to).decode() == expected
+
+
+def test_addresses_in_formats():
+    found = Interpreter()
+    to = found.memory.place_bytes(bytes(64))
+    four = found.memory.place_bytes(bytes([192, 0, 2, 1]))
+    six = found.memory.place_bytes(bytes.fromhex("20010db8000000000000000000000001"))
+    data = number(four) * 2 + number(six) * 2
+    template = b"%pI4 %pi4\0"
+    assert call(found, Helper.SNPRINTF, to, 64, template, data, 16) == 26
+    assert found.memory.text(to) == b"192.0.2.1 192.000.002.001"
+    assert call(found, Helper.SNPRINTF, to, 64, b"%pI6\0", data[16:], 8) == 40
+    assert found.memory.text(to) == b"2001:0db8:0000:0000:0000:0000:0000:0001"
 
 
 def test_text_in_formats():
@@ -535,7 +557,7 @@ def test_text_in_formats():
     assert call(found, Helper.SNPRINTF, to, 4, b"<%s>\0", data, 8) == 8
     assert found.memory.text(to) == b"<wo"
     assert call(found, Helper.SNPRINTF, to, 64, b"%d\0", data, 7) == -errno.EINVAL
-    for bad in (b"%n\0", b"%d %d\0"):
+    for bad in (b"%n\0", b"%d %d\0", b"%hd\0", b"%#x\0", b"%.3d\0", b"%\0"):
         with pytest.raises(InterpreterError, match="format"):
             call(found, Helper.SNPRINTF, to, 64, bad, data, 8)
 

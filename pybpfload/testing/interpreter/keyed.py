@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
+from pybpfload.btf import types as t
 from pybpfload.errors import BpfError
 from pybpfload.testing.interpreter.mapmodel import MapModel
 from pybpfload.uapi import ElemFlag, MapFlag
@@ -51,6 +52,7 @@ class _KeyedMap(MapModel, MutableMapping[Any, Any]):
         self._keys = self.key_codec()
         self._values = self.value_codec()
         self._regions: OrderedDict[bytes, list[Region]] = OrderedDict()
+        self._has_lock = _has_lock(btf, spec)
 
     def __getitem__(self, key: Any) -> Any:
         regions = self._find(self._encode(key))
@@ -117,6 +119,16 @@ class _KeyedMap(MapModel, MutableMapping[Any, Any]):
         ]
 
 
+def _has_lock(btf: Btf | None, spec: MapSpec) -> bool:
+    """Whether values of a map have a member of type ``struct bpf_spin_lock``."""
+    value = btf[btf.strip(spec.value_type_id)] if btf is not None else None
+    members = value.members if btf is not None and isinstance(value, t.Composite) else ()
+    return any(
+        btf is not None and btf.type_name(btf.strip(member.type)) == "bpf_spin_lock"
+        for member in members
+    )
+
+
 class ArrayMap(_KeyedMap):
     """Arrays: all elements exist from the start. Those of data sections have initial content."""
 
@@ -158,6 +170,8 @@ class ArrayMap(_KeyedMap):
             return -errno.E2BIG
         if mode == ElemFlag.NOEXIST:
             return -errno.EEXIST
+        if mode != flags and not self._has_lock:
+            return -errno.EINVAL
         self._mine(regions).data[:] = value
         return 0
 
@@ -196,7 +210,7 @@ class HashMap(_KeyedMap):
     def update_elem(self, key: bytes, value: bytes, flags: int) -> int:
         """Set a value; 0 or a negative error number."""
         mode = flags & ~ElemFlag.LOCK
-        if mode > _LAST_MODE:
+        if mode > _LAST_MODE or (mode != flags and not self._has_lock):
             return -errno.EINVAL
         known = self._regions.get(key)
         if known is not None and mode == ElemFlag.NOEXIST:
@@ -280,7 +294,10 @@ class LpmTrie(HashMap):
         return super().delete_elem(self._normal(key))
 
     def _find(self, key: bytes) -> list[Region] | None:
-        for bits in range(min(self.number(key), 8 * (len(key) - 4)), -1, -1):
+        longest = self.number(key)
+        if longest > 8 * (len(key) - 4):
+            return None
+        for bits in range(longest, -1, -1):
             found = self._regions.get(self._normal(self.number_key(bits) + key[4:]))
             if found is not None:
                 return found

@@ -15,67 +15,84 @@ if TYPE_CHECKING:
 __all__ = ["format_text"]
 
 _CONVERSION: Final = re.compile(
-    rb"%(?P<flags>[-+ 0#]*)(?P<width>\d*)(?:\.(?P<precision>\d+))?"
-    rb"(?P<size>ll|l|hh|h|z)?(?P<kind>[diuxXcspo%])(?P<pointer>ks|us|[A-Za-z]?)"
+    rb"%(?:(?P<percent>%)"
+    rb"|(?P<flags>[-+ 0]*)(?P<width>[1-9]\d*)?"
+    rb"(?:(?P<text>s|p[ku]s)|p(?P<address>[iI][46])|p(?P<pointer>[KxsSB]|(?=\W|$))|(?P<char>c)"
+    rb"|(?P<size>ll?)?(?P<number>[diuxX])))"
 )
-_BITS: Final = {b"ll": 64, b"l": 64, b"z": 64, b"h": 16, b"hh": 8, None: 32}
 
 
 def format_text(memory: Memory, template: bytes, values: Sequence[int]) -> bytes:
     """Fill numbers into a format string.
 
+    Pointers (``%p``, ``%pK``, ``%ps``, ...) are written as ``%px`` writes them, 16 hexadecimal
+    digits; the kernel may write a hash or a name.
+
     Args:
-        memory: Where ``%s`` and ``%pks`` find their text.
+        memory: Where ``%s``, ``%pks`` and ``%pI4`` find what they write.
         template: The format.
-        values: 64-bit numbers, more than are needed do not matter.
+        values: 64-bit numbers; more than are needed do not matter.
 
     Raises:
         FaultError: The kernel refuses the format, or there are too few values.
     """
     out = bytearray()
-    rest = list(values)
+    rest = iter(values)
     at = 0
     while (percent := template.find(b"%", at)) >= 0:
-        out += template[at:percent]
         match = _CONVERSION.match(template, percent)
         if match is None:
-            raise FaultError(f"format {template!r}: the kernel does not take what is at {percent}")
-        kind, pointer = match["kind"], match["pointer"]
-        at = match.end("kind")
-        if kind == b"%":
+            problem = template[percent : percent + 8].decode(errors="backslashreplace")
+            raise FaultError(f"format {template!r}: the kernel does not take {problem!r}")
+        out += template[at:percent]
+        at = match.end()
+        if match["percent"]:
             out += b"%"
             continue
-        if not rest:
+        value = next(rest, None)
+        if value is None:
             raise FaultError(f"format {template!r}: wants more values than there are")
-        value = rest.pop(0)
-        if kind == b"p":
-            if pointer in (b"ks", b"us"):
-                at = match.end()
-                kind = b"s"
-            elif pointer in (b"s", b"S", b"B", b"K", b"x"):
-                at = match.end()
-        out += _one(memory, match, kind, value)
+        out += _padded(match, _number(match, value) or _text(memory, match, value))
     return bytes(out + template[at:])
 
 
-def _one(memory: Memory, match: re.Match[bytes], kind: bytes, value: int) -> bytes:
-    flags, width, precision = match["flags"], int(match["width"] or 0), match["precision"]
-    if kind == b"s":
-        try:
-            text = memory.text(value)
-        except FaultError:
-            text = b""  # as the kernel does
-        if precision is not None:
-            text = text[: int(precision)]
-    elif kind == b"c":
-        text = bytes([value & 255])
-    elif kind == b"p":
-        text = b"%016x" % value
-    else:
-        bits = _BITS[match["size"]]
-        number = value & (1 << bits) - 1
-        if kind in b"di" and number >> bits - 1:
-            number -= 1 << bits
-        spec = (b"%" + flags + match["width"] + kind.replace(b"u", b"d")).decode()
-        return (spec % number).encode()
-    return text.ljust(width) if b"-" in flags else text.rjust(width)
+def _number(match: re.Match[bytes], value: int) -> bytes:
+    """Text of a number with its sign and its zeros; nothing for other conversions."""
+    kind = match["number"]
+    if not kind:
+        return b""
+    bits = 64 if match["size"] else 32
+    value &= (1 << bits) - 1
+    if kind in b"di" and value >> bits - 1:
+        value -= 1 << bits
+    flags = match["flags"] if kind in b"di" else re.sub(b"[+ ]", b"", match["flags"])
+    spec = b"%" + flags + (match["width"] or b"") + kind.replace(b"u", b"d")
+    return (spec.decode() % value).encode()
+
+
+def _text(memory: Memory, match: re.Match[bytes], value: int) -> bytes:
+    try:
+        if match["text"]:
+            return memory.text(value)
+        if match["address"]:
+            return _address(memory, match["address"], value)
+    except FaultError:
+        return b""  # as the kernel does
+    if match["char"]:
+        return bytes([value & 255])
+    return b"%x" % value if match["width"] else b"%016x" % value
+
+
+def _address(memory: Memory, kind: bytes, place: int) -> bytes:
+    """IP address in memory; ``i`` is the variant with zeros in front, or without colons."""
+    if kind[1:] == b"4":
+        number = b"%03d" if kind[:1] == b"i" else b"%d"
+        return b".".join(number % byte for byte in memory.read(place, 4))
+    digits = memory.read(place, 16).hex()
+    colon = "" if kind[:1] == b"i" else ":"
+    return colon.join(digits[i : i + 4] for i in range(0, 32, 4)).encode()
+
+
+def _padded(match: re.Match[bytes], text: bytes) -> bytes:
+    width = int(match["width"] or 0)
+    return text.ljust(width) if b"-" in match["flags"] else text.rjust(width)
