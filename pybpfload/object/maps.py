@@ -70,6 +70,7 @@ def _user_maps(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]
         )
     assert layout.maps is not None
     maps = []
+    seen: set[int] = set()
     for entry in section.entries:
         variable = btf[entry.type]
         name = variable.name
@@ -78,6 +79,9 @@ def _user_maps(layout: Layout, spec: ObjectSpec, relaxed: bool) -> list[MapSpec]
         if not name:
             raise FormatError("holds a map without a name", section=".maps", offset=entry.offset)
         place: dict[str, Any] = {"section": ".maps", "offset": entry.offset, "symbol": name}
+        if entry.type in seen:
+            raise FormatError("the map is declared twice", **place)
+        seen.add(entry.type)
         if entry.offset + entry.size > layout.maps.size:
             raise FormatError("the map lies beyond its section", **place)
         if variable.linkage != 1:

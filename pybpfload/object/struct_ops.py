@@ -65,6 +65,9 @@ def _collect_section(section: Section, spec: ObjectSpec) -> None:
             "BTF does not describe this section", section=section.name, hint="compile with -g"
         )
     autocreate = not section.name.startswith("?")
+    # Honest variables neither repeat nor overlap; copies of all others would be large.
+    seen: set[int] = set()
+    left = section.size
     for entry in described.entries:
         variable = btf[entry.type]
         name = variable.name
@@ -79,6 +82,10 @@ def _collect_section(section: Section, spec: ObjectSpec) -> None:
             )
         if entry.offset + struct.size > section.size:
             raise FormatError("lies beyond its section", section=section.name, symbol=name)
+        left -= struct.size
+        if left < 0 or entry.type in seen:
+            raise FormatError("overlaps another variable", section=section.name, symbol=name)
+        seen.add(entry.type)
         made = MapSpec(
             name,
             type=MapType.STRUCT_OPS,

@@ -486,3 +486,31 @@ def test_copies_of_small_subprograms(monkeypatch):
     spec = open_object(made.build())
     with pytest.raises(RelocationError, match="more than 4096 copies of subprograms"):
         relocate(spec)
+
+
+def test_one_definition_is_one_map():
+    """Found while measuring: a map for each 12 bytes."""
+    made = program()
+    index = made.btf.add_int("int", 4)
+    number = made.btf.add_ptr(made.btf.add_array(index, 2, index))
+    variable = made.btf.add_var("m", made.btf.add_struct("", 8, [("type", number, 0)]))
+    made.symbol("m", made.section(".maps", bytes(8), flags=3), 0, 8, kind=OBJECT)
+    made.btf.add_datasec(".maps", 8, [(variable, 0, 8)] * 2)
+    with pytest.raises(FormatError, match="symbol m: the map is declared twice"):
+        open_object(made.build())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_struct_ops_on_top_of_each_other(same):
+    """Found while measuring: each has its own copy of its part of the file."""
+    made = program()
+    struct = made.btf.add_struct("ops", 5000, [])
+    variables = [made.btf.add_var("o" if same else f"o{at}", struct) for at in range(500)]
+    variables = variables[:1] * 500 if same else variables
+    section = made.section(".struct_ops", bytes(10000), flags=3)
+    for at in range(1 if same else 500):
+        made.symbol("o" if same else f"o{at}", section, 0, 5000, kind=OBJECT)
+    made.btf.add_datasec(".struct_ops", 10000, [(each, 0, 5000) for each in variables])
+    modest(made.build())
+    with pytest.raises(FormatError, match="overlaps another variable"):
+        open_object(made.build())
