@@ -49,7 +49,13 @@ _KNOWN = (
     r"other byte order: libbpf refuses .*(can't create jump table|struct_ops init_kern).*",
 )
 _KFUNC_POISON = 2002000000
-_WITH_DESCRIPTORS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY)
+# Bytes of a descriptor in values that consist of, or may have, such.
+_DESCRIPTORS = {
+    MapType.ARRAY_OF_MAPS: 4,
+    MapType.HASH_OF_MAPS: 4,
+    MapType.PROG_ARRAY: 4,
+    MapType.STRUCT_OPS: 8,
+}
 
 
 @dataclass
@@ -350,17 +356,21 @@ def compare_loaded(result: Result, kernels: tuple[Recorder, Recorder], *sides: L
         result.counts["maps"] += 1
         theirs, mine = left.maps[name], right.maps[name]
         _compare_given(result, f"map {name}", left, right, theirs["given"], mine["given"])
-        same(f"map {name}: frozen", theirs.frozen, mine.frozen)
-        elements = [
-            _elements(side, kernel, each)
-            for side, kernel, each in zip(sides, kernels, (theirs, mine), strict=True)
-        ]
-        same(f"map {name}: elements", *elements)
+        _compare_contents(result, f"map {name}", kernels, sides, (theirs, mine))
     for name in left.programs.keys() & right.programs.keys():
         where = f"program {name}"
-        given = left.programs[name]["given"], right.programs[name]["given"]
-        _compare_given(result, where, left, right, *given)
-        _compare_code(result, where, given[0]["code"], given[1]["code"])
+        theirs, mine = left.programs[name]["given"], right.programs[name]["given"]
+        _compare_given(result, where, left, right, theirs, mine)
+        _compare_code(result, where, theirs["code"], mine["code"])
+        for at in theirs["refers"].keys() & mine["refers"].keys():
+            pair = theirs["refers"][at], mine["refers"][at]
+            # A map that is no map of the object: its jump table.
+            if all(each is not None and each.kind == "map" for each in pair) and (
+                id(pair[0]) not in left.names and id(pair[1]) not in right.names
+            ):
+                what = f"{where}: jump table of {at}"
+                _compare_given(result, what, left, right, pair[0]["given"], pair[1]["given"])
+                _compare_contents(result, what, kernels, sides, pair)
 
 
 def _compare_given(
@@ -402,13 +412,30 @@ def _without_header(blob: bytes) -> bytes:
     return blob[length:] if not any(blob[24:length]) else blob
 
 
-def _elements(side: Loaded, kernel: Recorder, found: FakeObject) -> dict[bytes, Any]:
-    if found["map_type"] not in _WITH_DESCRIPTORS:
-        return found.elements
-    return {
-        key: side.name(kernel.fds.get(int.from_bytes(value, sys.byteorder)))
-        for key, value in found.elements.items()
-    }
+def _compare_contents(
+    result: Result,
+    where: str,
+    kernels: tuple[Recorder, Recorder],
+    sides: tuple[Loaded, ...],
+    maps: tuple[Any, Any],
+) -> None:
+    result.same(f"{where}: frozen", maps[0].frozen, maps[1].frozen)
+    elements = [
+        {key: _value(side, kernel, found, value) for key, value in found.elements.items()}
+        for side, kernel, found in zip(sides, kernels, maps, strict=True)
+    ]
+    result.same(f"{where}: elements", *elements)
+
+
+def _value(side: Loaded, kernel: Recorder, found: FakeObject, value: bytes) -> Any:
+    """A value, with names for descriptors where the map's type says that there are some."""
+    size = _DESCRIPTORS.get(found["map_type"])
+    if size is None:
+        return value
+    numbers = [
+        int.from_bytes(value[at : at + size], sys.byteorder) for at in range(0, len(value), size)
+    ]
+    return [side.name(kernel.fds[each]) if each in kernel.fds else each for each in numbers]
 
 
 def _show(value: Any) -> str:

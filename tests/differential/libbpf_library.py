@@ -65,6 +65,8 @@ _SIGNATURES = """
     bpf_map__is_internal: b p
     bpf_map__autocreate: b p
     bpf_map__inner_map: p p
+    bpf_map__attach_struct_ops: p p
+    bpf_link__destroy: i p
     bpf_map__initial_value: p p p
     btf__raw_data: p p p
 """
@@ -176,6 +178,7 @@ class LibbpfObject:
         self._library: Any = libbpf.library
         self._handle = handle
         self.name = text(self._library.bpf_object__name(handle))
+        self._links: list[int] = []
         self.programs = self._each("program")
         self.maps = self._each("map")
 
@@ -183,6 +186,8 @@ class LibbpfObject:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for link in self._links:
+            self._libbpf.call("bpf_link__destroy", link)
         self._libbpf.call("bpf_object__close", self._handle)
 
     def _each(self, kind: str) -> list[int]:
@@ -242,6 +247,18 @@ class LibbpfObject:
     def load(self) -> int:
         """Load the programs; 0 or a negative error number."""
         return int(self._libbpf.call("bpf_object__load", self._handle))
+
+    def register(self, at: int) -> None:
+        """Register a struct_ops map, by index, until the object is closed.
+
+        Raises:
+            OSError: The library refuses.
+        """
+        ctypes.set_errno(0)
+        link = self._libbpf.call("bpf_map__attach_struct_ops", self.maps[at])
+        if not link:
+            raise OSError(ctypes.get_errno(), self._libbpf.last_words())
+        self._links.append(link)
 
     def code(self, program: int) -> bytes:
         """Its instructions as they are now."""

@@ -34,6 +34,7 @@ from pybpfload.runtime.externs import resolve
 from pybpfload.runtime.loader import _OLD_HELPERS as OLD_HELPERS
 from pybpfload.runtime.loader import Loader
 from pybpfload.runtime.object import Object
+from pybpfload.runtime.struct_ops import StructOpsMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,6 +208,10 @@ class Worker:
                 compare.compare_decisions(result, log, run.relocation.decisions)
             if run.object is not None and not stage:
                 result.counts["loaded"] += 1
+                for key, each in run.object.maps.items():
+                    if isinstance(each, StructOpsMap):  # whose value is only set now
+                        opened.register(list(spec.maps).index(key))
+                        each.attach()
                 loaded = _loaded_by_libbpf(opened, spec, theirs), run.loaded()
                 compare.compare_loaded(result, (theirs, ours), *loaded)
             elif prepared is not None and run.relocation is not None:
