@@ -12,7 +12,7 @@ from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor, at_least_3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from typing_extensions import Self
 
@@ -136,6 +136,17 @@ class Handle:
     _kind: ClassVar[str]
     _fd: FileDescriptor
     pin_path: str | None
+
+    @classmethod
+    def ids(cls) -> Iterator[int]:
+        """Ids of all that there are in the kernel, ascending (Linux 4.13; links 5.8).
+
+        They come and go meanwhile: opening one by its id may fail with ENOENT.
+
+        Raises:
+            NotPermittedError: Without CAP_SYS_ADMIN.
+        """
+        return bpf.iter_ids("prog" if cls._kind == "program" else cls._kind)
 
     @classmethod
     def from_pin(cls, path: str | os.PathLike[str]) -> Self:

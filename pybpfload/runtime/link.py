@@ -76,6 +76,39 @@ class Link(Handle):
             raise
         return cls(fd, kind=info.type.name.lower(), target="", program=f"id {info.prog_id}")
 
+    @classmethod
+    def of_program(cls, program: HasFileno | int) -> list[Self]:
+        """All links of a program, whoever made them (Linux 5.8, CAP_SYS_ADMIN).
+
+        Args:
+            program: Anything with ``fileno()``, or the program's id.
+
+        Returns:
+            Links of this process' own, to be closed; that detaches what nobody else holds.
+
+        Raises:
+            NotPermittedError: This process may not look.
+        """
+        wanted = program if isinstance(program, int) else bpf.prog_info(program.fileno()).id
+        found: list[Self] = []
+        try:
+            for number in cls.ids():
+                try:
+                    link = cls.from_id(number)
+                except KernelError as error:
+                    if error.errno == errno.ENOENT:
+                        continue  # it is gone by now
+                    raise
+                if link.info().prog_id == wanted:
+                    found.append(link)
+                else:
+                    link.close()
+        except BaseException:
+            for link in found:
+                link.close()
+            raise
+        return found
+
     @contextmanager
     def _explaining(self, hints: dict[int, str]) -> Iterator[None]:
         """Name the link in errors of the kernel, and say what they mean."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import errno
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.errors import BpfError
+from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, bpffs
 from pybpfload.object.spec import ProgramSpec
 from pybpfload.runtime.handles import Handle
 from pybpfload.runtime.target import AttachTarget
+from pybpfload.uapi import StreamId
 
 if TYPE_CHECKING:
     import io
@@ -155,6 +157,38 @@ class Program(Handle):
         from pybpfload.runtime.attach import iter as iterators
 
         return iterators.open_stream(self, self._target, options)
+
+    def read_stream(self, which: str = "stdout") -> str:
+        """Take what it has written with ``bpf_stream_printk()`` (Linux 6.17).
+
+        The kernel writes there too: what went wrong while it ran, on ``"stderr"``.
+
+        Args:
+            which: ``"stdout"`` or ``"stderr"``.
+
+        Returns:
+            All that has come since the last call.
+
+        Raises:
+            ValueError: There is no such stream.
+            NotSupportedError: The kernel has no streams.
+        """
+        if which.upper() not in ("STDOUT", "STDERR"):
+            raise ValueError(f"there is no stream {which!r}; there are stdout and stderr")
+        stream = StreamId[which.upper()]
+        parts: list[bytes] = []
+        try:
+            while part := bpf.prog_stream_read(self.fileno(), stream):
+                parts.append(part)
+        except KernelError as error:
+            if error.errno == errno.EINVAL:
+                raise NotSupportedError(
+                    f"program {self.name}: this kernel has no streams",
+                    feature="program streams",
+                    since="6.17",
+                ) from error
+            raise
+        return b"".join(parts).decode(errors="replace")
 
     def test_run(
         self,
