@@ -39,8 +39,7 @@ _KNOWN = (
     # A BTF header of 32 bytes in a byte order that is not the machine's.
     r"open: libbpf refuses \(.*Error loading ELF section .BTF: -EOPNOTSUPP.*",
     r"program .*: section .* is not in the table of libbpf v.*",
-    # struct_ops, instruction arrays.
-    r"libbpf .*, pybpfload refuses to (load|prepare) \(.*(not built yet|version cannot load).*",
+    r"libbpf .*, pybpfload refuses to prepare \(.*arenas that are at a fixed address .*",
     # Before Linux 5.2: libbpf leaves references to maps that are not there.
     r"no global variables: libbpf refuses to load .*, pybpfload does not refuse",
     # Before Linux 5.2, whose names have no dots, as libbpf's names of inner maps have.

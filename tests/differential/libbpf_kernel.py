@@ -200,7 +200,7 @@ class LibbpfDoor:
             _SYS_MEMFD_CREATE[machine]: self._memfd_create,
             _SYS_DUP3[machine]: self._dup3,
         }
-        self._copies: dict[tuple[str, int], int] = {}
+        self._copies: dict[bytes, tuple[bytes, int]] = {}
         self._slots = slots = Slots(library, "libbpf.so.1")  # owns the functions
         self._real: dict[str, Any] = {}
         for names_, prototype, function in self._functions():
@@ -335,12 +335,16 @@ class LibbpfDoor:
     def _copy(self, path: bytes) -> bytes:
         """Path of a real file with the content that a file has for the scripted kernel."""
         content = self.kernel.read_file(os.fsdecode(path), -1)
-        key = os.fsdecode(path), hash(content)
-        if key not in self._copies:
-            self._copies[key] = fd = os.memfd_create("copy")
+        before, fd = self._copies.get(path, (None, -1))
+        if fd < 0:
+            fd = os.memfd_create("copy")
+        if content is not before:
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
             with open(fd, "wb", closefd=False) as file:
                 file.write(content)
-        return f"/proc/self/fd/{self._copies[key]}".encode()
+            self._copies[path] = content, fd
+        return f"/proc/self/fd/{fd}".encode()
 
     def _access(self, path: bytes) -> int:
         return 0 if self.kernel.exists(os.fsdecode(path)) else _result(-errno.ENOENT)
