@@ -317,10 +317,10 @@ class FakeKernel:
         if command == "MAP_UPDATE_ELEM":
             if target.frozen:
                 return -errno.EPERM
-            value = memory(fields["value"], value_size)
+            given = memory(fields["value"], value_size)
             if target["map_type"] in _OF_DESCRIPTORS:
-                self.fds[struct.unpack_from("=i", value)[0]]  # a KeyError is EBADF
-            return target.update(key, value, fields["flags"])
+                self.fds[struct.unpack_from("=i", given)[0]]  # a KeyError is EBADF
+            return target.update(key, given, fields["flags"])
         value = target.lookup(key, value_size)
         if value is None:
             return -errno.ENOENT
@@ -408,6 +408,9 @@ class FakeKernel:
 
     def mmap(self, fd: int, length: int, offset: int, write: bool) -> mmap.mmap:  # noqa: D102
         return self.fds[fd].mapping(length, offset)
+
+    def mmap_at(self, fd: int, length: int, address: int) -> memoryview:  # noqa: D102
+        return memoryview(self.fds[fd].mapping(length, 0))
 
     def epoll(self) -> Any:  # noqa: D102
         return FakeEpoll(self)
