@@ -160,7 +160,7 @@ class _Generator:
 
     # Pieces
 
-    def alu(self, dst: int | None = None) -> list[Insn | _Jump | _Call]:
+    def alu(self, dst: int | None = None, keep: int = -1) -> list[Insn | _Jump | _Call]:
         random = self.random
         dst = self.register() if dst is None else dst
         cls, bits = random.choice(((i.ALU, 32), (i.ALU64, 64)))
@@ -173,7 +173,7 @@ class _Generator:
             if op == i.ALU_MOV:
                 off = random.choice((0, 8, 16, 32) if bits == 64 else (0, 8, 16))
             operation = Insn(cls | op | i.SRC_X, dst, src, off)
-            if op in _DIVISIONS and src != dst and not random.randrange(3):
+            if op in _DIVISIONS and src not in (dst, keep) and not random.randrange(3):
                 return [i.mov64_imm(src, 0), operation]
             return [operation]
         imm = self.imm()
@@ -247,7 +247,9 @@ class _Generator:
     def loop(self) -> list[Insn | _Jump | _Call]:
         counter = self.register()
         body = [
-            insn for _ in range(self.random.randint(1, 3)) for insn in self.alu(self.other(counter))
+            insn
+            for _ in range(self.random.randint(1, 3))
+            for insn in self.alu(self.other(counter), keep=counter)
         ]
         back = -len(body) - 2
         return [

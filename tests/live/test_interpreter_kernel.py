@@ -31,8 +31,8 @@ pytestmark = pytest.mark.live
 ORDER = "<" if sys.byteorder == "little" else ">"
 FIXTURES = Path(__file__).parents[2] / "fixtures" / ("bpfel" if ORDER == "<" else "bpfeb")
 
-PROGRAMS = int(os.environ.get("PYBPFLOAD_RANDOM_PROGRAMS", "3000"))
-CALL_PROGRAMS = PROGRAMS // 10
+PROGRAMS = int(os.environ.get("PYBPFLOAD_RANDOM_PROGRAMS", "2000"))
+CALL_PROGRAMS = PROGRAMS // 12
 SEED = int(os.environ.get("PYBPFLOAD_RANDOM_SEED", "1"))
 
 PACKET = bytes.fromhex("000000000000 020304050607 0800") + bytes(range(60))
@@ -203,6 +203,75 @@ def test_random_calls_of_map_helpers():
     results = {result for _, _, result in seen}
     assert {-errno.EEXIST, -errno.ENOENT, -errno.E2BIG, -errno.EINVAL, -errno.ENOSPC} <= results
     assert len(seen) > 50
+
+
+# Random packets
+
+
+def classic_loads(random):
+    """LD_ABS and LD_IND at random offsets: one beyond the packet ends the program."""
+    code = [isa.mov64_reg(6, 1), isa.mov64_imm(7, 0)]
+    for _ in range(random.randint(1, 5)):
+        size = random.choice((isa.SIZE_B, isa.SIZE_H, isa.SIZE_W))
+        offset = random.choice((random.randrange(64), random.randrange(-3, 90)))
+        if random.getrandbits(1):
+            register = random.randrange(64)
+            code += [isa.mov64_imm(8, register), isa.alu64_imm(isa.ALU_XOR, 8, 0)]
+            code.append(isa.Insn(isa.LD | isa.MODE_IND | size, 0, 8, 0, offset - register))
+        else:
+            code.append(isa.Insn(isa.LD | isa.MODE_ABS | size, 0, 0, 0, abs(offset)))
+        code += [isa.alu64_imm(isa.ALU_MUL, 7, 31), isa.alu64_reg(isa.ALU_XOR, 7, 0)]
+    return [*code, isa.mov64_reg(0, 7), isa.exit_()]
+
+
+def direct_access(random):
+    """Loads and stores in the first 32 bytes of an XDP packet, if there are so many."""
+    code = [
+        isa.ldx(isa.SIZE_W, 2, 1, 0),
+        isa.ldx(isa.SIZE_W, 3, 1, 4),
+        isa.mov64_imm(0, 7),
+        isa.mov64_reg(4, 2),
+        isa.alu64_imm(isa.ALU_ADD, 4, 32),
+        isa.jmp_reg(isa.JMP_JLE, 4, 3, 1),
+        isa.exit_(),
+    ]
+    for _ in range(random.randint(1, 12)):
+        size = random.choice((isa.SIZE_B, isa.SIZE_H, isa.SIZE_W, isa.SIZE_DW))
+        offset = random.randrange(33 - isa.Insn(size).size_bytes)
+        access = random.choice(
+            (
+                isa.ldx(size, 5, 2, offset),
+                isa.stx(size, 2, 0, offset),
+                isa.st(size, 2, offset, random.getrandbits(31)),
+            )
+        )
+        code.append(access)
+        if access.is_load:
+            code += [isa.alu64_imm(isa.ALU_MUL, 0, 31), isa.alu64_reg(isa.ALU_ADD, 0, 5)]
+    return [*code, isa.exit_()]
+
+
+@pytest.mark.parametrize(
+    ("make", "prog_type"),
+    [
+        (classic_loads, ProgType.SCHED_CLS),
+        (classic_loads, ProgType.SOCKET_FILTER),
+        (direct_access, ProgType.XDP),
+    ],
+)
+def test_random_packets(make, prog_type):
+    results = set()
+    for seed in range(SEED, SEED + CALL_PROGRAMS):
+        random = Random(seed)
+        insns = make(random)
+        packet = random.randbytes(random.choice((14, 30, 64, 100)))
+        loaded, _ = progload.load_program(prog_type, isa.encode(insns, ORDER))
+        with FileDescriptor(loaded, "program") as fd:
+            here = bpf.prog_test_run(fd.fileno(), data_in=packet, repeat=1)
+        there = Interpreter(memory=Memory(ORDER)).run(insns, packet, prog_type=prog_type)
+        assert (here.retval, here.data_out) == (there.retval, there.data_out), f"seed {seed}"
+        results.add(here.retval)
+    assert len(results) > CALL_PROGRAMS // 8
 
 
 FORMATS = ["%d", "%i", "%u", "%x", "%X", "%lld", "%llu", "%llx", "%ld", "%lu", "%#x", "%08x", "%5d"]

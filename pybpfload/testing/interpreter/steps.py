@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["fault", "make_steps"]
 
 _NOTHING_5: Final = [NOTHING] * 5
+_SPECIAL_OFFSETS: Final = range(-0x200000, -0xF0000)  # SKF_LL_OFF, SKF_NET_OFF: from a header on
 
 
 def make_steps(
@@ -374,6 +375,10 @@ class _Maker:
             packet = machine.context.packet
             if packet is None:
                 raise FaultError("there is no packet")
+            if offset in _SPECIAL_OFFSETS:
+                raise FaultError(
+                    f"packet offset {offset:#x} is not modelled (SKF_NET_OFF and such)"
+                )
             registers[1:6] = _NOTHING_5
             if offset < 0 or offset + size > len(packet.data):
                 registers[0] = 0  # section 5.5: ends the program
