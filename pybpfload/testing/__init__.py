@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pybpfload.testing.objects import ObjectBuilder, Site
     from pybpfload.testing.properties import (
         assert_deterministic,
+        assert_idempotent,
         assert_only_bpf_errors,
         assert_own_btf_changes_nothing,
         assert_round_trip,
@@ -38,6 +39,7 @@ __all__ = [
     "ObjectBuilder",
     "Site",
     "assert_deterministic",
+    "assert_idempotent",
     "assert_loads",
     "assert_only_bpf_errors",
     "assert_own_btf_changes_nothing",
@@ -59,6 +61,7 @@ _HOMES = {
     "ObjectBuilder": "objects",
     "Site": "objects",
     "assert_deterministic": "properties",
+    "assert_idempotent": "properties",
     "assert_loads": "assertions",
     "assert_only_bpf_errors": "properties",
     "assert_own_btf_changes_nothing": "properties",

@@ -3,6 +3,7 @@
 For objects and BTF of one's own:
 
     assert_deterministic("tool.bpf.o", "vmlinux.btf")
+    assert_idempotent("tool.bpf.o", "vmlinux.btf")
     assert_own_btf_changes_nothing("tool.bpf.o")
     assert check_reads("tool.bpf.o", "vmlinux.btf") > 0
     assert_round_trip("vmlinux.btf")
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "assert_deterministic",
+    "assert_idempotent",
     "assert_only_bpf_errors",
     "assert_own_btf_changes_nothing",
     "assert_round_trip",
@@ -333,6 +335,58 @@ def _result(spec: ObjectSpec, target: Btf) -> Any:
         for name, p in relocation.programs.items()
     ]
     return programs, [(str(d), d.value, d.outcome, d.reason) for d in relocation.decisions]
+
+
+def assert_idempotent(source: ObjectLike, btf: BtfLike) -> int:
+    """Relocated code, taken for what a compiler made with the kernel's types, stays as it is.
+
+    The object gets ``btf`` for its own types, and each CO-RE relocation the type and the access
+    that were found there; relocating it again must not change an instruction. Left out are
+    relocations that found nothing, ids of the object's own types, types of which ``btf`` has
+    several flavors, and constants that were cut to the 32 bits of their instruction.
+
+    Args:
+        source: The object.
+        btf: BTF of a kernel.
+
+    Returns:
+        How many CO-RE relocations were done twice.
+
+    Raises:
+        AssertionError: An instruction changed again.
+        RelocationError: The object cannot be relocated.
+    """
+    spec, target = _spec(source).copy(), _btf(btf)
+    decisions = relocate(spec, target, everything=True).decisions
+    by_serial = {decision.serial: decision for decision in decisions}
+    spec.btf, spec.btf_ext = target, None
+    for function in spec.functions:
+        again = []
+        for serial, at, record in function.core_relos:
+            decision = by_serial[serial]
+            function.insns[at : at + len(decision.after)] = decision.after
+            found = decision.target
+            if found is None or _is_cut(decision) or _has_rivals(target, found.root):
+                continue
+            access = ":".join(map(str, found.raw)) or "0"
+            again.append((serial, at, record._replace(type_id=found.root, access_str=access)))
+        function.core_relos = again
+    try:
+        second = relocate(spec, target, everything=True).decisions
+    except RelocationError as error:
+        raise AssertionError(f"what was relocated is refused: {error}") from error
+    for decision in second:
+        if decision.before != decision.after:
+            raise AssertionError(f"{decision}: {decision.before} became {decision.after}")
+    return len(second)
+
+
+def _is_cut(decision: CoreDecision) -> bool:
+    """Whether there is no value, or the instruction has only a part of it."""
+    value, insn = decision.value, decision.before[0]
+    if value is None or insn.code == isa.LDIMM64:
+        return value is None
+    return value != isa.to_s32(value) & _MASK64
 
 
 def assert_own_btf_changes_nothing(source: ObjectLike) -> int:

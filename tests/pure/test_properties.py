@@ -18,6 +18,7 @@ from pybpfload.relocate import CoreKind, relocate
 from pybpfload.relocate.core import compute, patch
 from pybpfload.testing import (
     assert_deterministic,
+    assert_idempotent,
     assert_only_bpf_errors,
     assert_own_btf_changes_nothing,
     assert_round_trip,
@@ -81,6 +82,13 @@ def test_relocation_is_deterministic(case):
 
 @given(strategies.cases())
 @scaled(15)
+def test_relocation_is_idempotent(case):
+    if Verdict.REFUSED not in map(case.answer, case.probes.values()):
+        assert_idempotent(case.data, case.target)
+
+
+@given(strategies.cases())
+@scaled(15)
 def test_own_types_change_nothing(case):
     if Verdict.REFUSED not in map(case.answer, case.probes.values()):
         assert assert_own_btf_changes_nothing(case.data) >= len(case.probes)
@@ -128,6 +136,8 @@ def target(folder: Path):
 def test_fixtures(name):
     little, big = LITTLE / f"{name}.bpf.o", BIG / f"{name}.bpf.o"
     assert_deterministic(little, target(LITTLE))
+    found = any(d.target for d in relocate(open_object(little), target(LITTLE)).decisions)
+    assert (assert_idempotent(little, target(LITTLE)) > 0) == found
     assert_round_trip(little)
     assert_round_trip(big)
     assert assert_same_in_both_orders(little, big, target(LITTLE), target(BIG)) > 0
@@ -217,6 +227,8 @@ def test_wrong_offsets_are_noticed(monkeypatch):
         check_reads(data, own)
     with pytest.raises(AssertionError, match=r"<byte_off> .*s\.m1 .* became"):
         assert_own_btf_changes_nothing(data)
+    with pytest.raises(AssertionError, match="what was relocated is refused"):
+        assert_idempotent(data, own)
     case = Case([Probe(CoreKind.BYTE_OFF, Form.MOV, Access(BEFORE, (0, 0)), CHANGED)])
     with pytest.raises(AssertionError, match="probe_0 found 8, expected 12"):
         check_case(case)

@@ -298,11 +298,11 @@ class _Changes:
         if isinstance(base, Array):
             return self._another_array(field, base)
         assert isinstance(base, Record)
-        other = "union" if base.keyword == "struct" else "struct"
-        name = self.names.of("s") if base.name and self.draw.coin() else base.name
-        # A tag and its keyword go together, so that no two records share one.
-        name = name if name != base.name or not base.name else self.names.of("s")
-        return replace(field, type=replace(base, keyword=other, name=name)), "once"
+        keyword = self.draw.of(("struct", "union"))
+        # Another tag, for no two records share one; neither counts where a field is looked for.
+        name = self.names.of("s") if base.name else ""
+        breaks = "" if (keyword, name) == (base.keyword, base.name) else "once"
+        return replace(field, type=replace(base, keyword=keyword, name=name)), breaks
 
     def _another_int(self, field: Field, base: Int) -> tuple[Field, str]:
         if self.draw.coin() and base.encoding != 4:
