@@ -1,4 +1,4 @@
-"""Tests of a BPF program, fixtures/my_program.bpf.c, with all that pybpfload.testing has.
+"""Tests of a BPF program, fixtures/my_program.bpf.c: on paper, without a kernel, on real ones.
 
 pytest examples/test_my_program.py                        # everything
 pytest examples/test_my_program.py -m "not boots"         # without virtual machines
@@ -9,22 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import pybpfload
-from pybpfload.testing import (
-    assert_deterministic,
-    assert_loads,
-    assert_only_bpf_errors,
-    assert_own_btf_changes_nothing,
-    assert_round_trip,
-    assert_same_relocation,
-    check_case,
-    check_reads,
-    strategies,
-)
-from pybpfload.testing.cmodel import INT, Field, Pointer, Record, Tag, Types
+from pybpfload.testing import assert_loads, assert_same_relocation
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OBJECTS = {  # by byte order
@@ -35,10 +22,6 @@ ORDER = "<" if sys.byteorder == "little" else ">"
 OBJECT = OBJECTS[ORDER]
 
 XDP_DROP, XDP_PASS = 1, 2
-
-# A busy machine is no defect.
-settings.register_profile("my_program", deadline=None, max_examples=50)
-settings.load_profile("my_program")
 
 
 def packet(protocol: int, length: int) -> bytes:
@@ -91,14 +74,6 @@ def test_long_packets_are_dropped(my_program, bpf_run, length, verdict):
     assert my_program.variables["dropped"].value == (verdict == XDP_DROP)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(min_size=14, max_size=200))
-def test_no_packet_confuses_it(my_program, bpf_run, data):
-    result = bpf_run(my_program["account"], data)
-    assert result.retval == XDP_PASS
-    assert result.data_out == data
-
-
 def test_it_finds_the_parent_whatever_the_layout_of_tasks(bpf_load, bpf_run, kernel_btf):
     """Tasks are laid out in memory as each kernel has them; only the interpreter can do that."""
     loaded = bpf_load(OBJECTS[kernel_btf.byteorder], btf=kernel_btf, on="interpreter")
@@ -107,42 +82,6 @@ def test_it_finds_the_parent_whatever_the_layout_of_tasks(bpf_load, bpf_run, ker
     child = memory.place(kernel_btf, "task_struct", {"tgid": 4712, "real_parent": parent})
     assert bpf_run(loaded["on_exec"], ctx=[child]).retval == 0
     assert loaded.variables["last_parent"].value == 4711
-
-
-# And on kernels that nobody has built yet? Hypothesis makes them up.
-
-TASK = Record(
-    "task_struct",
-    (Field("tgid", INT), Field("real_parent", Pointer(Tag("struct", "task_struct")))),
-)
-
-
-@given(strategies.evolutions(TASK))
-def test_it_loads_whatever_becomes_of_tasks(evolution):
-    kept = [] if evolution.after is None else [evolution.after]
-    kernel = Types([*kept, *evolution.decoys], ORDER).btf("a future kernel")
-    assert_loads(OBJECT, kernel)
-    check_reads(OBJECT, kernel)
-
-
-@given(strategies.cases(order=ORDER))
-def test_relocation_itself(case):
-    """Any C types, any accesses, any kernel: pybpfload against a model."""
-    check_case(case)
-
-
-def test_relocation_of_my_program(kernel_btf):
-    obj = OBJECTS[kernel_btf.byteorder]
-    assert_deterministic(obj, kernel_btf)
-    assert_own_btf_changes_nothing(obj)
-    assert_round_trip(obj)
-    assert check_reads(obj, kernel_btf) == 2
-
-
-@given(strategies.corrupted(st.just(OBJECT.read_bytes())))
-def test_damage_is_noticed(mutation):
-    """What reads the object gets a `BpfError` or an object, never anything else."""
-    assert_only_bpf_errors(mutation.data)
 
 
 # Real kernels, in virtual machines: see docs/testing-kernels.md.

@@ -33,8 +33,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pybpfload.testing import guests
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -106,7 +104,9 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that this kernel is not for; one in a virtual machine is asked there."""
-    if isinstance(item, guests.GuestTest):
+    from pybpfload.testing.guests import GuestTest  # not above: pytest wants to import plugins
+
+    if isinstance(item, GuestTest):
         return
     for mark in item.iter_markers("kernel"):
         if reason := _wrong_version(*mark.args, **mark.kwargs):
