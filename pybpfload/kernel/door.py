@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         def close(self, fd: int) -> int: ...
         def dup(self, fd: int, minimum: int) -> int: ...
         def mmap(self, fd: int, length: int, offset: int, write: bool) -> _mmap.mmap: ...
+        def mmap_at(self, fd: int, length: int, address: int) -> memoryview: ...
         def epoll(self) -> select.epoll: ...
         def netlink(self, protocol: int) -> socket.socket: ...
         def interface_index(self, name: str) -> int: ...
@@ -84,6 +85,7 @@ __all__ = [
     "map_file",
     "memlock_limit",
     "mmap",
+    "mmap_at",
     "netlink",
     "open_fd",
     "perf_event_open",
@@ -194,6 +196,28 @@ class _RealKernel:
 
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
         return mmap.mmap(fd, length, mmap.MAP_SHARED, protection, offset=offset)
+
+    def mmap_at(self, fd: int, length: int, address: int) -> memoryview:
+        # Python's own mmap objects cannot be told where to be.
+        import ctypes
+        import mmap
+        import weakref
+
+        call, unmap = self._libc["mmap"], self._libc["munmap"]
+        call.restype, unmap.restype = ctypes.c_void_p, ctypes.c_int
+        size, number = ctypes.c_size_t, ctypes.c_int
+        call.argtypes = [ctypes.c_void_p, size, number, number, number, ctypes.c_long]
+        unmap.argtypes = [ctypes.c_void_p, size]
+        flags = mmap.MAP_SHARED | 0x100000  # MAP_FIXED_NOREPLACE, Linux 4.17
+        got = call(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+        if got in (None, ctypes.c_void_p(-1).value):
+            number_ = self._errno()
+            raise OSError(number_, os.strerror(number_))
+        # A class of its own, because objects of ctypes' arrays cannot be referred to weakly.
+        kind: Any = type("Mapping", (ctypes.c_char * length,), {})
+        memory = kind.from_address(got)
+        weakref.finalize(memory, unmap, got, length)
+        return memoryview(memory).cast("B")
 
     def epoll(self) -> select.epoll:
         import select
@@ -443,6 +467,15 @@ def mmap(fd: int, length: int, offset: int = 0, *, write: bool = False) -> _mmap
         OSError: As mmap(2).
     """
     return (_kernel or current()).mmap(fd, length, offset, write)
+
+
+def mmap_at(fd: int, length: int, address: int) -> memoryview:
+    """Map ``length`` bytes of a map at an address, shared and writable, as long as it is used.
+
+    Raises:
+        OSError: As mmap(2); EEXIST: something is there already.
+    """
+    return (_kernel or current()).mmap_at(fd, length, address)
 
 
 def epoll() -> select.epoll:

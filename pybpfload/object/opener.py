@@ -16,6 +16,7 @@ from pybpfload.elf.reader import ElfFile, Section, read_elf
 from pybpfload.errors import BpfError, FormatError
 from pybpfload.object import datasec, externs, functions, maps, references, struct_ops
 from pybpfload.object.spec import MapKind, ObjectSpec, VariableSpec
+from pybpfload.uapi import MapType
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,6 +29,7 @@ __all__ = ["Layout", "open_object"]
 _NAME_LENGTH = 15  # BPF_OBJ_NAME_LEN without the NUL
 _LICENSE_LENGTH = 63
 _DAMAGED = "the file is damaged or no BPF object; make it with clang -target bpf -O2 -g -c"
+_ARENA = ".addr_space.1"
 _STRUCT_OPS = (".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link")
 
 
@@ -100,7 +102,7 @@ class Layout:
             self.data.append((section, MapKind.RODATA))
         elif bits and name in _STRUCT_OPS:
             self.struct_ops.append(section)
-        elif bits and name == ".addr_space.1":
+        elif bits and name == _ARENA:
             self.arena = section
         elif bits and name == ".jumptables":
             self.jump_tables = section
@@ -307,18 +309,23 @@ def _variables(spec: ObjectSpec) -> list[VariableSpec]:
     if spec.btf is None:
         return found
     for map_spec in spec.maps.values():
-        if not map_spec.is_internal or not map_spec.value_type_id:
+        if map_spec.is_internal and map_spec.value_type_id:
+            section_id, name, size = map_spec.value_type_id, map_spec.section, map_spec.value_size
+        elif map_spec.type == MapType.ARENA and map_spec.contents:
+            section_id, name = spec.btf.find(_ARENA, t.Kind.DATASEC), _ARENA
+            size = len(map_spec.contents)
+        else:
             continue
-        section = spec.btf[map_spec.value_type_id]
+        section = spec.btf[section_id]
         if not isinstance(section, t.Datasec):
             continue
         for entry in section.entries:
             variable = spec.btf[entry.type]
-            if isinstance(variable, t.Var) and entry.offset + entry.size <= map_spec.value_size:
+            if isinstance(variable, t.Var) and entry.offset + entry.size <= size:
                 found.append(
                     VariableSpec(
                         variable.name,
-                        map_spec.section,
+                        name,
                         map_spec,
                         entry.offset,
                         entry.size,

@@ -70,6 +70,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         value_type_id: Type of the values in ``btf``, 0 when unknown.
         pin_path: Where it is pinned, or would be.
         event_types: How events are typed; by default by ``btf`` and ``name``.
+        address: Of an arena: where it must be mapped, 0 for anywhere.
 
     Attributes:
         name, type, key_size, value_size, max_entries, flags: As above.
@@ -91,6 +92,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         value_type_id: int = 0,
         pin_path: str | None = None,
         event_types: EventTypes | None = None,
+        address: int = 0,
     ) -> None:
         super().__init__(
             fd,
@@ -105,6 +107,7 @@ class Map(MapHandle, MutableMapping[K, V]):
             value_type_id=value_type_id,
             pin_path=pin_path,
             event_types=event_types,
+            address=address,
         )
         possible = cpus.possible_cpus() if type in PER_CPU else 1
         padded = (value_size + 7 & -8) * possible if type in PER_CPU else value_size

@@ -51,9 +51,11 @@ class MapHandle(Handle):
         value_type_id: int = 0,
         pin_path: str | None = None,
         event_types: EventTypes | None = None,
+        address: int = 0,
     ) -> None:
         self._fd = fd
-        self._view: mmap.mmap | None = None
+        self._view: mmap.mmap | memoryview | None = None
+        self._address = address
         self._windows: list[memoryview] = []
         self.name = name
         self.type = type
@@ -140,7 +142,10 @@ class MapHandle(Handle):
                     window.release()
             if view is not None:
                 with suppress(BufferError):  # somebody looks into it; it goes with the last of them
-                    view.close()
+                    if isinstance(view, memoryview):
+                        view.release()
+                    else:
+                        view.close()
         finally:
             self._fd.close()
 
@@ -162,16 +167,17 @@ class MapHandle(Handle):
             error.target = f"map {self.name}"
             raise
 
-    def view(self) -> mmap.mmap:
+    def view(self) -> mmap.mmap | memoryview:
         """The values as shared memory, made once: of arrays with ``BPF_F_MMAPABLE`` (Linux 5.5).
 
         Values lie one behind the other, each padded to 8 bytes. What is written is seen by programs
         at once, and the other way round. Read-only if the map is frozen or may not be written. Of
-        arenas, all pages (6.9).
+        arenas, all pages (6.9), at the address that ``map_extra`` of the map says, so that pointers
+        of programs are good here too.
 
         Raises:
             TypeError: The map cannot be mapped.
-            KernelError: The kernel refused.
+            KernelError: The kernel refused; EEXIST: something is at the arena's address.
         """
         if self._view is not None:
             return self._view
@@ -186,7 +192,10 @@ class MapHandle(Handle):
             raise self._cannot("view() without BPF_F_MMAPABLE")
         length = length + page - 1 & -page
         try:
-            self._view = door.mmap(self.fileno(), length, write=True)
+            if self._address:
+                self._view = door.mmap_at(self.fileno(), length, self._address)
+            else:
+                self._view = door.mmap(self.fileno(), length, write=True)
         except PermissionError:
             try:
                 self._view = door.mmap(self.fileno(), length, write=False)

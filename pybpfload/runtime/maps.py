@@ -295,11 +295,6 @@ class Creator:
 
     def _fill_arena(self, spec: MapSpec, created: Map[Any, Any]) -> None:
         """Put global variables where programs are made to look for them."""
-        if spec.map_extra:
-            raise NotSupportedError(
-                f"map {spec.name}: arenas that are at a fixed address (map_extra) and have global "
-                "variables are not built yet"
-            )
         contents = bytes(spec.contents or b"")
         start = data_offset(spec)
         with memoryview(created.view()) as pages:
@@ -333,8 +328,10 @@ class Creator:
         flags: int | None = None,
     ) -> Map[Any, Any]:
         btf = self.spec.btf
+        is_arena = map_type == MapType.ARENA
         made: Map[Any, Any] = Map(
             owner,
+            address=spec.map_extra if is_arena else 0,
             name=spec.name,
             type=MapType(map_type),
             key_size=key_size,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.object.spec import Named, ObjectSpec, SectionVariables
 from pybpfload.runtime.loader import Loader
+from pybpfload.runtime.maps import data_offset
 from pybpfload.runtime.variable import Variable
 from pybpfload.uapi import MapFlag
 
@@ -59,7 +60,7 @@ class Object:
             live = Variable(
                 name,
                 owner,
-                variable.offset,
+                variable.offset + data_offset(variable.map),
                 variable.size,
                 codec(variable.btf, variable.type_id),
                 owner.view() if owner.flags & MapFlag.MMAPABLE else None,

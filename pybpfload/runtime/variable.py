@@ -68,7 +68,7 @@ class Variable:
         offset: int,
         size: int,
         codec: Codec,
-        mapping: mmap.mmap | None,
+        mapping: mmap.mmap | memoryview | None,
         read_only: bool,
         *,
         section: str = "",

@@ -77,16 +77,19 @@ class TestLinking:
             assert run(obj.programs["loop"]) in (33, 34)
 
     @pytest.mark.kernel("6.9")
-    def test_initial_values_in_an_arena(self, opened):
+    @pytest.mark.parametrize("address", [0, 1 << 44])
+    def test_variables_in_an_arena(self, opened, address):
         if platform.machine() not in ("x86_64", "aarch64"):
             pytest.skip("this architecture's JIT has no arenas")
         spec = opened("arena")
-        with pytest.raises(pybpfload.NotSupportedError, match="fixed address"):
-            spec.load()
-        spec.maps["arena"].map_extra = 0
+        spec.maps["arena"].map_extra = address
+        spec.variables["counter"].value = 1000
         with spec.load() as obj:
-            assert [obj.programs["push"].test_run().retval for _ in range(2)] == [101, 102]
-            assert int.from_bytes(obj.maps["arena"].view()[:8], os.sys.byteorder) == 102
+            assert [obj.programs["push"].test_run().retval for _ in range(2)] == [1001, 1002]
+            assert obj.variables["counter"].value == 1002
+            assert obj.variables["history"].value[:3] == (1001, 1002, 0)
+            obj.variables["counter"].value = 7
+            assert obj.programs["push"].test_run().retval == 8
 
     @pytest.mark.kernel("6.7")
     def test_exceptions(self, opened):
