@@ -76,29 +76,30 @@ class Setting:
 
     Attributes:
         name: For people.
-        btf: File with the kernel's BTF, raw or ELF.
+        btf: File with the kernel's BTF, raw or ELF; ``None`` for a kernel without.
         modules: Files with BTF of loaded modules, by name.
         age: A version of Linux: the kernel refuses what came later, as
             :meth:`pybpfload.testing.fakekernel.FakeKernel.like` says. ``None`` takes everything.
-        custom: The BTF is not the kernel's own, but given to the loaders.
+        custom: File with BTF that the loaders are told to relocate against instead.
     """
 
     name: str
-    btf: Path
+    btf: Path | None
     modules: tuple[tuple[str, Path], ...] = ()
     age: str | None = None
-    custom: bool = False
+    custom: Path | None = None
 
     @classmethod
     def old(cls, name: str, btf: Path, age: str) -> Setting:
         """A kernel of a certain age. Before 5.4, which has BTF of its own, loaders are given it."""
-        return cls(f"{name} on {age}", btf, age=age, custom=version_pair(age) < (5, 4))
+        if version_pair(age) < (5, 4):
+            return cls(f"{name} on {age}", None, age=age, custom=btf)
+        return cls(f"{name} on {age}", btf, age=age)
 
     def to_json(self) -> str:
         """As a worker wants it."""
-        modules = {name: str(path) for name, path in self.modules}
-        told = {"name": self.name, "btf": str(self.btf), "age": self.age, "custom": self.custom}
-        return json.dumps({**told, "modules": modules})
+        told = {**vars(self), "modules": dict(self.modules)}
+        return json.dumps(told, default=str)
 
 
 def kernel_btf(name: str, *, fetch: bool = False) -> Path | None:

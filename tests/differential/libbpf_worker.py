@@ -58,17 +58,15 @@ class Worker:
     """Compares objects in one setting.
 
     Args:
-        setting: ``name``; ``btf``: file with BTF of the kernel; ``modules``: files with BTF of its
-            modules by name; ``age``: a version of Linux, for a kernel that refuses what came
-            later; ``custom``: the BTF is given to the loaders, the kernel itself has none.
+        setting: The fields of :class:`libbpf_pool.Setting`.
     """
 
     def __init__(self, setting: dict[str, Any]) -> None:
         self.setting = setting
         self.libbpf = Libbpf()
-        self.btf = btf_from_image(Path(setting["btf"]).read_bytes(), setting["name"])
-        self.modules = {n: Path(p).read_bytes() for n, p in setting.get("modules", {}).items()}
-        self.custom = setting["btf"] if setting.get("custom") else None
+        self.btf = _blob(setting["btf"]) if setting["btf"] else b""
+        self.modules = {name: Path(path).read_bytes() for name, path in setting["modules"].items()}
+        self.custom: str | None = setting["custom"]
         self.cache: dict[Any, Any] = {}
         self.seconds = {"pybpfload": 0.0, "libbpf": 0.0, "harness": 0.0}
 
@@ -153,7 +151,8 @@ class Worker:
         if self.custom is None:
             return Target(kernel_btf.vmlinux(), lambda: [m.btf for m in kernel_btf.modules()])
         if "custom" not in self.cache:
-            self.cache["custom"] = Btf.from_bytes(self.btf, name="vmlinux", pointer_size=8)
+            blob = _blob(self.custom)
+            self.cache["custom"] = Btf.from_bytes(blob, name="vmlinux", pointer_size=8)
         return Target(self.cache["custom"])
 
     def kernel(self, spec: ObjectSpec | None) -> Recorder:
@@ -170,12 +169,12 @@ class Worker:
             elif extern.kind == "ksym" and not extern.is_typed:
                 symbols += b"ffffffff82%06x d %s\n" % (16 * at, extern.name.encode())
         files = {"/proc/config.gz": gzip.compress(settings, mtime=0), "/proc/kallsyms": symbols}
-        age = self.setting.get("age")
+        age = self.setting["age"]
         kernel = Recorder.like(age, files=files) if age else Recorder(files=files)
-        if self.custom is None:
+        if self.btf:
             kernel.add_vmlinux(self.btf)
-            for name, data in self.modules.items():
-                kernel.add_module(name, data)
+        for name, data in self.modules.items():
+            kernel.add_module(name, data)
         return kernel
 
     def _compare_run(
@@ -320,6 +319,11 @@ def _loaded_by_libbpf(opened: LibbpfObject, spec: ObjectSpec, kernel: Recorder) 
         dict(zip(spec.maps, maps, strict=True)),
         dict(zip(spec.programs, programs, strict=True)),
     )
+
+
+def _blob(path: str) -> bytes:
+    """BTF of a file, raw or ELF."""
+    return btf_from_image(Path(path).read_bytes(), path)
 
 
 def _at(who: str) -> None:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import libbpf_pool as pool
 import pytest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.differential
 
+NATIVE_FOLDER = "bpfel" if sys.byteorder == "little" else "bpfeb"
 FIXTURES = pool.objects_below([pool.ROOT / "fixtures" / each for each in ("bpfel", "bpfeb")])
 TARGETS = ("core_target", *kernels.KERNELS)
 # Kernels as old as the last ones without names, BTF, data sections, mapped arrays, ...
@@ -40,14 +42,15 @@ def btf_of(name: str, module: str = "") -> Path:
 @pytest.fixture(scope="module")
 def worker(request, libbpf):
     """A worker in the setting that the test asks for by an indirect parameter."""
-    name, age, modules = request.param
+    name, custom, age, modules = request.param
     if name == "core_target":  # made-up types that the core_* fixtures are about
         setting = pool.Setting(name, pool.ROOT / "fixtures" / "bpfel" / "core_target.bpf.o")
     elif age is not None:
         setting = pool.Setting.old(name, btf_of(name), age)
     else:
         files = tuple((each, btf_of(name, each)) for each in modules)
-        setting = pool.Setting(name, btf_of(name), files)
+        target = btf_of(custom) if custom is not None else None
+        setting = pool.Setting(name, btf_of(name), files, custom=target)
     with pool.Worker(setting) as running:
         yield running
 
@@ -63,24 +66,34 @@ def name_of(path: Path) -> str:
     return f"{path.parent.name}-{path.name.partition('.')[0]}"
 
 
-def settings(*found: tuple[str, str | None, tuple[str, ...]]) -> pytest.MarkDecorator:
-    ids = [" ".join(filter(None, (name, age, *modules))) for name, age, modules in found]
+def settings(*found: Any) -> pytest.MarkDecorator:
+    """Run a test in settings: kernel, custom BTF, age of the kernel, modules."""
+    ids = [
+        " ".join(filter(None, (name, custom and f"with {custom}", age, *modules)))
+        for name, custom, age, modules in found
+    ]
     return pytest.mark.parametrize("worker", found, ids=ids, indirect=True)
 
 
-@settings(*((name, None, ()) for name in TARGETS))
-@pytest.mark.parametrize("path", FIXTURES, ids=name_of)
+all_fixtures = pytest.mark.parametrize("path", FIXTURES, ids=name_of)
+native_fixtures = pytest.mark.parametrize(
+    "path", [path for path in FIXTURES if path.parent.name == NATIVE_FOLDER], ids=name_of
+)
+
+
+@settings(*((name, None, None, ()) for name in TARGETS))
+@all_fixtures
 def test_fixture(worker, path):
     agree(worker, path)
 
 
-@settings(*(("6.12", age, ()) for age in AGES))
-@pytest.mark.parametrize("path", [p for p in FIXTURES if p.parent.name == "bpfel"], ids=name_of)
+@settings(*(("6.12", None, age, ()) for age in AGES))
+@native_fixtures
 def test_old_kernel(worker, path):
     agree(worker, path)
 
 
-@settings(("6.12", None, MODULES))
-@pytest.mark.parametrize("path", [p for p in FIXTURES if p.parent.name == "bpfel"], ids=name_of)
-def test_modules(worker, path):
+@settings(("6.12", None, None, MODULES), ("sid", "6.1", None, ()))
+@native_fixtures
+def test_modules_and_custom_btf(worker, path):
     agree(worker, path)

@@ -84,7 +84,12 @@ def _settings(options: argparse.Namespace) -> list[pool.Setting]:
         made = [pool.Setting("this kernel", _THIS_KERNEL)]
     if not options.age:
         return made
-    return [pool.Setting.old(each.name, each.btf, age) for each in made for age in options.age]
+    return [
+        pool.Setting.old(each.name, each.btf, age)
+        for each in made
+        for age in options.age
+        if each.btf is not None
+    ]
 
 
 def _show(result: Result, *, verbose: bool) -> None:
