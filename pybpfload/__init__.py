@@ -138,6 +138,9 @@ def open(  # noqa: A001 - pybpfload.open is the name that reads best
 ) -> ObjectSpec:
     """Parse a BPF object without asking any kernel; works on any system and for either byte order.
 
+    The file may come from a stranger: whatever is in it, reading takes at most 64 times its size
+    and 32 MB of memory. The objects of compilers take 2 to 15 times their size.
+
     Args:
         source: Path, content, or a file opened in binary mode.
         name: Object name instead of the file's; 15 characters are kept.
@@ -200,6 +203,10 @@ def load(
 
 def read_btf(source: str | PathLike[str] | bytes, *, base: Btf | None = None) -> Btf:
     """Read BTF from a raw file, an ELF file, a kernel image (``vmlinuz``) or a kernel module.
+
+    The file may come from a stranger: raw BTF takes at most 4 times its size and 8 MB of memory.
+    What is packed may unpack to 32 times its size and 32 MB, more is refused; it takes at most 64
+    times its size and 96 MB.
 
     Args:
         source: Path or content.
