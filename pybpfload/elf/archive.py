@@ -45,8 +45,8 @@ def stored_member(archive: bytes, member: str, file: str) -> tuple[int, bytes] |
             section=member,
             hint="probe the file that it is unpacked to",
         )
-    start = info.header_offset
-    if start + _LOCAL_HEADER.size > len(archive):
+    start = info.header_offset  # zipfile works it out, and may come to something before the file
+    if not 0 <= start <= len(archive) - _LOCAL_HEADER.size:
         raise FormatError("cut short", file=file, section=member)
     signature, name_size, extra_size = _LOCAL_HEADER.unpack_from(archive, start)
     start += _LOCAL_HEADER.size + name_size + extra_size
