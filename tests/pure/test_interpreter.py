@@ -617,6 +617,12 @@ def test_what_is_given_must_fit():
         Interpreter(opened("bpfeb", "test_run").relocate(), memory=Memory("<"))
 
 
+def test_the_cpu_must_be_one_of_them():
+    found = Interpreter(environment=Environment(cpu=2, cpus=2))
+    with pytest.raises(BpfError, match="CPUs 0 to 1, cpu is 2"):
+        found.run([isa.mov64_imm(0, 0), isa.exit_()])
+
+
 def test_bare_instructions_leave_nothing_behind():
     found = Interpreter()
     found.run([isa.mov64_imm(0, 0), isa.exit_()])  # makes the stack

@@ -12,7 +12,7 @@ from pybpfload.errors import BpfError
 from pybpfload.isa import insn as isa
 from pybpfload.object.spec import MapSpec
 from pybpfload.testing import Environment, FaultError, Interpreter, InterpreterError, Memory
-from pybpfload.uapi import ElemFlag, Helper, MapType
+from pybpfload.uapi import ElemFlag, Helper, MapFlag, MapType
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 T = MapType
@@ -375,6 +375,21 @@ def test_update_under_a_lock():
     assert found["locks"].update_elem(number(0, 4), number(5), ElemFlag.LOCK) == 0
     assert found["timers"].update_elem(number(0, 4), bytes(24), ElemFlag.LOCK) == -errno.EINVAL
     assert found["timers"].update_elem(number(1, 4), bytes(24), ElemFlag.LOCK) == -errno.E2BIG
+
+
+def test_maps_that_programs_may_only_read_or_write():
+    found = make(T.ARRAY, flags=int(MapFlag.RDONLY_PROG))
+    found.maps["m"][1] = 5  # Python may
+    then = (isa.st(isa.SIZE_B, 0, 0, 1),)
+    assert call(found, Helper.MAP_LOOKUP_ELEM, "m", number(1, 4)) == found.maps["m"].address_of(1)
+    with pytest.raises(InterpreterError, match="value of map m, which is read-only"):
+        call(found, Helper.MAP_LOOKUP_ELEM, "m", number(1, 4), then=then)
+    with pytest.raises(InterpreterError, match="cannot be written by programs"):
+        call(found, Helper.MAP_UPDATE_ELEM, "m", number(1, 4), number(1), 0)
+    found = make(T.HASH, flags=int(MapFlag.WRONLY_PROG))
+    assert call(found, Helper.MAP_UPDATE_ELEM, "m", number(1, 4), number(1), 0) == 0
+    with pytest.raises(InterpreterError, match="cannot be read by programs"):
+        call(found, Helper.MAP_LOOKUP_ELEM, "m", number(1, 4))
 
 
 def test_lookup_gives_the_value_itself():

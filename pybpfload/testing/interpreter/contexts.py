@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PACKET_TYPES", "Context", "Given", "make"]
 
-Given: TypeAlias = "int | bytes | bytearray | Sequence[int] | None"
+Given: TypeAlias = "int | bytes | bytearray | memoryview | Sequence[int] | None"
 """What can be given for a context; see :meth:`~.interpreter.Interpreter.run`."""
 
 _ETH_HLEN: Final = 14
@@ -97,8 +97,8 @@ def make(
     return Context(region.base, region)
 
 
-def _content(memory: Memory, ctx: bytes | bytearray | Sequence[int] | None) -> bytes:
-    if ctx is None or isinstance(ctx, (bytes, bytearray)):
+def _content(memory: Memory, ctx: bytes | bytearray | memoryview | Sequence[int] | None) -> bytes:
+    if ctx is None or isinstance(ctx, (bytes, bytearray, memoryview)):
         return bytes(ctx or b"")
     slots = [number & 0xFFFFFFFFFFFFFFFF for number in ctx]
     return struct.pack(f"{memory.byteorder}{len(slots)}Q", *slots)

@@ -14,6 +14,7 @@ from pybpfload.testing.interpreter.helper import MASK32, Table
 from pybpfload.testing.interpreter.keyed import StorageMap
 from pybpfload.testing.interpreter.machine import MAX_LOOPS
 from pybpfload.testing.interpreter.maps import BloomFilter, EventMap
+from pybpfload.uapi import MapFlag
 
 if TYPE_CHECKING:
     from pybpfload.testing.interpreter.machine import Machine
@@ -32,34 +33,48 @@ def _key(machine: Machine, found: MapModel, address: int) -> bytes:
     return machine.memory.read(address, found.spec.key_size)
 
 
+def _readable(machine: Machine, map_: int) -> MapModel:
+    found = machine.map(map_)
+    if found.spec.flags & MapFlag.WRONLY_PROG:
+        raise found.cannot("be read by programs (BPF_F_WRONLY_PROG)")
+    return found
+
+
+def _writable(machine: Machine, map_: int) -> MapModel:
+    found = machine.map(map_)
+    if found.spec.flags & MapFlag.RDONLY_PROG:
+        raise found.cannot("be written by programs (BPF_F_RDONLY_PROG)")
+    return found
+
+
 @TABLE.add("map_lookup_elem")
 def _lookup(machine: Machine, map_: int, key: int) -> int:
-    found = machine.map(map_)
+    found = _readable(machine, map_)
     return found.lookup_elem(_key(machine, found, key))
 
 
 @TABLE.add("map_lookup_percpu_elem")
 def _lookup_percpu(machine: Machine, map_: int, key: int, cpu: int) -> int:
-    found = machine.map(map_)
+    found = _readable(machine, map_)
     return found.lookup_percpu_elem(_key(machine, found, key), cpu & MASK32)
 
 
 @TABLE.add("map_update_elem")
 def _update(machine: Machine, map_: int, key: int, value: int, flags: int) -> int:
-    found = machine.map(map_)
+    found = _writable(machine, map_)
     raw = machine.memory.read(value, found.spec.value_size)
     return found.update_elem(_key(machine, found, key), raw, flags)
 
 
 @TABLE.add("map_delete_elem")
 def _delete(machine: Machine, map_: int, key: int) -> int:
-    found = machine.map(map_)
+    found = _writable(machine, map_)
     return found.delete_elem(_key(machine, found, key))
 
 
 @TABLE.add("map_push_elem")
 def _push(machine: Machine, map_: int, value: int, flags: int) -> int:
-    found = machine.map(map_)
+    found = _writable(machine, map_)
     return found.push_elem(machine.memory.read(value, found.spec.value_size), flags)
 
 
@@ -71,12 +86,12 @@ def _next(machine: Machine, found: MapModel, value: int, remove: bool) -> int:
 
 @TABLE.add("map_pop_elem")
 def _pop(machine: Machine, map_: int, value: int) -> int:
-    return _next(machine, machine.map(map_), value, remove=True)
+    return _next(machine, _writable(machine, map_), value, remove=True)
 
 
 @TABLE.add("map_peek_elem")
 def _peek(machine: Machine, map_: int, value: int) -> int:
-    found = machine.map(map_)
+    found = _readable(machine, map_)
     if isinstance(found, BloomFilter):
         known = found.has_elem(machine.memory.read(value, found.spec.value_size))
         return 0 if known else -errno.ENOENT

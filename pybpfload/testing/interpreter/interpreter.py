@@ -229,7 +229,9 @@ class Interpreter:
             InterpreterError: The program does something wrong, or takes too many steps.
             BpfError: There is no such program, or it does not take what was given.
         """
-        machine, linker = self._machine, self._linker
+        machine, linker, world = self._machine, self._linker, self.environment
+        if not 0 <= world.cpu < world.cpus:
+            raise BpfError(f"the environment has CPUs 0 to {world.cpus - 1}, cpu is {world.cpu}")
         if isinstance(program, str):
             program = linker.named(program)
         bare = not hasattr(program, "insns")
