@@ -55,3 +55,15 @@ def test_netlink_extack_works_or_says_in_one_line_why_not():
     else:
         assert complaints.startswith("netlink_extack: ")
         assert len(complaints.splitlines()) == 1
+
+
+def test_my_program_computes_the_same_on_the_interpreter_and_in_this_kernel():
+    words = ["-m", "pytest", "-q", "-rA", "-m", "not boots", "--bpf-run=both"]
+    chosen = ["-k", "this_kernel or counted or dropped", "examples/test_my_program.py"]
+    done = subprocess.run(
+        [sys.executable, *words, "-p", "no:cacheprovider", *chosen],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    for test in ("test_bytes_are_counted_by_protocol", "test_long_packets_are_dropped[1001-1]"):
+        assert f"PASSED examples/test_my_program.py::{test}\n" in done.stdout
