@@ -135,6 +135,8 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
         job = _pytest("kernel", ["tests/kernel", "--kernels=all"], options)
         job.timeout = 2400
         yield job
+        # What docs/testing-programs.md shows of virtual machines, as users have it.
+        yield _pytest("my program", ["examples/test_my_program.py", "-m", "boots"], options)
 
 
 def _lint() -> Iterator[Job]:
