@@ -9,7 +9,10 @@ from pybpfload.errors import RelocationError
 if TYPE_CHECKING:
     from pybpfload.object.spec import ProgramSpec
 
-__all__ = ["at_function"]
+__all__ = ["DAMAGED", "at_function"]
+
+DAMAGED = "the file is damaged, or was linked by something other than bpftool; build it again"
+"""What to do about code and relocations that no compiler makes."""
 
 
 def at_function(

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import RelocationError
+from pybpfload.relocate.failure import DAMAGED
 
 if TYPE_CHECKING:
     from pybpfload.object.spec import ObjectSpec, Reloc
@@ -42,10 +43,13 @@ def jump_table(spec: ObjectSpec, linked: Linked, reloc: Reloc) -> tuple[int, ...
 
     def refuse(message: str) -> RelocationError:
         return RelocationError(
-            f"jump table at .jumptables+{reloc.sym_off:#x} {message}",
+            f"jump table {message}",
+            file=spec.path,
+            section=".jumptables",
+            offset=reloc.sym_off,
             program=linked.functions[0][0].name,
             insn=reloc.insn,
-            file=spec.path,
+            hint=DAMAGED,
         )
 
     if reloc.sym_off % _ENTRY or reloc.size % _ENTRY:

@@ -13,7 +13,7 @@ from pybpfload.btf import types as t
 from pybpfload.isa import insn as isa
 from pybpfload.object.functions import Finder
 from pybpfload.object.spec import ObjectSpec, ProgramSpec, Reloc, RelocKind
-from pybpfload.relocate.failure import at_function
+from pybpfload.relocate.failure import DAMAGED, at_function
 from pybpfload.relocate.info import InfoTable
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pybpfload.isa.insn import Insn
 
 __all__ = ["Linked", "Linker"]
-
-_DAMAGED = "the file is damaged, or was linked by something other than bpftool; build it again"
 
 _EXCEPTION_TAG = "exception_callback:"
 
@@ -176,7 +174,7 @@ class Linker:
         self._append_info(linked, function, position)
 
     def _error(self, function: ProgramSpec, index: int, message: str) -> RelocationError:
-        return at_function(function, index, message, file=self._spec.path, hint=_DAMAGED)
+        return at_function(function, index, message, file=self._spec.path, hint=DAMAGED)
 
     # Function and line info
 

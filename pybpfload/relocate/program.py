@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from pybpfload.errors import RelocationError
 from pybpfload.isa import insn as isa
 from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec, Reloc, RelocKind
 from pybpfload.relocate.core.candidates import Target
 from pybpfload.relocate.core.decision import Outcome
 from pybpfload.relocate.core.driver import relocate_core
 from pybpfload.relocate.core.patch import poison
+from pybpfload.relocate.failure import DAMAGED, at_function
 from pybpfload.relocate.jumptables import jump_table
 from pybpfload.relocate.link import Linked, Linker
 
@@ -205,6 +205,10 @@ def _resolve_references(spec: ObjectSpec, program: RelocatedProgram, linked: Lin
             continue  # the linker has done them
         if insns[at].code == isa.CALL and insns[at].imm == 0xBAD2310:
             continue  # poisoned by CO-RE
+        if insns[at].code == isa.LDIMM64 and at + 1 >= len(insns):
+            raise at_function(
+                program.spec, at, "64-bit constant is cut short", file=spec.path, hint=DAMAGED
+            )
         if reloc.kind in (RelocKind.MAP, RelocKind.MAP_VALUE):
             name, map_spec = maps[reloc.index]
             _refer_to_map(program, reloc, name, map_spec.autocreate)
@@ -222,8 +226,6 @@ def _resolve_references(spec: ObjectSpec, program: RelocatedProgram, linked: Lin
 
 def _refer_to_map(program: RelocatedProgram, reloc: Reloc, name: str, exists: bool) -> None:
     insns, at = program.insns, reloc.insn
-    if at + 1 >= len(insns):
-        raise RelocationError("64-bit constant is cut short", program=program.name, insn=at)
     if not exists:
         poison(insns, at, MAP_POISON + reloc.index)
         program.poisons[at] = f"map {name} was not created"
@@ -247,8 +249,6 @@ def _refer_to_extern(
         insns[at] = insns[at]._replace(src=isa.PSEUDO_KFUNC_CALL, off=0, imm=0)
         program.references.append(Reference(at, ReferenceKind.KFUNC, name))
         return
-    if at + 1 >= len(insns):
-        raise RelocationError("64-bit constant is cut short", program=program.name, insn=at)
     src, second, kind = insns[at].src, 0, ReferenceKind.KSYM
     if extern.kind == ExternKind.KCONFIG:
         src, second, kind = isa.PSEUDO_MAP_VALUE, extern.offset, ReferenceKind.KCONFIG

@@ -206,7 +206,9 @@ class Loader:
             module = next((m for m in kernel_btf.modules() if m.btf is owner), None)
             if module is None:
                 raise RelocationError(
-                    f"BTF {owner.name} is not that of a loaded module", file=self.spec.path
+                    f"BTF {owner.name} is not that of a loaded module",
+                    file=self.spec.path,
+                    hint="load that module, or relocate against this kernel's own BTF",
                 )
             what = f"BTF of module {module.name}"
             if not module.id:

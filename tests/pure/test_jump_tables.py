@@ -92,8 +92,8 @@ def test_both_byte_orders_have_the_same_tables():
 @pytest.mark.parametrize(
     ("entries", "table", "said"),
     [
-        ((16, 24), (0, 12), r"jump table at \.jumptables\+0x0 has 12 bytes, which are no whole"),
-        ((16, 24), (4, 8), r"\+0x4 has 8 bytes, which are no whole entries"),
+        ((16, 24), (0, 12), "jump table has 12 bytes, which are no whole entries"),
+        ((16, 24), (4, 8), "has 8 bytes, which are no whole entries"),
         ((16, 24), (0, 0), "is empty"),
         ((16, 24), (8, 16), "has 16 bytes, beyond the end of the section"),
         ((16, 8), (0, 16), "leads to 0x8, which is not in function main"),
@@ -103,4 +103,5 @@ def test_both_byte_orders_have_the_same_tables():
 def test_damaged_tables(entries, table, said):
     with pytest.raises(RelocationError, match=said) as caught:
         relocate(open_object(Switch(*entries, ours=table).build()))
-    assert str(caught.value).startswith("object, program main, instruction 0: ")
+    place = f"object, section .jumptables, offset {table[0]:#x}, program main, instruction 0: "
+    assert str(caught.value).startswith(place)

@@ -6,6 +6,7 @@ what it says to do. The rules themselves are tested elsewhere; here the words ar
 
 from __future__ import annotations
 
+import ast
 import gzip
 import struct
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
+PACKAGE = Path(pybpfload.__file__).parent
 OBJECTS = FIXTURES / ("bpfel" if sys.byteorder == "little" else "bpfeb")
 EXIT = Insn(0x95)
 MAKE = "make it with clang -target bpf -O2 -g -c"
@@ -373,3 +375,40 @@ def test_every_cut_says_what_to_do(name):
         assert caught.value.file == "object"
         assert caught.value.hint
         assert str(caught.value).endswith(caught.value.hint)
+
+
+# Every other error of relocation
+
+
+def test_a_reference_that_is_cut_short():
+    made = ObjectBuilder()
+    section = program(made, [EXIT, Insn(0x18)])
+    bss = made.section(".bss", kind=NOBITS, size=8)
+    made.rel(section, 8, made.symbol("variable", bss, 0, 8, kind=OBJECT))
+    with pytest.raises(RelocationError) as caught:
+        relocate(pybpfload.open(made.build()))
+    check(caught.value, "object", Told("is cut short", "build it again", "tc", 8))
+
+
+def calls_of_relocation_errors() -> list[ast.Call]:
+    sources = [p for p in PACKAGE.rglob("*.py") if "testing" not in p.parts]
+    return [
+        node
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(), str(path)))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("RelocationError", "at_function")
+    ]
+
+
+def test_every_error_of_relocation_says_what_to_do():
+    """Where it is made; only the note of a weak extern that is missing asks for nothing."""
+    calls = calls_of_relocation_errors()
+    without = [
+        ast.unparse(call)
+        for call in calls
+        if not any(keyword.arg in ("hint", None) for keyword in call.keywords)
+    ]
+    assert len(calls) > 15
+    assert without == ["RelocationError(missing, file=spec.path)"]
