@@ -282,7 +282,7 @@ def _forms(machine: int) -> tuple[re.Pattern[str], ...]:
     made = []
     for form in _FORMS[machine]:
         parts = [
-            f"(?:{_PARTS[part[:-1]]})?" if part[-1] == "?" else _PARTS.get(part, re.escape(part))
+            f"(?:{_PARTS[part[:-1]]})?" if part[-1] == "?" else _PARTS.get(part) or re.escape(part)
             for part in form.split()
         ]
         made.append(re.compile(r"\s*".join(parts) + r"(?!\S)", re.ASCII))
