@@ -37,6 +37,12 @@ _NAMES = {
 
 _VERIFIED_FOR_TARGET = (ProgType.TRACING, ProgType.LSM, ProgType.EXT)
 
+_OF_MANY = (
+    AttachType.TRACE_FENTRY_MULTI,
+    AttachType.TRACE_FEXIT_MULTI,
+    AttachType.TRACE_FSESSION_MULTI,
+)
+
 
 class AttachTarget:
     """What a program is loaded for.
@@ -94,6 +100,8 @@ def resolve_attach_target(
                 program=spec.name,
             )
         return _in_program(spec, loaded)
+    if sec is not None and spec.expected_attach_type in _OF_MANY:
+        return _in_module(spec, modules, module_fd)
     by_section = sec is not None and sec.needs_btf_id and spec.prog_type == sec.prog_type
     by_hand = spec.attach_function is not None and spec.prog_type in _VERIFIED_FOR_TARGET
     if not by_section and not by_hand:
@@ -155,6 +163,27 @@ def _in_kernel(
         program=spec.name,
         target=name,
     )
+
+
+def _in_module(
+    spec: ProgramSpec,
+    modules: Callable[[str], list[ModuleBtf]],
+    module_fd: Callable[[Btf], int],
+) -> AttachTarget:
+    """Of programs for many functions, only the module must be known, if they are of one."""
+    pattern = spec.section.partition("/")[2]
+    name, colon, _ = pattern.partition(":")
+    target = AttachTarget(pattern)
+    if colon:
+        found = next((each for each in modules(name) if each.name == name), None)
+        if found is None:
+            raise AttachError(
+                f"module {name!r} is not loaded, or has no BTF; load it with modprobe {name}",
+                program=spec.name,
+                target=pattern,
+            )
+        target.btf_fd = module_fd(found.btf)
+    return target
 
 
 def _in_program(spec: ProgramSpec, loaded: Mapping[int, Program]) -> AttachTarget:

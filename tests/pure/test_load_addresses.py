@@ -98,3 +98,24 @@ def test_maps_decide_which_struct_ops_programs_are_loaded():
     assert set(spec.loaded_programs) == used - {"cc_init"} | {"cc_unused"}
     assert set(spec.relocate().programs) == set(spec.loaded_programs)
     assert set(spec.relocate(everything=True).programs) == set(spec.programs)
+
+
+@pytest.mark.parametrize(
+    ("target", "refused"), [("", ""), ("/vfs_*", ""), ("/no_module:vfs_*", "no_module")]
+)
+def test_programs_for_many_functions_need_to_know_their_module_only(target, refused):
+    spec = pybpfload.open(OBJECTS / "sections.bpf.o")
+    program = next(each for each in spec if each.section == "fentry.multi")
+    for each in spec:
+        each.autoload = each is program
+    program.section += target
+    with FakeKernel() as fake:
+        if refused:
+            with pytest.raises(pybpfload.AttachError, match=f"module '{refused}' is not loaded"):
+                spec.load()
+        else:
+            with spec.load():
+                call = loaded(fake, program.name[:15])
+            assert call.fields["expected_attach_type"] == AttachType.TRACE_FENTRY_MULTI
+            assert (call.fields["attach_btf_id"], call.fields["attach_prog_fd"]) == (0, 0)
+    assert fake.leaked() == []
