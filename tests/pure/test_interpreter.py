@@ -3,16 +3,19 @@
 import re
 import struct
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import pybpfload
 from pybpfload.errors import BpfError
 from pybpfload.isa import insn as isa
+from pybpfload.isa import table
 from pybpfload.isa.insn import Insn
+from pybpfload.object.spec import MapSpec
 from pybpfload.testing import Environment, FaultError, Interpreter, InterpreterError, Memory
 from pybpfload.testing.interpreter.contexts import PACKET_TYPES
-from pybpfload.uapi import Helper, ProgType
+from pybpfload.uapi import Helper, MapType, ProgType
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 PACKET = bytes(range(64))
@@ -532,7 +535,7 @@ def test_steps_are_bounded_in_callbacks_too():
 
 def test_memory_is_bounded():
     spec = opened("bpfel", "maps")
-    with pytest.raises(FaultError, match="exceeds the 1000 bytes of memory"):
+    with pytest.raises(FaultError, match="exceed the 1000 bytes of memory"):
         Interpreter(spec.relocate(), memory=Memory(limit=1000))
 
 
@@ -621,6 +624,43 @@ def test_the_cpu_must_be_one_of_them():
     found = Interpreter(environment=Environment(cpu=2, cpus=2))
     with pytest.raises(BpfError, match="CPUs 0 to 1, cpu is 2"):
         found.run([isa.mov64_imm(0, 0), isa.exit_()])
+
+
+def random_insns(random):
+    """Two slots of an instruction of the table, or one, with any operands."""
+    form = random.choice(table.FORMS[random.choice(list(table.FORMS))])
+    fields = {
+        "dst": random.randrange(11),
+        "src": random.randrange(11),
+        "off": random.choice((0, 1, -8, random.randrange(-20, 20))),
+        "imm": random.choice((0, 1, -1, 64, random.choice(list(Helper)))),
+    }
+    fields |= dict.fromkeys((name for name in form.reserved if name != "next"), 0)
+    insn = Insn(form.code, **(fields | form.fixed))
+    return [insn, Insn(0, imm=insn.imm)] if insn.is_ldimm64 else [insn]
+
+
+def test_random_instructions_end_in_one_error():
+    """No code makes anything but a result or an InterpreterError, or takes long."""
+    random = Random(1)
+    map_specs = {"m": MapSpec("m", MapType.HASH, 4, 8, 3)}
+    messages = set()
+    for _ in range(1_000):
+        found = Interpreter(maps=map_specs, max_steps=500, memory=Memory(limit=1 << 20))
+        addresses = [found.maps["m"].address, found.memory.place_bytes(bytes(64)), 0, 1 << 63, 8]
+        code = [
+            *isa.ld_imm64(2, random.choice(addresses)),
+            *isa.ld_imm64(3, random.choice(addresses)),
+            isa.mov64_imm(4, random.choice((0, 4, 8, -1))),
+            isa.mov64_reg(5, 10),
+        ]
+        for _ in range(random.randrange(1, 10)):
+            code += random_insns(random)
+        try:
+            found.run([*code, isa.exit_()], PACKET, prog_type=ProgType.XDP)
+        except InterpreterError as error:
+            messages.add(re.sub(r"0x[0-9a-f]+|\d+", "N", error.message))
+    assert len(messages) > 50
 
 
 def test_bare_instructions_leave_nothing_behind():

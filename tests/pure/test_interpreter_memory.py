@@ -72,7 +72,7 @@ def test_large_regions():
 def test_memory_is_bounded():
     memory = Memory(limit=10_000)
     kept = [memory.allocate(2_000, "part") for _ in range(4)]
-    with pytest.raises(FaultError, match="part of 2000 bytes exceeds the 10000 bytes"):
+    with pytest.raises(FaultError, match="part: 2128 bytes exceed the 10000 bytes"):
         memory.allocate(2_000, "part")
     memory.release(kept.pop())
     memory.allocate(2_000, "part")
@@ -481,6 +481,46 @@ def test_perf_events_go_to_the_own_cpu():
     for cpu, result in ((0xFFFFFFFF, 0), (0, 0), (1, -errno.EOPNOTSUPP), (7, -errno.E2BIG)):
         assert call(found, Helper.PERF_EVENT_OUTPUT, 0, "m", cpu, b"data", 4) == result
     assert found.maps["m"].records == [b"data"] * 2
+
+
+@pytest.mark.parametrize(
+    ("helper", "arguments"),
+    [
+        (Helper.TRACE_VPRINTK, (b"x" * 999 + b"\0", 1000, 0, 0)),
+        (Helper.SEQ_WRITE, (1, bytes(1000), 1000)),
+        (Helper.MAP_PUSH_ELEM, ("q", bytes(1000), 0)),
+        (Helper.RINGBUF_OUTPUT, ("m", bytes(1000), 1000, 0)),
+    ],
+)
+def test_what_is_kept_is_bounded(helper, arguments):
+    maps = {
+        "m": MapSpec("m", T.PERF_EVENT_ARRAY, 4, 4, 2),
+        "q": MapSpec("q", T.QUEUE, 0, 1000, 1 << 30),
+    }
+    found = Interpreter(maps=maps, memory=Memory(limit=100_000))
+    again = [isa.mov64_reg(register, register + 5) for register in range(1, 1 + len(arguments))]
+    code = []
+    for register, argument in enumerate(arguments, 6):
+        if isinstance(argument, str):
+            argument = found.maps[argument].address
+        elif isinstance(argument, bytes):
+            argument = found.memory.place_bytes(argument)
+        code += isa.ld_imm64(register, argument)
+    code += [*again, isa.call(helper), isa.ja(-len(again) - 2)]
+    with pytest.raises(InterpreterError, match="exceed the 100000 bytes of memory"):
+        found.run(code)
+
+
+@pytest.mark.parametrize(
+    "helper", [Helper.PROBE_READ, Helper.PROBE_READ_KERNEL_STR, Helper.GET_CURRENT_COMM]
+)
+def test_sizes_from_programs_are_not_believed(helper):
+    found = Interpreter()
+    to = found.memory.place_bytes(bytes(8))
+    with pytest.raises(InterpreterError, match="writes 4294967295 bytes"):
+        call(found, helper, to, 0xFFFFFFFF, 0)
+    with pytest.raises(InterpreterError, match="the kernel does not take"):
+        call(found, Helper.SNPRINTF, to, 8, b"%9999999999d\0", number(1), 8)
 
 
 # Reading what may not be there

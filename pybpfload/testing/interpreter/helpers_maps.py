@@ -80,8 +80,11 @@ def _push(machine: Machine, map_: int, value: int, flags: int) -> int:
 
 def _next(machine: Machine, found: MapModel, value: int, remove: bool) -> int:
     raw = found.next_elem(remove)
-    machine.memory.write(value, raw or bytes(found.spec.value_size))
-    return -errno.ENOENT if raw is None else 0
+    if raw is None:
+        machine.memory.clear(value, found.spec.value_size)
+        return -errno.ENOENT
+    machine.memory.write(value, raw)
+    return 0
 
 
 @TABLE.add("map_pop_elem")

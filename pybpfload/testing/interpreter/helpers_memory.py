@@ -44,7 +44,7 @@ def _probe_read(machine: Machine, to: int, size: int, address: int, spaces: Sequ
     size &= MASK32
     data = _there(machine, address, size, spaces)
     if len(data) < size:
-        machine.memory.write(to, bytes(size))
+        machine.memory.clear(to, size)
         return -errno.EFAULT
     machine.memory.write(to, data)
     return 0
@@ -59,7 +59,7 @@ def _probe_read_str(
     data = _there(machine, address, size, spaces)
     text, nul, _ = data.partition(b"\0")
     if not nul and len(data) < size:
-        machine.memory.write(to, bytes(size))
+        machine.memory.clear(to, size)
         return -errno.EFAULT
     text = text[: size - 1] + b"\0"
     machine.memory.write(to, text)
@@ -132,6 +132,7 @@ def _trace_vprintk(machine: Machine, text: int, size: int, data: int, length: in
 
 
 def _print(machine: Machine, text: bytes) -> int:
+    machine.keep(len(text))
     machine.printk.append(text.decode(errors="backslashreplace").removesuffix("\n"))
     return len(text)
 
@@ -153,13 +154,19 @@ def _seq_printf(machine: Machine, seq: int, text: int, size: int, data: int, len
     values = _values(machine, data, length)
     if values is None:
         return -errno.EINVAL
-    machine.output += format_text(machine.memory, _template(machine, text, size), values)
-    return 0
+    return _write_output(
+        machine, format_text(machine.memory, _template(machine, text, size), values)
+    )
 
 
 @TABLE.add("seq_write")
 def _seq_write(machine: Machine, seq: int, data: int, size: int) -> int:
-    machine.output += machine.memory.read(data, size & MASK32)
+    return _write_output(machine, machine.memory.read(data, size & MASK32))
+
+
+def _write_output(machine: Machine, data: bytes) -> int:
+    machine.keep(len(data))
+    machine.output += data
     return 0
 
 
@@ -186,7 +193,7 @@ def _load_bytes(machine: Machine, skb: int, offset: int, to: int, size: int) -> 
     offset, size = offset & MASK32, size & MASK32
     data = bytes(_packet(machine, skb).data[offset : offset + size])
     if len(data) < size:
-        machine.memory.write(to, bytes(size))
+        machine.memory.clear(to, size)
         return -errno.EFAULT
     machine.memory.write(to, data)
     return 0

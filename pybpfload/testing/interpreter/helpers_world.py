@@ -48,8 +48,8 @@ def _comm(machine: Machine, to: int, size: int) -> int:
     size &= MASK32
     if not size:
         raise FaultError("bpf_get_current_comm gets no room")
-    comm = machine.environment.comm.encode()[: min(size, _COMM_LEN) - 1]
-    machine.memory.write(to, comm.ljust(size, b"\0"))
+    machine.memory.clear(to, size)
+    machine.memory.write(to, machine.environment.comm.encode()[: min(size, _COMM_LEN) - 1])
     return 0
 
 

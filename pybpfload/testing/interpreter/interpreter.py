@@ -37,7 +37,8 @@ class Result:
         value: r0 at the end, unsigned 64 bits; 0 for struct_ops functions that return nothing.
         steps: Instructions executed.
         printk: Lines that ``bpf_trace_printk`` wrote.
-        calls: Helpers and kfuncs called, in order: ``(name, arguments, what it returned)``.
+        calls: Helpers and kfuncs called, in order: ``(name, arguments, what it returned)``; the
+            first 10,000.
         output: What ``bpf_seq_write`` and ``bpf_seq_printf`` wrote.
         ctx_out: The context as the program left it; ``b""`` when an address was given for it.
         data_out: The packet as the program left it.

@@ -231,9 +231,9 @@ class Linker:
             try:
                 result = function(machine, *arguments)
             except ThrownError:
-                machine.calls.append((name, tuple(arguments), None))
+                machine.called(name, arguments, None)
                 raise
-            machine.calls.append((name, tuple(arguments), result))
+            machine.called(name, arguments, result)
             registers[0] = NOTHING if result is None else result & _MASK64
             registers[1:6] = _NOTHING_5
             return following

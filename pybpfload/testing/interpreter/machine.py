@@ -48,6 +48,9 @@ MAX_TAIL_CALLS: Final = 33
 MAX_LOOPS: Final = 8 << 20
 """Rounds of ``bpf_loop``, and of ``may_goto`` in one run (``BPF_MAX_LOOPS``)."""
 
+MAX_CALLS: Final = 10_000
+"""Calls of helpers that are kept of a run, the first ones."""
+
 _CODE: Final = 0xFFFFFFFFA0000000  # addresses of functions: 8 bytes for each step
 
 
@@ -144,7 +147,8 @@ class Machine:
         code: Steps of all programs; the first ends a run.
         images: The programs, by ascending start.
         printk: Lines that ``bpf_trace_printk`` wrote, of this run.
-        calls: Helpers and kfuncs called in this run, as ``(name, arguments, result)``.
+        calls: Helpers and kfuncs called in this run, as ``(name, arguments, result)``; the first
+            :data:`MAX_CALLS`.
         output: What ``bpf_seq_write`` and its like wrote in this run.
         context: The context of this run, with the packet if there is one.
         loops_left: How often ``may_goto`` goes on in this run.
@@ -160,6 +164,7 @@ class Machine:
         self.context = Context(0)
         self.output = bytearray()
         self.loops_left = 0
+        self._kept = 0  # bytes of output
         self._max_steps = 0
         self._ended = 0  # loops of steps, each of which takes one step more to end
         self._frames: list[tuple[int, Registers]] = []
@@ -188,6 +193,8 @@ class Machine:
         self.printk = []
         self.calls = []
         self.output = bytearray()
+        self.memory.charge(-self._kept, "output")
+        self._kept = 0
         self.loops_left = MAX_LOOPS
         self._ended = 0
         self.context = context
@@ -288,6 +295,20 @@ class Machine:
         registers[0] = NOTHING
         return start
 
+    def keep(self, size: int) -> None:
+        """Count bytes of output of this run.
+
+        Raises:
+            FaultError: There is no memory for them.
+        """
+        self.memory.charge(size, "output")
+        self._kept += size
+
+    def called(self, name: str, arguments: Sequence[int], result: int | None) -> None:
+        """Note the call of a helper."""
+        if len(self.calls) < MAX_CALLS:
+            self.calls.append((name, tuple(arguments), result))
+
     def map(self, address: int) -> MapModel:
         """Return the map that a program gave to a helper.
 
@@ -334,6 +355,8 @@ class Machine:
         numbers = [getattr(insn, field) for field in ("src", "dst") if field in form.registers]
         if "cmpxchg" in form.text:
             numbers.append(0)
+        if "skb" in form.text:
+            numbers.append(6)
         for number in numbers:
             if registers[number] is NOTHING:
                 return f"r{number} is read, but nothing was put there"

@@ -44,7 +44,8 @@ class QueueMap(MapModel):
         if len(self._items) >= self.spec.max_entries:
             if not flags:
                 return -errno.E2BIG
-            self._items.popleft()
+            self.memory.charge(-len(self._items.popleft()), self.name)
+        self.memory.charge(len(value), f"map {self.name}")
         self._items.append(value)
         return 0
 
@@ -55,6 +56,7 @@ class QueueMap(MapModel):
         value = self._items[-1 if self.last_first else 0]
         if remove:
             self._items.pop() if self.last_first else self._items.popleft()
+            self.memory.charge(-len(value), self.name)
         return value
 
     def push(self, value: Any) -> None:
@@ -101,6 +103,8 @@ class BloomFilter(MapModel):
         """Put a value in; 0 or a negative error number."""
         if flags:
             return -errno.EINVAL
+        if value not in self._items:
+            self.memory.charge(len(value), f"map {self.name}")
         self._items.add(value)
         return 0
 
@@ -110,7 +114,7 @@ class BloomFilter(MapModel):
 
     def push(self, value: Any) -> None:
         """Put a typed value in."""
-        self._items.add(self._values.encode(value))
+        self.push_elem(self._values.encode(value), 0)
 
     def __contains__(self, value: Any) -> bool:
         return self._values.encode(value) in self._items
@@ -150,6 +154,7 @@ class EventMap(MapModel):
         """Return the records and forget them."""
         records = self.records
         self._entries = {a: e for a, e in self._entries.items() if not isinstance(e, bytes)}
+        self.memory.charge(-self._held, self.name)
         self._held = 0
         return records
 
@@ -200,6 +205,7 @@ class EventMap(MapModel):
         held = self._held + _ring_size(size)
         if self.spec.type == T.RINGBUF and held >= self.spec.max_entries:
             return False
+        self.memory.charge(held - self._held, f"map {self.name}")
         self._held = held
         return True
 

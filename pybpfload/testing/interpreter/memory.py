@@ -135,15 +135,25 @@ class Memory:
         slots = size >> SHIFT  # the place right behind it counts
         base = self._next[space]
         following = base + (slots + 2 << SHIFT)  # one slot stays empty
-        if self.used + size + _OVERHEAD > self.limit or following >= _END[space]:
-            raise FaultError(f"{name} of {size} bytes exceeds the {self.limit} bytes of memory")
+        self.charge(size + _OVERHEAD, name)
+        if following >= _END[space]:
+            raise FaultError(f"there are no addresses left for {name}")
         self._next[space] = following
-        self.used += size + _OVERHEAD
         region = Region(base, bytearray(data), name, space, writable, owner)
         first = base >> SHIFT
         for slot in range(first, first + slots + 1):
             self._slots[slot] = region
         return region
+
+    def charge(self, size: int, name: str) -> None:
+        """Count bytes that are kept somewhere else, or with a negative size no longer are.
+
+        Raises:
+            FaultError: They would exceed :attr:`limit`.
+        """
+        if size > 0 and self.used + size > self.limit:
+            raise FaultError(f"{name}: {size} bytes exceed the {self.limit} bytes of memory")
+        self.used += size
 
     def release(self, region: Region) -> None:
         """Take a region away. Its address is not used again, or dangling pointers would go unseen.
@@ -154,7 +164,7 @@ class Memory:
         slots = len(region.data) >> SHIFT
         for slot in range(first, first + slots + 1):
             del self._slots[slot]
-        self.used -= len(region.data) + _OVERHEAD
+        self.charge(-len(region.data) - _OVERHEAD, region.name)
         region.data = _NO_BYTES
         if region.space == "packet" and self._next["packet"] == region.base + (slots + 2 << SHIFT):
             self._next["packet"] = region.base
@@ -212,6 +222,17 @@ class Memory:
                 return
         if data:
             raise FaultError(self._bad(address, len(data), "write"))
+
+    def clear(self, address: int, size: int) -> None:
+        """Write zeros as a program would.
+
+        Raises:
+            FaultError: They are not all in one region, or it is read-only.
+        """
+        region = self._slots.get(address >> SHIFT)
+        if region is None or size > len(region.data):
+            raise FaultError(self._bad(address, size, "write"))
+        self.write(address, bytes(size))
 
     def text(self, address: int, limit: int = 4096) -> bytes:
         """Return the bytes up to the first NUL, ``limit`` at most.
@@ -398,7 +419,7 @@ class Memory:
         """Make room for the elements of a flexible array at the end of a region."""
         if core.nelems or end >= 1 << SHIFT:
             raise BpfError(f"too many elements for an array of {core.nelems}")
-        self.used += end - len(region.data)
+        self.charge(end - len(region.data), region.name)
         region.data.extend(bytes(end - len(region.data)))
 
     def _fill_member(

@@ -16,7 +16,7 @@ __all__ = ["format_text"]
 
 _CONVERSION: Final = re.compile(
     rb"%(?:(?P<percent>%)"
-    rb"|(?P<flags>[-+ 0]*)(?P<width>[1-9]\d*)?"
+    rb"|(?P<flags>[-+ 0]*)(?P<width>[1-9]\d{0,5})?"
     rb"(?:(?P<text>s|p[ku]s)|p(?P<address>[iI][46])|p(?P<pointer>[KxsSB]|(?=\W|$))|(?P<char>c)"
     rb"|(?P<size>ll?)?(?P<number>[diuxX])))"
 )
@@ -27,6 +27,8 @@ def format_text(memory: Memory, template: bytes, values: Sequence[int]) -> bytes
 
     Pointers (``%p``, ``%pK``, ``%ps``, ...) are written as ``%px`` writes them, 16 hexadecimal
     digits; the kernel may write a hash or a name.
+
+    A width has six digits at most.
 
     Args:
         memory: Where ``%s``, ``%pks`` and ``%pI4`` find what they write.

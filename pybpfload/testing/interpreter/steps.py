@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["fault", "make_steps"]
 
 _NOTHING_5: Final = [NOTHING] * 5
+_ARGUMENTS: Final = 11  # register number of the arguments beyond the fifth (Linux 7.2)
 _SPECIAL_OFFSETS: Final = range(-0x200000, -0xF0000)  # SKF_LL_OFF, SKF_NET_OFF: from a header on
 
 
@@ -85,6 +86,8 @@ class _Maker:
         problems = table.problems(insn, form, second)
         if problems:
             return fault("; ".join(problems))
+        if _ARGUMENTS in (form.fixed.get("dst"), form.fixed.get("src")):
+            return fault("the interpreter has no arguments on the stack")
         self.following = self.start + index + 1
         if insn.is_alu:
             return self._alu(insn) if insn.dst < 10 else _FRAME_POINTER
@@ -96,7 +99,7 @@ class _Maker:
             return self._packet(insn)
         if insn.is_load:
             return self._load(insn) if insn.dst < 10 else _FRAME_POINTER
-        if insn.mode == isa.MODE_ATOMIC:
+        if insn.insn_class == isa.STX and insn.mode == isa.MODE_ATOMIC:
             return self._atomic(insn)
         return self._store(insn)
 
