@@ -53,7 +53,8 @@ rule                                                  shown by
 7.9  context arguments, before 6.8                    test_load_fake::test_two_context_arguments_of_a_function
 ====================================================  ==============================================
 
-Not built: BPF tokens (7.10); struct_ops (7.1, 7.5); kprobes, uprobes and USDT (7.9).
+Not built: BPF tokens (7.10). Not here: struct_ops (7.1, 7.5) and what kprobes, uprobes and USDT do
+on old kernels (7.9), whose tests are those of attaching.
 """  # noqa: E501
 
 from __future__ import annotations
