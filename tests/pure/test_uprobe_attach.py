@@ -187,6 +187,11 @@ class TestAge:
                 assert len(fake.leaked()) == before
             assert not fake.leaked()
 
+    def test_perf_events(self):
+        with code_for_all(kernel("4.14", unit=False, tracefs=True)), load() as obj:
+            with pytest.raises(NotSupportedError, match=r"perf events for uprobes.*Linux 4\.17"):
+                obj.programs["on_any"].attach(f"{PATH}:run", via="perf")
+
     def test_reference_counters(self):
         fake = code_for_all(kernel("4.20"))
         del fake.files[f"{UNIT}/format/ref_ctr_offset"]

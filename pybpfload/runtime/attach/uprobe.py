@@ -190,9 +190,16 @@ def attach_at(
         raise ValueError(f"ref_ctr_offset is {ref_ctr_offset}, not within 4 GiB")
     if via not in (None, "perf", "tracefs"):
         raise ValueError(f"via is {via!r}, not 'perf' or 'tracefs'")
+    has_unit = door.exists(f"{_UNIT}/type")
+    if via == "perf" and not has_unit:
+        raise NotSupportedError(
+            f"program {program.name}: this kernel has no perf events for uprobes",
+            feature="perf events for uprobes",
+            since="4.17",
+        )
     cleanup: Callable[[], None] | None = None
     try:
-        if via == "tracefs" or (via is None and not door.exists(f"{_UNIT}/type")):
+        if via == "tracefs" or not has_unit:
             if ref_ctr_offset:
                 raise ValueError("events made in tracefs have no ref_ctr_offset")
             event, cleanup = _tracefs_event(program, path, offset, on_return, pid)
