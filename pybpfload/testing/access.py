@@ -123,6 +123,9 @@ class Access(NamedTuple):
     def __str__(self) -> str:
         return ":".join(map(str, self.indices))
 
+    def __repr__(self) -> str:
+        return f"Access({self.text}, {str(self)!r})"
+
     @property
     def text(self) -> str:
         """As C writes it, with ``p`` for the pointer."""

@@ -15,11 +15,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from pybpfload.isa import insn as isa
 from pybpfload.relocate import CoreKind
-from pybpfload.testing.cmodel import CType, Enum, Int, Record, Typedef, Types, size_of, strip
+from pybpfload.testing.cmodel import (
+    CType,
+    Enum,
+    Int,
+    Record,
+    Shown,
+    Typedef,
+    Types,
+    size_of,
+    strip,
+)
 from pybpfload.testing.objects import ObjectBuilder, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pybpfload.btf import Btf
     from pybpfload.isa.insn import Insn
@@ -66,11 +76,11 @@ class Form(PyEnum):
     MOV32 = "w0 = N"
     ADD = "r0 = 0; r0 += N"
     LDIMM64 = "r0 = N ll"
-    LOAD = "r0 = *(u32 *)(r1 + N)"
-    LOAD_SX = "r0 = *(s32 *)(r1 + N)"
-    STORE = "*(u32 *)(r1 + N) = constant"
-    STORE_X = "*(u32 *)(r1 + N) = r2"
-    ATOMIC = "lock *(u32 *)(r1 + N) += r2"
+    LOAD = "r0 = *(T *)(r1 + N)"
+    LOAD_SX = "r0 = *(signed T *)(r1 + N)"
+    STORE = "*(T *)(r1 + N) = constant"
+    STORE_X = "*(T *)(r1 + N) = r2"
+    ATOMIC = "lock *(T *)(r1 + N) += r2"
     BITS = "BPF_CORE_READ_BITFIELD()"
 
     def __repr__(self) -> str:
@@ -92,8 +102,8 @@ class Form(PyEnum):
         return self.overwrites or self is Form.ATOMIC
 
 
-@dataclass(frozen=True)
-class Evolution:
+@dataclass(frozen=True, repr=False)
+class Evolution(Shown):
     """A type of the program and what the kernel has instead.
 
     Attributes:
@@ -110,6 +120,11 @@ class Evolution:
     changes: tuple[str, ...] = ()
     matches: bool | None = True
     decoys: tuple[CType, ...] = ()
+
+    def __repr__(self) -> str:
+        """C text of both sides, and the changes."""
+        after = [] if self.after is None else [self.after]
+        return "\n".join(_told([self.before], [*after, *self.decoys], self.changes))
 
 
 class Probe(NamedTuple):
@@ -152,6 +167,11 @@ class Case:
         extra: More types that the kernel has.
         twin: Whether the kernel has each type twice, as flavors that do not differ.
         backwards: Whether its BTF refers to later types where it can.
+
+    Attributes:
+        probes: The questions by name of their program.
+        evolutions: The types that they are about.
+        order, extra, twin, backwards: As above.
     """
 
     def __init__(
@@ -265,24 +285,28 @@ class Case:
 
     def __repr__(self) -> str:
         """C text of both sides, what was changed, and the questions."""
+        before = [evolution.before for evolution in self.evolutions]
         changes = [change for evolution in self.evolutions for change in evolution.changes]
         questions = [
             f"{name}: {describe(probe)}; expected: {self.answer(probe)!r}"
             for name, probe in self.probes.items()
         ]
         options = f"{'little' if self.order == '<' else 'big'} endian" + ", twins" * self.twin
-        return "\n".join(
-            [
-                f"Case({options})",
-                "the program has:",
-                *_indented(str(self.local)),
-                "the kernel has:",
-                *_indented(str(self.kernel)),
-                "changes:",
-                *_indented("\n".join(changes) or "none"),
-                *questions,
-            ]
-        )
+        told = _told(before, self.kernel_types, changes)
+        return "\n".join([f"Case({options})", *told, *questions])
+
+
+def _told(before: list[CType], after: list[CType], changes: Sequence[str]) -> list[str]:
+    parts = {
+        "the program has:": str(Types(before)),
+        "the kernel has:": str(Types(after)),
+        "changes:": "\n".join(changes) or "none",
+    }
+    return [
+        line
+        for title, text in parts.items()
+        for line in (title, *("    " + t.replace("\t", "    ") for t in text.splitlines()))
+    ]
 
 
 def describe(probe: Probe) -> str:
@@ -304,10 +328,6 @@ def flavored(type: CType, flavor: str) -> CType:  # noqa: A002
     """Return a record, enum or typedef of the same name with another flavor."""
     assert isinstance(type, (Record, Enum, Typedef))
     return replace(type, name=f"{type.name.split('___')[0]}___{flavor}")
-
-
-def _indented(text: str) -> list[str]:
-    return ["    " + line.replace("\t", "    ") for line in text.splitlines()]
 
 
 # What programs are made of

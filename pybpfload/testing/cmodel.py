@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pybpfload.btf import cdecl
 from pybpfload.btf.build import BtfBuilder
@@ -65,17 +65,33 @@ _SIGNED, _CHAR, _BOOL = 1, 2, 4
 _POINTER_SIZE = 8
 
 
-@dataclass(frozen=True)
-class CType:
-    """What all types are. They are compared by what they consist of."""
+class Shown:
+    """Something whose ``repr`` is text of several lines, in failing examples of Hypothesis too."""
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        for at, line in enumerate(repr(self).splitlines()):
+            if at:
+                printer.break_()
+            printer.text(line)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
+class CType(Shown):
+    """What all types are. They are compared by what they consist of; their ``repr`` is C."""
+
+    def __repr__(self) -> str:
+        types = Types([self])
+        if isinstance(self, (Record, Enum)):
+            return cdecl.define(types.btf(), types.id(self))
+        return cdecl.type_text(types.btf(), types.id(self))
+
+
+@dataclass(frozen=True, repr=False)
 class Void(CType):
     """``void``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Int(CType):
     """An integer of ``size`` bytes and its encoding in BTF: 1 signed, 2 char, 4 bool."""
 
@@ -89,7 +105,7 @@ class Int(CType):
         return bool(self.encoding & _SIGNED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Float(CType):
     """A floating point number of ``size`` bytes."""
 
@@ -97,7 +113,7 @@ class Float(CType):
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Enum(CType):
     """An enum of ``size`` bytes; values that need it make it an ENUM64."""
 
@@ -116,14 +132,14 @@ class Enum(CType):
         return self.size == 8 or any(not -(1 << 31) <= v < 1 << 32 for _, v in self.values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pointer(CType):
     """A pointer."""
 
     to: CType
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Array(CType):
     """An array; one of no elements at the end of a struct is flexible."""
 
@@ -131,7 +147,7 @@ class Array(CType):
     nelems: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Typedef(CType):
     """Another name of a type."""
 
@@ -139,7 +155,7 @@ class Typedef(CType):
     of: CType
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Qualified(CType):
     """A type with ``const``, ``volatile`` or ``restrict``."""
 
@@ -147,7 +163,7 @@ class Qualified(CType):
     of: CType
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Function(CType):
     """A prototype; only pointers lead to it."""
 
@@ -155,7 +171,7 @@ class Function(CType):
     params: tuple[tuple[str, CType], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tag(CType):
     """``struct name`` or ``union name``: a record defined elsewhere, or nowhere.
 
@@ -189,7 +205,7 @@ class Field:
         return not self.name and self.bits is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record(CType):
     """A struct or a union.
 
@@ -393,11 +409,18 @@ class Types:
     def __str__(self) -> str:
         """C text of all definitions that have a name, with offsets."""
         btf = self.btf()
-        return "\n".join(
-            cdecl.define(btf, self.id(part))
-            for part in self._types
-            if isinstance(part, (Record, Enum)) and part.name
-        )
+        texts = []
+        for part in self._types:
+            if isinstance(part, (Record, Enum)) and part.name:
+                texts.append(cdecl.define(btf, self.id(part)))
+            elif isinstance(part, Typedef):
+                of = self.id(part.of)
+                if isinstance(part.of, (Record, Enum)) and not part.of.name:
+                    body, _, size = cdecl.define(btf, of).rpartition("};")
+                    texts.append(f"typedef {body}}} {part.name};{size}")
+                else:
+                    texts.append(f"typedef {cdecl.declare(btf, of, part.name)};")
+        return "\n".join(texts)
 
 
 def _children(type: CType) -> Sequence[CType]:  # noqa: A002

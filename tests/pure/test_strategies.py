@@ -137,6 +137,34 @@ def test_types_as_btf_and_as_text():
         assert "enum state {\n\tOFF = -1,\n\tON = 1,\n}; /* size 4 */" in str(types)
 
 
+def test_text():
+    anonymous = Record("", (Field("a", INT, 3), Field("p", Pointer(Tag("struct", "s")))))
+    assert repr(Typedef("t", anonymous)) == "t"
+    assert repr(Qualified("const", Pointer(Qualified("const", CHAR)))) == "const char *const"
+    text = "struct s {\n\tint a; /* 0 */\n}; /* size 4 */"
+    assert repr(struct(Field("a", INT))) == text
+    assert str(Types([Typedef("t", anonymous), Typedef("u", UINT), struct(Field("a", INT))])) == (
+        "typedef struct {\n\tint a:3; /* 0:0 */\n\tstruct s *p; /* 8 */\n} t; /* size 16 */\n"
+        f"typedef unsigned int u;\n{text}"
+    )
+
+
+def test_failing_examples_are_shown_as_c():
+    @settings(database=None, phases=[Phase.generate, Phase.shrink], print_blob=False)
+    @given(strategies.objects(), strategies.evolutions(), strategies.records())
+    def fails(data, evolution, record):
+        raise AssertionError("always")
+
+    with pytest.raises(AssertionError, match="always") as caught:
+        fails()
+    notes = "\n".join(caught.value.__notes__)
+    assert "object of Case(little endian)\nthe program has:\n    struct s0 {\n" in notes
+    assert (
+        "    evolution=the program has:\n        struct s0 {\n            int a; /* 0 */" in notes
+    )
+    assert "    record=struct s0 {\n    \tint a; /* 0 */\n    }; /* size 4 */,\n" in notes
+
+
 @given(strategies.records(), strategies.byte_orders)
 @scaled(30)
 def test_btf_agrees_with_the_model(record, order):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hypothesis import note
 from hypothesis import strategies as st
 
 from pybpfload.isa import insn as isa
@@ -152,20 +153,32 @@ def _forms(probe: Probe) -> list[Form]:
 
 
 def objects(*, order: str | None = None) -> st.SearchStrategy[bytes]:
-    """Strategy of BPF object files with BTF and CO-RE relocations, made without a compiler."""
-    return cases(order=order).map(lambda case: case.data)
+    """Strategy of BPF object files with BTF and CO-RE relocations, made without a compiler.
+
+    A failing test tells what is in them.
+    """
+
+    def told(case: Case) -> bytes:
+        note(f"object of {case!r}")
+        return case.data
+
+    return cases(order=order).map(told)
 
 
 def btfs(*, order: str | None = None) -> st.SearchStrategy[Btf]:
-    """Strategy of BTF of C types, with a few roots and all that they refer to."""
+    """Strategy of BTF of C types, with a few roots and all that they refer to.
+
+    A failing test tells what is in it.
+    """
 
     def made(draw: Choices, names: Names) -> Btf:
         roots: list[CType] = []
         for _ in draw.several(1, 4):
             root = _root(draw, names) if draw.coin() else _type(draw, names, 2)
             roots.append(root if draw.coin() else Typedef(names.of("t"), root))
-        backwards = draw.seldom()
-        return Types(roots, order or draw.of("<>"), backwards=backwards).btf()
+        types = Types(roots, order or draw.of("<>"), backwards=draw.seldom())
+        note(f"BTF of {roots}")
+        return types.btf()
 
     return drawn(None, made)
 
