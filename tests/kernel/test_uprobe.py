@@ -6,9 +6,11 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
+from conftest import OBJECTS
 from user_binary import CODE_AT, MACHINES, UserBinaryBuilder, mapped
 
 import pybpfload
@@ -287,6 +289,33 @@ class TestHow:
             with program.attach(f"{library.path}:second", ref_ctr_offset=counter):
                 assert memory.counter(6) == 1
             assert memory.counter(6) == 0
+
+
+@pytest.mark.kernel("4.20")
+def test_a_killed_process_leaves_nothing(library):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import pybpfload\n"
+        "spec = pybpfload.open(sys.argv[2]); spec.programs['on_any'].autoload = True\n"
+        "obj = spec.load()\n"
+        "program = obj.programs['on_any']\n"
+        "program.attach(sys.argv[3], symbol='first', ref_ctr_offset=0x20000)\n"
+        "print('attached', flush=True); sys.stdin.read()"
+    )
+    checkout = os.path.dirname(pybpfload.__path__[0])
+    command = [sys.executable, "-c", code, checkout, OBJECTS / "uprobe.bpf.o", library.path]
+    with (
+        mapped(library.path) as memory,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+    ):
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"attached\n"
+        assert memory.counter(0) == 1
+        child.kill()
+        child.wait()
+        deadline = time.monotonic() + 10  # the kernel cleans up when it has time
+        while memory.counter(0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert memory.counter(0) == 0
 
 
 @pytest.mark.needs_feature("uprobe_multi_link")
