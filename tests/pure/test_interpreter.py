@@ -487,6 +487,8 @@ def test_r0_without_a_value():
 def test_arguments_in_registers():
     found = interpreter("bpfel", "freplace_new")
     assert found.run("new_two", args=[3, 4]).value == 304
+    with pytest.raises(BpfError, match="6 arguments, at most 5"):
+        found.run("new_two", args=range(6))
 
 
 def test_uninitialised_stack_shows():

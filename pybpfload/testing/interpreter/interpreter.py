@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Interpreter", "Result", "Variable"]
 
+_MAX_ARGS = 5
+
 
 @dataclass(slots=True)
 class Result:
@@ -235,6 +237,8 @@ class Interpreter:
             raise BpfError(f"the environment has CPUs 0 to {world.cpus - 1}, cpu is {world.cpu}")
         if isinstance(program, str):
             program = linker.named(program)
+        if len(args) > _MAX_ARGS:
+            raise BpfError(f"{len(args)} arguments, at most {_MAX_ARGS} registers hold some")
         bare = not hasattr(program, "insns")
         if bare:
             start = linker.link_bare(program)  # type: ignore[arg-type]
