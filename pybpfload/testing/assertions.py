@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pybpfload.btf import Btf
 from pybpfload.errors import BpfError, RelocationError
 from pybpfload.isa.disasm import disassemble
 from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import TypeAlias
 
-    from pybpfload.btf import Btf
     from pybpfload.relocate import RelocatedProgram, Relocation
 
     ObjectLike: TypeAlias = "ObjectSpec | str | PathLike[str] | bytes"
@@ -143,11 +143,11 @@ def _target(btf: BtfLike | None, modules: Iterable[Btf]) -> Target:
         from pybpfload.kernel import btf as kernel_btf
 
         return Target(kernel_btf.vmlinux(), lambda: [m.btf for m in kernel_btf.modules()])
-    if isinstance(btf, str) or hasattr(btf, "__fspath__"):
-        from pybpfload import read_btf
+    if isinstance(btf, Btf):
+        return Target(btf, modules)
+    from pybpfload import read_btf
 
-        return Target(read_btf(Path(btf)), modules)
-    return Target(btf, modules)
+    return Target(read_btf(btf), modules)
 
 
 # assert_loads

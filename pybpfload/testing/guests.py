@@ -115,7 +115,7 @@ def _run_of(session: pytest.Session, kernel: str) -> KernelRun:
             [runs[kernel]] = matrix.run_tests(
                 [kernel],
                 [*wanted, "-m", "on_kernel"],
-                timeout=session.config.getoption("--kernel-timeout"),
+                timeout=session.config.option.kernel_timeout,
                 folder=session.config.rootpath,
             )
         except VirtualMachineError as error:
