@@ -83,6 +83,7 @@ class _Definitions:
     def __init__(self, btf: Btf | None) -> None:
         self.btf = btf
         self._size = 0
+        self._seen: set[int] = set()
         self.texts: dict[str, str] = {}
 
     def name(self, type_id: int) -> str | None:
@@ -113,13 +114,13 @@ class _Definitions:
             self._add(self.btf, found)
 
     def _add(self, btf: Btf, type_id: int) -> None:
-        waiting, seen = [type_id], set()
+        waiting = [type_id]
         while waiting and self._size < _MAX_TEXT:
             core = btf.strip(waiting.pop())
             found = btf[core]
-            if core in seen or not core:
+            if core in self._seen or not core:
                 continue
-            seen.add(core)
+            self._seen.add(core)
             if isinstance(found, t.Array):
                 waiting.append(found.type)
             elif isinstance(found, (t.Composite, t.Enum, t.Enum64)):

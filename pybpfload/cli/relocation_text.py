@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pybpfload.cli.failure import visible
@@ -13,12 +15,13 @@ from pybpfload.uapi import name_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pybpfload.object.spec import ObjectSpec
+    from pybpfload.object.spec import ObjectSpec, VariableSpec
     from pybpfload.relocate import CoreDecision, Reference, RelocatedProgram, Relocation
 
 __all__ = ["render"]
 
 _CODE_WIDTH = 44
+_OFFSET = attrgetter("offset")
 
 
 def render(result: Relocation, files: list[str], *, verbose: bool) -> Iterator[str]:
@@ -26,12 +29,18 @@ def render(result: Relocation, files: list[str], *, verbose: bool) -> Iterator[s
     spec = result.object
     against = ", ".join(files) or "no BTF: it needs none"
     yield f"{visible(spec.path)}, relocated against {visible(against)}"
+    variables = _by_map(spec)
     for program in result.programs.values():
         yield ""
-        yield from _program(result, program, verbose)
+        yield from _program(result, program, variables, verbose)
 
 
-def _program(result: Relocation, program: RelocatedProgram, verbose: bool) -> Iterator[str]:
+def _program(
+    result: Relocation,
+    program: RelocatedProgram,
+    variables: dict[str, list[VariableSpec]],
+    verbose: bool,
+) -> Iterator[str]:
     what = name_of(program.spec.prog_type)
     if program.spec.expected_attach_type:
         what += f", {name_of(program.spec.expected_attach_type)}"
@@ -40,7 +49,7 @@ def _program(result: Relocation, program: RelocatedProgram, verbose: bool) -> It
         f'program {visible(program.name)} SEC("{visible(program.spec.section)}"), {what}, '
         f"{count} instruction{'s' * (count != 1)}"
     )
-    yield from _code(result.object, program)
+    yield from _code(program, variables)
     if program.core:
         yield ""
         yield from table(
@@ -72,9 +81,9 @@ def _decision(result: Relocation, insn: int, decision: CoreDecision) -> tuple[ob
     )
 
 
-def _code(spec: ObjectSpec, program: RelocatedProgram) -> Iterator[str]:
+def _code(program: RelocatedProgram, variables: dict[str, list[VariableSpec]]) -> Iterator[str]:
     labels = {start: visible(function.name) for function, start in program.functions}
-    names = {r.insn: visible(_reference(spec, r)) for r in program.references}
+    names = {r.insn: visible(_reference(variables, r)) for r in program.references}
     for insn, decision in program.core:
         note = visible(_core_note(decision))
         names[insn] = f"{names[insn]}; {note}" if insn in names else note
@@ -89,11 +98,22 @@ def _code(spec: ObjectSpec, program: RelocatedProgram) -> Iterator[str]:
         yield f"{code:{_CODE_WIDTH}}  ; {'; '.join(remarks)}" if remarks else code
 
 
-def _reference(spec: ObjectSpec, reference: Reference) -> str:
+def _by_map(spec: ObjectSpec) -> dict[str, list[VariableSpec]]:
+    """Variables of each map in the order of their places."""
+    found: dict[str, list[VariableSpec]] = {}
+    for variable in sorted(spec.variables.values(), key=_OFFSET):
+        found.setdefault(variable.map.name, []).append(variable)
+    return found
+
+
+def _reference(variables: dict[str, list[VariableSpec]], reference: Reference) -> str:
     if reference.kind == ReferenceKind.MAP_VALUE:
-        for variable in spec.variables.values():
+        here = variables.get(reference.name, [])
+        last = bisect_right(here, reference.addend, key=_OFFSET) - 1
+        if last >= 0:
+            variable = here[bisect_left(here, here[last].offset, key=_OFFSET)]
             distance = reference.addend - variable.offset
-            if variable.map.name == reference.name and 0 <= distance < max(variable.size, 1):
+            if distance < max(variable.size, 1):
                 return f"&{variable.name}" + (f"+{distance}" if distance else "")
         return f"map_value {reference.name}+{reference.addend}"
     offset = f"+{reference.addend}" if reference.kind == ReferenceKind.JUMP_TABLE else ""

@@ -69,6 +69,7 @@ class Linker:
         self._budget = max(LINKED_LIMIT, 64 * sum(map(len, code.values())))
         self._exception_tags = _exception_tags(spec.btf) if exception_callbacks else []
         self._relocs: dict[int, dict[int, Reloc]] = {}
+        self._sites: dict[int, list[int]] = {}
         self._info: dict[str, InfoTable] = {}
         if spec.btf_ext is not None:
             self._info["func_info"] = InfoTable(spec, spec.btf_ext.func_info)
@@ -101,28 +102,36 @@ class Linker:
         stack = [(first, start, 0)]
         while stack:
             function, position, at = stack.pop()
-            relocs = self._first_relocs(function)
-            for index in range(at, len(function.insns)):
+            relocs, calls = self._first_relocs(function), self._calls(function)
+            for number in range(at, len(calls)):
+                index = calls[number]
                 insn = linked.insns[position + index]
-                is_call = insn.code == isa.CALL
-                if is_call:
-                    if insn.src != isa.PSEUDO_CALL or insn.dst or insn.off:
-                        continue
-                elif insn.code != isa.LDIMM64 or insn.src != isa.PSEUDO_FUNC:
-                    continue
                 found = relocs.get(index)
                 if found is not None and found.kind == RelocKind.EXTERN_CALL:
                     continue
-                target = self._target(function, index, insn, found, is_call)
+                target = self._target(function, index, insn, found, insn.code == isa.CALL)
                 if id(target) not in positions:
                     self._append(linked, target, positions)
                     # Come back to this instruction once the callee and all that it calls are in
                     # place.
-                    stack.append((function, position, index))
+                    stack.append((function, position, number))
                     stack.append((target, positions[id(target)], 0))
                     break
                 offset = positions[id(target)] - (position + index) - 1
                 linked.insns[position + index] = insn._replace(imm=offset)
+
+    def _calls(self, function: ProgramSpec) -> list[int]:
+        """Return where a function calls or takes the address of another; its copies are many."""
+        found = self._sites.get(id(function))
+        if found is None:
+            found = self._sites[id(function)] = []
+            for index, insn in enumerate(self._code[id(function)]):
+                if insn.code == isa.CALL:
+                    if insn.src == isa.PSEUDO_CALL and not insn.dst and not insn.off:
+                        found.append(index)
+                elif insn.code == isa.LDIMM64 and insn.src == isa.PSEUDO_FUNC:
+                    found.append(index)
+        return found
 
     def _first_relocs(self, function: ProgramSpec) -> dict[int, Reloc]:
         """Return the relocation of each instruction that has one, the first if there are more."""
