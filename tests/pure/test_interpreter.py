@@ -634,7 +634,7 @@ def random_insns(random):
         "dst": random.randrange(11),
         "src": random.randrange(11),
         "off": random.choice((0, 1, -8, random.randrange(-20, 20))),
-        "imm": random.choice((0, 1, -1, 64, random.choice(list(Helper)))),
+        "imm": random.choice((0, 1, -1, 64, int(random.choice(list(Helper))))),
     }
     fields |= dict.fromkeys((name for name in form.reserved if name != "next"), 0)
     insn = Insn(form.code, **(fields | form.fixed))
