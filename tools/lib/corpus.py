@@ -1,4 +1,4 @@
-"""Sets of BPF objects that tools/corpus makes in the cache, for tools/differential to compare.
+"""Sets of BPF objects, and a libbpf, that tools/corpus makes in the cache for tools/differential.
 
 Everything comes out of Debian packages, taken through the machine's own apt and unpacked in the
 cache; nothing is installed. A compiler or bpftool that the machine has is used, any other is run
@@ -118,7 +118,7 @@ _VARIANTS = {
 }
 _LINKED = "bpfel-linked"
 _SOURCES = (
-    "include/uapi", "scripts/bpf_doc.py", "tools/include", "tools/lib/bpf",
+    "include/uapi", "scripts/bpf_doc.py", "tools/arch", "tools/include", "tools/lib/bpf",
     "tools/testing/selftests/bpf",
 )  # fmt: skip
 _TESTS = "tools/testing/selftests/bpf"
@@ -180,8 +180,14 @@ def kernel_source() -> Path:
 
 def system_headers() -> list[Path]:
     """The newest C library's and kernel's headers for programs, which some tests include."""
-    folder = unpacked(NEWEST, ["libc6-dev"], [])
-    return [*folder.glob("usr/include/*-linux-gnu"), folder / "usr" / "include"]
+    return _headers_of(unpacked(NEWEST, ["libc6-dev"], []))
+
+
+def _headers_of(folder: Path) -> list[Path]:
+    """Headers of unpacked packages, those for this machine first: there are some for others."""
+    (library,) = folder.glob("usr/lib/*/libc.so.6")
+    headers = folder / "usr" / "include"
+    return [headers / library.parent.name, headers]
 
 
 def _generate_headers(folder: Path, source: Path, bpftool: Path) -> Path:
@@ -191,9 +197,7 @@ def _generate_headers(folder: Path, source: Path, bpftool: Path) -> Path:
         (fresh / "bpf").mkdir(parents=True)
         for header in source.glob("tools/lib/bpf/*.h"):
             shutil.copy(header, fresh / "bpf")
-        script = [sys.executable, source / "scripts/bpf_doc.py", "--header", "--filename"]
-        helpers = _run([*script, source / "tools/include/uapi/linux/bpf.h"])
-        (fresh / "bpf" / "bpf_helper_defs.h").write_text(helpers)
+        _generate_helper_definitions(source, fresh / "bpf")
         kernel = kernels.fetch(NEWEST)
         types = fresh / "vmlinux.btf"
         types.write_bytes(btf_from_image(kernel.image.read_bytes(), kernel.name))
@@ -203,12 +207,59 @@ def _generate_headers(folder: Path, source: Path, bpftool: Path) -> Path:
     return build(folder / "include", make)
 
 
+def _generate_helper_definitions(source: Path, folder: Path) -> None:
+    script = [sys.executable, source / "scripts/bpf_doc.py", "--header", "--filename"]
+    helpers = _run([*script, source / "tools/include/uapi/linux/bpf.h"])
+    (folder / "bpf_helper_defs.h").write_text(helpers)
+
+
 def _linked_together(makefile: Path) -> dict[str, list[str]]:
     """The objects that the makefile links of several: name -> names of the parts."""
     text = makefile.read_text().replace("\\\n", " ")
     found = re.findall(r"^(\w+)\.skel\.h-deps := (.*)$", text, re.MULTILINE)
     linked = {f"{name}.linked": re.findall(r"(\w+)\.bpf\.o", parts) for name, parts in found}
     return {name: parts for name, parts in linked.items() if len(parts) > 1}
+
+
+# libbpf
+
+_LIBBPF_FLAGS = (
+    "-shared", "-fPIC", "-O2", "-w", "-D_LARGEFILE64_SOURCE", "-D_FILE_OFFSET_BITS=64",
+    "-Wl,-soname,libbpf.so.1", "-Wl,-z,lazy", "-nostdinc", "-nostdlib",
+)  # fmt: skip
+
+
+def make_libbpf(folder: Path, jobs: int) -> None:
+    """Build the libbpf of the newest kernel's source: it is ahead of Debian's package.
+
+    Its folder is as that of the package and all that it needs; the machine's linker is used.
+    """
+    del jobs
+    source = kernel_source()
+    folder.mkdir(parents=True, exist_ok=True)
+    _start_anew_unless(folder, f"{source.name}\n")
+
+    def make(fresh: Path) -> None:
+        unpack = ["libbpf1", "libelf-dev", "zlib1g-dev", "libc6-dev"]
+        Apt(NEWEST, host_architecture()).unpack(unpack, fresh, dependencies=True)
+        (library,) = fresh.glob("usr/lib/*/libbpf.so.1")
+        for old in library.parent.glob("libbpf.so*"):
+            old.unlink()
+        clang, headers = find_clang(max(CLANGS))
+        tools = source / "tools"
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            _generate_helper_definitions(source, Path(name))
+            places = [tools / "include", tools / "include/uapi", tools / "lib/bpf", name]
+            _run([
+                clang, *_LIBBPF_FLAGS,
+                *(f"-I{each}" for each in places),
+                *(f"-isystem{each}" for each in (headers, *_headers_of(fresh))),
+                *sorted(tools.glob("lib/bpf/*.c")),
+                *(library.with_name(each) for each in ("libelf.so.1", "libz.so.1", "libc.so.6")),
+                f"-Wl,--version-script={tools}/lib/bpf/libbpf.map", "-o", library,
+            ])  # fmt: skip
+
+    build(folder / "root", make)
 
 
 # Packages with objects in them
@@ -263,6 +314,9 @@ def make_fixtures(major: int, folder: Path, jobs: int) -> None:
 
 
 # Running jobs
+
+
+_ERRORS = 4000  # characters kept of what a command wrote to its standard error
 
 
 class Output:
@@ -324,7 +378,7 @@ def _run(command: Sequence[object], *, cwd: Path | None = None) -> str:
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise VirtualMachineError(f"{shlex.join(words)}\n{done.stderr.strip()}")
+        raise VirtualMachineError(f"{shlex.join(words)}\n{done.stderr.strip()[:_ERRORS]}")
     return done.stdout
 
 
@@ -334,6 +388,7 @@ CORPORA = {
     corpus.name: corpus
     for corpus in (
         Corpus("selftests", "the newest kernel's BPF self tests, built and linked", make_selftests),
+        Corpus("libbpf", "no objects, but the libbpf of the newest kernel's source", make_libbpf),
         Corpus("xdp-tools", "the objects of the packages of xdp-tools", make_xdp_tools),
         *(
             Corpus(
