@@ -308,7 +308,7 @@ def test_the_plugin_costs_little():
     """It is loaded wherever pybpfload is installed: nothing but its own modules, and pytest's."""
     code = (
         "import sys, pytest, json, platform, pathlib; before = set(sys.modules);"
-        "import pybpfload.testing.plugin; import pybpfload.testing.fixtures, pybpfload.testing.guests;"
+        "from pybpfload.testing import fixtures, guests, plugin;"
         "print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
