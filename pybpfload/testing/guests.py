@@ -52,6 +52,10 @@ def _with_id(name: str, kernel: str) -> str:
     return f"{name[:-1]}-{kernel}]" if name.endswith("]") else f"{name}[{kernel}]"
 
 
+# What these say of the machine is meant for the one in which the test runs.
+_JUDGED_THERE = ("skip", "skipif", "xfail")
+
+
 class GuestFailure(Exception):  # noqa: N818 - what pytest shows is its text
     """What a test in a virtual machine said when it failed."""
 
@@ -68,8 +72,8 @@ class GuestTest(pytest.Item):
         super().__init__(**arguments)
         self.kernel = kernel
         self.inner = inner
-        for mark in inner.own_markers:
-            self.add_marker(getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs))
+        self.own_markers += [m for m in inner.own_markers if m.name not in _JUDGED_THERE]
+        self.extra_keyword_matches |= inner.extra_keyword_matches
 
     def runtest(self) -> None:
         """Ask what became of it."""
