@@ -67,6 +67,8 @@ _MAX_VALUES = 4096  # values made beyond _MAX_VALUES_PER_BYTE: what unions and o
 _MAX_VALUES_PER_BYTE = 8
 
 _CODECS: WeakKeyDictionary[Btf, dict[int, Codec]] = WeakKeyDictionary()
+# Why types have none: many variables may have a type that takes long to refuse.
+_REFUSED: WeakKeyDictionary[Btf, dict[int, str]] = WeakKeyDictionary()
 
 
 def codec(btf: Btf, type_id: int) -> Codec:
@@ -82,7 +84,16 @@ def codec(btf: Btf, type_id: int) -> Codec:
     """
     known = _CODECS.setdefault(btf, {})
     found = known.get(type_id)
-    return found if found is not None else _Maker(btf, known).make(type_id, 0)
+    if found is not None:
+        return found
+    refused = _REFUSED.setdefault(btf, {})
+    if type_id in refused:
+        raise FormatError(refused[type_id], file=btf.name, section=".BTF")
+    try:
+        return _Maker(btf, known).make(type_id, 0)
+    except FormatError as error:
+        refused[type_id] = error.message
+        raise
 
 
 @lru_cache(maxsize=256)

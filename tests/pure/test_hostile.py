@@ -18,13 +18,16 @@ from hypothesis import strategies as st
 from insns import CALL_SELF, EXIT, mov, sole
 
 from pybpfload.btf.build import BtfBuilder
+from pybpfload.cli import describe as cli_describe
+from pybpfload.cli import relocation_text
 from pybpfload.errors import BpfError, FormatError, RelocationError
+from pybpfload.isa.insn import Insn
 from pybpfload.kernel.kallsyms import find_symbols
 from pybpfload.object import open_object
 from pybpfload.relocate import relocate
 from pybpfload.testing.fields import Field, fields, parts, records
 from pybpfload.testing.mutate import INTERESTING, mutate
-from pybpfload.testing.objects import FUNC, GLOBAL, NOBITS, OBJECT, ObjectBuilder
+from pybpfload.testing.objects import FUNC, GLOBAL, NOBITS, OBJECT, ObjectBuilder, Site
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SECONDS = 10  # of processor time for one small file, on any machine
@@ -514,3 +517,29 @@ def test_struct_ops_on_top_of_each_other(same):
     modest(made.build())
     with pytest.raises(FormatError, match="overlaps another variable"):
         open_object(made.build())
+
+
+def test_variables_that_share_a_large_struct():
+    """Found while measuring: its members were gone through for each variable."""
+    made = program()
+    of = made.btf.add_int("int", 4)
+    struct = made.btf.add_struct("large", 4, [(f"m{at}", of, 0) for at in range(5000)])
+    for at in range(500):
+        made.variable(f"v{at}", struct, bytes(4))
+    spec = open_object(made.build())
+    described = quick(lambda: cli_describe.describe(spec), 4.0)
+    assert len(described["variables"]) == 500
+    assert list(described["definitions"]) == ["struct large"]
+
+
+def test_references_to_many_variables():
+    """Found while reading: all variables were gone through for each reference."""
+    made = ObjectBuilder()
+    of = made.btf.add_int("int", 4)
+    symbols = [made.variable(f"v{at}", of, bytes(4)) for at in range(1500)]
+    insns = [Site((Insn(0x18, dst=1), Insn(0)), symbol=symbol) for symbol in symbols]
+    made.program("tc", [*insns, EXIT])
+    result = relocate(open_object(made.build()))
+    lines = quick(lambda: list(relocation_text.render(result, [], verbose=False)), 4.0)
+    assert sum("&v" in line for line in lines) == 1500
+    assert any(line.endswith("&v1234") for line in lines)
