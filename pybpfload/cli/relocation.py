@@ -64,7 +64,7 @@ def _target(spec: ObjectSpec, paths: list[str]) -> tuple[list[str], Target]:
     try:
         base = _read(paths[0])
     except FormatError as error:
-        error.hint = "the first BTF is the kernel's; that of a module comes behind it"
+        error.hint = error.hint or "the first BTF is the kernel's; that of a module comes after it"
         raise
     return paths, Target(base, [_read_module(path, base) for path in paths[1:]])
 

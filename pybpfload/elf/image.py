@@ -127,8 +127,10 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
         raise FormatError(str(error), file=file) from None
     if found is None:
         raise FormatError(
-            "no BTF in it: not a kernel image, or a kernel built without CONFIG_DEBUG_INFO_BTF",
+            "no BTF in it",
             file=file,
+            hint="kernels have it with CONFIG_DEBUG_INFO_BTF (as vmlinux, vmlinuz or "
+            "/sys/kernel/btf/vmlinux), objects if compiled with -g",
         )
     return bytes(found)
 
