@@ -192,7 +192,7 @@ def test_further_files_are_modules(split, capsys, tmp_path):
     assert f" in {files[1]}" in capsys.readouterr().out
     if split:
         assert main(["relocate", *arguments[2:]]) == 1
-        assert "that of a module comes behind it" in capsys.readouterr().err
+        assert "that of a module comes after it" in capsys.readouterr().err
 
 
 def test_files_without_btf(capsys, tmp_path):
