@@ -80,6 +80,7 @@ class KernelEnum(IntEnum):
         return member
 
     __str__ = int.__repr__
+    __format__ = int.__format__  # that of 3.10 does not know the codes of numbers
 
 
 def name_of(member: IntEnum) -> str:

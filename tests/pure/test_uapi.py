@@ -151,3 +151,8 @@ def test_agree_with_the_machines_header() -> None:
         names = [item.strip() for item in body.split(",") if item.strip() and "=" not in item]
         for number, name in enumerate(n for n in names if not n.startswith("__MAX")):
             assert ours[name.removeprefix(prefix)] == number
+
+
+def test_format():
+    """As any number, also in Python 3.10, whose enumerations know only the codes of text."""
+    assert f"{ProgType.XDP:#x} {ProgType.XDP:d} {ProgType.XDP}" == "0x6 6 6"
