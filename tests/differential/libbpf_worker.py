@@ -178,6 +178,8 @@ class Worker:
         files = {"/proc/config.gz": gzip.compress(settings, mtime=0), "/proc/kallsyms": symbols}
         age = self.setting["age"]
         kernel = Recorder.like(age, files=files) if age else Recorder(files=files)
+        # libbpf knows nothing of this and would lose all BTF (docs/differences.md).
+        kernel.lacks -= {"BTF_EMPTY_DATASEC"}
         if self.btf:
             kernel.add_vmlinux(self.btf)
         for name, data in self.modules.items():
