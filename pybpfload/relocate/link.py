@@ -29,7 +29,7 @@ _EXCEPTION_TAG = "exception_callback:"
 
 # Each program has copies of its subprograms; a small file could ask for any number.
 LINKED_LIMIT = 1 << 22
-_COPY_COST = 64  # what a copy costs besides its instructions, in their unit
+_COPY_COST = 128  # what a copy costs besides its instructions, in their unit
 
 
 @dataclass(slots=True)

@@ -487,7 +487,7 @@ def test_copies_of_small_subprograms(monkeypatch):
     for at in range(count - 1):
         made.rel(text, 16 * at, functions[at + 1])
     spec = open_object(made.build())
-    with pytest.raises(RelocationError, match="more than 4096 copies of subprograms"):
+    with pytest.raises(RelocationError, match="more than 2048 copies of subprograms"):
         relocate(spec)
 
 
