@@ -39,6 +39,8 @@ PATIENCE = 300.0
 def libbpf_folder(*, fetch: bool = False) -> Path | None:
     """Folder of the unpacked libbpf and all that it needs.
 
+    ``PYBPFLOAD_LIBBPF`` names another, such as the newer one of ``tools/corpus build libbpf``.
+
     Args:
         fetch: Get it if it isn't there.
 
@@ -48,6 +50,8 @@ def libbpf_folder(*, fetch: bool = False) -> Path | None:
     Raises:
         VirtualMachineError: It cannot be fetched.
     """
+    if chosen := os.environ.get("PYBPFLOAD_LIBBPF"):
+        return Path(chosen)
     folder = cache_folder() / "libbpf" / "sid"
     if folder.exists() or not fetch:
         return folder if folder.exists() else None
