@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_BINARY_KINDS = ("uprobe", "usdt")
 _EXAMPLES = """\
 examples:
   pybpfload probes '*unlink*'               # everything that has it in its name
@@ -21,12 +22,14 @@ examples:
   pybpfload probes 'tp/sched/*'
   pybpfload probes -v iter lsm
   pybpfload probes --btf vmlinux-6.1 'tp_btf/sched_*'
+  pybpfload probes 'uprobe/libc.so.6:*alloc' 'usdt/python3:*'
 
 A PATTERN is KIND/NAME with * for anything and ? for one character; one without / is one
 of names of any kind, or a kind. Kinds: kprobe, tp, fentry (also for fexit and fmod_ret),
 tp_btf, raw_tp, iter, lsm, struct_ops, and kfunc for what programs may call. What is
 printed is what SEC() takes. With --btf the kernel is that of the file, of which there
-are no kprobe and tp.
+are no kprobe and tp. Functions and USDT probes of executables and libraries are
+uprobe/FILE:NAME and usdt/FILE:PROVIDER:NAME.
 """
 
 
@@ -65,12 +68,18 @@ def run(arguments: Sequence[str]) -> int:
 
 def _places(options: Any) -> Iterator[Place]:
     prototypes = options.verbose or options.json
+    patterns = []
+    for pattern in options.patterns:
+        if pattern.startswith(tuple(f"{kind}/" for kind in _BINARY_KINDS)):
+            yield from _in_binary(*pattern.split("/", 1))
+        else:
+            patterns.append(pattern)
     if options.btf:
         import pybpfload
         from pybpfload.object.places import places_in_btf
 
         btf = pybpfload.read_btf(options.btf)
-        for pattern in options.patterns:
+        for pattern in patterns:
             yield from places_in_btf(btf, _wanted(pattern), prototypes=prototypes)
         return
     from pybpfload.kernel.places import places
@@ -82,8 +91,33 @@ def _places(options: Any) -> Iterator[Place]:
             told.add(sentence)
             complain(sentence)
 
-    for pattern in options.patterns:
+    for pattern in patterns:
         yield from places(_wanted(pattern), prototypes=prototypes, missing=missing)
+
+
+def _in_binary(kind: str, rest: str) -> Iterator[Place]:
+    """Functions or USDT probes of an executable or library."""
+    from pybpfload.elf import usdt
+    from pybpfload.object.places import Place, Wanted
+    from pybpfload.runtime.attach.user_files import open_binary
+
+    path, _, pattern = rest.partition(":")
+    file = open_binary(None, path)
+    if kind == "uprobe":
+        found = sorted(
+            {each.name.partition("@@")[0] for each in file.binary.matching(pattern or "*")}
+        )
+        yield from (Place(kind, f"{file.path}:{name}") for name in found)
+        return
+    wanted = Wanted(f"usdt/{pattern or '*'}")
+    sites: dict[str, list[str]] = {}
+    for probe in usdt.probes(file.binary):
+        if wanted.name(f"{probe.provider}:{probe.name}"):
+            sites.setdefault(f"{probe.provider}:{probe.name}", []).append(probe.arguments)
+    for name, arguments in sites.items():
+        yield Place(
+            kind, f"{file.path}:{name}", "", "\n".join(sorted(set(filter(None, arguments))))
+        )
 
 
 def _wanted(pattern: str) -> Wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from user_binary import UserBinaryBuilder
 
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.cli import main
@@ -164,3 +165,19 @@ def test_command(running, capsys, tmp_path, kernel):
     assert (found["section"], found["kind"], found["module"]) == ("iter/task", "iter", None)
     assert main(["probes", "there-is-no-such"]) == 1
     assert capsys.readouterr().err == "pybpfload: nothing matches\n"
+
+
+def test_functions_and_probes_of_a_file(capsys, tmp_path):
+    made = UserBinaryBuilder()
+    made.code += bytes(64)
+    made.symbol("one")
+    made.symbol("two", 16)
+    made.probe("server", "request", "-4@%edi 8@%rsi", 8)
+    path = tmp_path / "lib.so"
+    path.write_bytes(made.build())
+    assert main(["probes", f"uprobe/{path}:t*"]) == 0
+    assert capsys.readouterr().out == f"uprobe/{path}:two\n"
+    assert main(["probes", "-v", f"usdt/{path}:server:*"]) == 0
+    assert capsys.readouterr().out == f"usdt/{path}:server:request\n    -4@%edi 8@%rsi\n"
+    assert main(["probes", f"uprobe/{tmp_path}/missing:*"]) == 1
+    assert "there is no file" in capsys.readouterr().err

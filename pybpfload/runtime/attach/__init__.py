@@ -62,6 +62,8 @@ def is_automatic(spec: ProgramSpec) -> bool:
         from pybpfload.runtime.attach.iter import needs_parameters
 
         return not needs_parameters(spec)
+    if spec.sec.auto.startswith("uprobe") and not spec.attach_to:
+        return False  # SEC("uprobe/") is a bare section, too (libbpf)
     return spec.attach_to is not None or spec.attach_program is not None
 
 

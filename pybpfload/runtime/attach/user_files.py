@@ -96,11 +96,19 @@ def split_target(program: Program, target: object, what: str) -> tuple[str, str]
     return path, rest
 
 
-def find_file(program: Program, path: str) -> str:
+def _name(program: Program | None) -> str | None:
+    return program.name if program is not None else None
+
+
+def find_file(program: Program | None, path: str) -> str:
     """Find an executable or library that is named without a folder, as the shell and loader do.
 
     Libraries (``.so`` in the name) in ``LD_LIBRARY_PATH`` and the usual folders, executables in
     ``PATH``. A path is taken as it is; of an archive, the part before ``!/`` counts.
+
+    Args:
+        program: The program that is to be attached, for messages.
+        path: Path, name, or ``archive!/member``.
 
     Raises:
         AttachError: There is no such file.
@@ -108,7 +116,7 @@ def find_file(program: Program, path: str) -> str:
     file = path.partition(_MEMBER)[0]
     if "/" in file:
         if not door.exists(file):
-            raise AttachError(f"there is no file {file}", program=program.name, target=path)
+            raise AttachError(f"there is no file {file}", program=_name(program), target=path)
         return path
     is_library = file.endswith(".so") or ".so." in file
     if is_library:
@@ -127,12 +135,12 @@ def find_file(program: Program, path: str) -> str:
     raise AttachError(
         f"there is no {'library' if is_library else 'program'} {file} in {variable}, "
         f"{', '.join(usual)}; name its path",
-        program=program.name,
+        program=_name(program),
         target=path,
     )
 
 
-def open_binary(program: Program, path: str) -> UserFile:
+def open_binary(program: Program | None, path: str) -> UserFile:
     """Find and read an executable or library; ``archive!/member`` is a library in a zip archive.
 
     Raises:
@@ -150,7 +158,7 @@ def open_binary(program: Program, path: str) -> UserFile:
         return UserFile(file, 0, UserBinary(data, file))
     stored = stored_member(data, member, file)
     if stored is None:
-        raise AttachError(f"{file} has no member {member}", program=program.name, target=path)
+        raise AttachError(f"{file} has no member {member}", program=_name(program), target=path)
     start, content = stored
     return UserFile(file, start, UserBinary(content, found))
 
