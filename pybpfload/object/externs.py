@@ -104,8 +104,9 @@ def _extern(
         return ExternSpec(name, kind, weak, btf_id, type_id, symbol=symbol.index)
     if section != ".kconfig" or is_function:
         what = "a function" if is_function else "a variable"
+        hint = "declare it __ksym, or as a variable" if is_function else _EXTERN_HINT
         raise FormatError(
-            f"{what} cannot be an extern there", section=section, symbol=name, hint=_EXTERN_HINT
+            f"{what} cannot be an extern there", section=section, symbol=name, hint=hint
         )
     size = btf.size(described.type)
     align = alignment(btf, described.type)

@@ -22,28 +22,37 @@ OPENED = Path(__file__).with_name("fixtures-opened.txt")
 NAMES = sorted(path.name.removesuffix(".bpf.o") for path in FIXTURES.glob("bpfel/*.bpf.o"))
 
 REFUSED = {
+    "bad_arena_none": "symbol counter: arena variable, but the object has no arena map",
+    "bad_arena_small": "section .addr_space.1, symbol arena: needs 2 pages, the arena has 1",
     "bad_call_entry": (
         "section .relraw_tp/sys_enter, offset 0x0, symbol callee: called function is not in .text"
     ),
     "bad_common": "symbol common: symbol is in section 0xfff2, which does not exist",
     "bad_extern": "symbol somewhere: the extern is in no section of BTF",
     "bad_extern_section": "section .elsewhere, symbol somewhere: a variable cannot be an extern",
+    "bad_kconfig_function": "section .kconfig, symbol CONFIG_HZ: a function cannot be an extern",
     "bad_kconfig_type": "section .kconfig, symbol CONFIG_HZ: struct pair [11] is not a type of",
     "bad_legacy_maps": "section maps: map definitions of the old kind are not supported",
-    "bad_map_attr": "section .maps, offset 0x0, symbol map: attribute 'pybpfload_unknown' is not known",
+    "bad_map_attr": "offset 0x0, symbol map: attribute 'pybpfload_unknown' is not known",
+    "bad_map_hash_key": "declared values need a key of 4 bytes, map has 8",
     "bad_map_inner_pinning": "symbol map.inner: attribute 'pinning' is given, but an inner map",
+    "bad_map_inner_values": "attribute 'values' is given, but an inner map cannot have inner maps",
     "bad_map_key_conflict": "attribute 'key_size' says 8 bytes, an earlier attribute says 4",
     "bad_map_member": "attribute 'max_entries' is not a pointer to an array",
     "bad_map_no_type": "symbol map: attribute 'type' is missing",
     "bad_map_not_struct": "symbol map: the map is int unsigned long long [1], expected a struct",
+    "bad_map_of_function": "map wants maps, 'program' is none",
+    "bad_map_opaque": "attribute 'value' has an unfit type: fwd opaque",
     "bad_map_pinning": "attribute 'pinning' is 2, expected 0 (none) or 1 (by name)",
     "bad_map_slot": "section .rel.maps, offset 0x18, symbol map: there is no program 'function'",
     "bad_map_typedef": "attribute 'max_entries' is not a pointer to an array",
     "bad_map_values_first": "attribute 'values' is not the last attribute",
+    "bad_map_values_numbers": "attribute 'values' does not hold pointers to functions",
     "bad_map_values_type": "attribute 'values' needs a map of maps or of programs",
     "bad_map_zero_size": "attribute 'key_size' says 0 bytes, an earlier attribute says 4",
     "bad_static_entry": "symbol hidden_program: static functions are only allowed in .text",
     "bad_static_map": "section .maps, offset 0x0, symbol map: maps cannot be static",
+    "bad_struct_ops_member": "member 'init' is not set to a struct_ops program",
     "bad_two_arenas": "section .maps, offset 0x18, symbol two: is a second arena",
     "nobtf_maps": "it has no .BTF section, which .maps needs; compile with -g",
 }

@@ -64,32 +64,45 @@ def check(error: FormatError | RelocationError, file: str, told: Told) -> None:
 
 CODE = ".relraw_tp/sys_enter"
 OPENING = {
+    "bad_arena_none": Told("no arena map", "BPF_MAP_TYPE_ARENA", CODE, 0, "counter"),
+    "bad_arena_small": Told("2 pages", "to 2 or more", ".addr_space.1", None, "arena"),
     "bad_call_entry": Told("not in .text", "a program cannot be called", CODE, 0, "callee"),
     "bad_common": Told("does not exist", "-fno-common", CODE, 0, "common"),
     "bad_extern": Told("in no section of BTF", "__ksym or __kconfig", symbol="somewhere"),
     "bad_extern_section": Told(
         "a variable cannot be an extern", "__ksym or __kconfig", ".elsewhere", symbol="somewhere"
     ),
+    "bad_kconfig_function": Told(
+        "a function cannot be", "as a variable", ".kconfig", symbol="CONFIG_HZ"
+    ),
     "bad_kconfig_type": Told(
         "struct pair", "use bool, char, an integer", ".kconfig", symbol="CONFIG_HZ"
     ),
     "bad_legacy_maps": Told("of the old kind", 'SEC(".maps")', "maps"),
     "bad_map_attr": Told("'pybpfload_unknown'", "relaxed_maps=True", ".maps", 0, "map"),
+    "bad_map_hash_key": Told("a key of 4 bytes", "__type(key, __u32)", ".rel.maps", 0x38, "map"),
+    "bad_map_inner_values": Told("inner maps", "remove it", ".maps", 0, "map.inner"),
     "bad_map_inner_pinning": Told("'pinning'", "remove it", ".maps", 0, "map.inner"),
     "bad_map_key_conflict": Told("8 bytes", "keep one of them", ".maps", 0, "map"),
     "bad_map_member": Told("'max_entries'", "__uint(max_entries, NUMBER)", ".maps", 0, "map"),
     "bad_map_no_type": Told("'type' is missing", "add __uint(type, ", ".maps", 0, "map"),
     "bad_map_not_struct": Told("expected a struct", "move other variables", ".maps", 0, "map"),
+    "bad_map_of_function": Told("'program' is none", "name maps", ".rel.maps", 0x18, "map"),
+    "bad_map_opaque": Told("fwd opaque", "a type that is complete", ".maps", 0, "map"),
     "bad_map_pinning": Told("is 2", "LIBBPF_PIN_BY_NAME", ".maps", 0, "map"),
     "bad_map_slot": Told("no program 'function'", "with SEC()", ".rel.maps", 0x18, "map"),
     "bad_map_typedef": Told("'max_entries'", "__uint(max_entries, NUMBER)", ".maps", 0, "map"),
     "bad_map_values_first": Told("not the last", "move it to the end", ".maps", 0, "map"),
+    "bad_map_values_numbers": Told("functions", "__array(values, int (void *))", ".maps", 0, "map"),
     "bad_map_values_type": Told("needs a map of maps", "remove it", ".maps", 0, "map"),
     "bad_map_zero_size": Told("says 0 bytes", "keep one of them", ".maps", 0, "map"),
     "bad_static_entry": Told(
         "static functions", "remove static", "raw_tp/sys_enter", 0, "hidden_program"
     ),
     "bad_static_map": Told("cannot be static", "remove static", ".maps", 0, "map"),
+    "bad_struct_ops_member": Told(
+        "not set to a struct_ops program", 'SEC("struct_ops/', ".rel.struct_ops", 0, "plain"
+    ),
     "bad_two_arenas": Told("a second arena", "into one", ".maps", 0x18, "two"),
     "nobtf_maps": Told("no .BTF section, which .maps needs", "compile with -g"),
 }
