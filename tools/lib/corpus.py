@@ -402,7 +402,7 @@ CORPORA = {
 }
 
 
-def main(description: str | None) -> int:
+def main(description: str | None, arguments: list[str] | None = None) -> int:
     """The command line of tools/corpus."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -415,7 +415,7 @@ def main(description: str | None) -> int:
         "-j", "--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
         help="compilers at a time [%(default)s]",
     )  # fmt: skip
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.action == "list":
         for corpus in CORPORA.values():
