@@ -127,14 +127,15 @@ def hunt(target: str, seed: int, seconds: int, folder: Path) -> Hunt:
         ).returncode
     text = log.read_text(errors="replace")
     counts = re.findall(r"^#(\d+)\s.*cov: (\d+)", text, re.MULTILINE)
-    if status or not counts:
+    new = sorted(set(found.iterdir()) - before)
+    if not counts or (status and not new):  # else it is something that libFuzzer stopped for
         raise RuntimeError(f"atheris ended with {status}; {log} says why:\n{text[-3000:]}")
     return Hunt(
         int(counts[-1][0]),
         int(counts[-1][1]),
         time.monotonic() - started,
         len(list(corpus.iterdir())),
-        [_small(run, file) for file in sorted(set(found.iterdir()) - before)],
+        [_small(run, file) for file in new],
     )
 
 
