@@ -14,7 +14,7 @@ from pybpfload.relocate import Target, relocate
 from pybpfload.testing.assertions import assert_loads, assert_same_relocation
 from pybpfload.testing.fakekernel import FakeKernel
 from pybpfload.testing.liveness import reachable
-from pybpfload.testing.objects import ObjectBuilder
+from pybpfload.testing.objects import OBJECT, ObjectBuilder
 from pybpfload.testing.source import SourceLines
 
 OBJECTS = Path(__file__).parents[2] / "fixtures" / "bpfel"
@@ -233,10 +233,18 @@ class TestLiveness:
         assert live(*code, Insn(0x15, dst=1, off=1, imm=8), EXIT, EXIT) == {0, 1, 2, 3, 5}
 
     def test_constants_in_rodata(self):
-        """minimal counts for one process: with 0 it looks no further."""
-        spec = pybpfload.open(OBJECTS / "globals.bpf.o")
-        program = relocate(spec).programs["peek"]
-        assert reachable(program, spec) == {i for i, x in enumerate(program.insns) if x.code}
+        """What programs cannot change, the verifier knows; and so may the test, before loading."""
+        made = ObjectBuilder()
+        code = [Insn(0x18, dst=1), Insn(0), Insn(0x61, dst=2, src=1, off=4)]
+        made.program("tc", [*code, Insn(0x15, dst=2, off=1), EXIT, EXIT], "main")
+        section = next(i for i, each in enumerate(made._sections) if each["name"] == "tc")
+        rodata = made.section(".rodata", bytes(8))
+        made.rel(section, 0, made.symbol("settings", rodata, 0, 8, kind=OBJECT))
+        spec = pybpfload.open(made.build())
+        program = relocate(spec).programs["main"]
+        assert reachable(program, spec) == {0, 2, 3, 5}
+        spec.maps["object.rodata"].contents[4] = 1
+        assert reachable(program, spec) == {0, 2, 3, 4}
 
     @pytest.mark.parametrize("name", ["core_local", "core_sizes", "core_sizes_v4", "core_poison"])
     def test_dead_and_live_code_of_fixtures(self, name):
