@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
+    from pybpfload.btf.ext import CoreRelo
     from pybpfload.relocate import CoreDecision, Relocation
     from pybpfload.testing.cases import Probe
 
@@ -343,7 +344,8 @@ def assert_idempotent(source: ObjectLike, btf: BtfLike) -> int:
     The object gets ``btf`` for its own types, and each CO-RE relocation the type and the access
     that were found there; relocating it again must not change an instruction. Left out are
     relocations that found nothing, ids of the object's own types, types of which ``btf`` has
-    several flavors, and constants that were cut to the 32 bits of their instruction.
+    several flavors, constants that were cut to the 32 bits of their instruction, and
+    ``bpf_core_type_matches()``, by whose rules a type with a float in it does not match itself.
 
     Args:
         source: The object.
@@ -366,7 +368,7 @@ def assert_idempotent(source: ObjectLike, btf: BtfLike) -> int:
             decision = by_serial[serial]
             function.insns[at : at + len(decision.after)] = decision.after
             found = decision.target
-            if found is None or _is_cut(decision) or _has_rivals(target, found.root):
+            if found is None or _is_cut(decision) or not _is_reflexive(target, record, found.root):
                 continue
             access = ":".join(map(str, found.raw)) or "0"
             again.append((serial, at, record._replace(type_id=found.root, access_str=access)))
@@ -393,8 +395,9 @@ def assert_own_btf_changes_nothing(source: ObjectLike) -> int:
     """Relocating an object against its own BTF leaves its instructions as the compiler made them.
 
     Instructions with type ids and bit fields may change, because compilers leave other numbers
-    there. Types of which the object has several flavors are passed over: one is a candidate for the
-    other.
+    there. Passed over are types of which the object has several flavors, for one is a candidate for
+    the other, and ``bpf_core_type_matches()``, by whose rules a type with a float in it does not
+    match itself.
 
     Args:
         source: The object; it must have BTF.
@@ -409,7 +412,9 @@ def assert_own_btf_changes_nothing(source: ObjectLike) -> int:
     own = spec.require_btf("this check")
     for function in spec.functions:
         function.core_relos = [
-            entry for entry in function.core_relos if not _has_rivals(own, entry[2].type_id)
+            (serial, at, record)
+            for serial, at, record in function.core_relos
+            if _is_reflexive(own, record, record.type_id)
         ]
     decisions = relocate(spec, own, everything=True).decisions
     for decision in decisions:
@@ -423,11 +428,26 @@ def assert_own_btf_changes_nothing(source: ObjectLike) -> int:
     return len(decisions)
 
 
-def _has_rivals(btf: Btf, type_id: int) -> bool:
-    name = btf.type_name(type_id)
-    return (
-        sum(btf.kind(i) == btf.kind(type_id) for i in btf.find_essential(essential_name(name))) > 1
-    )
+def _is_reflexive(btf: Btf, record: CoreRelo, type_id: int) -> bool:
+    """Whether a type finds itself: alone of its name, and asked for by a rule that lets it."""
+    flavors = btf.find_essential(essential_name(btf.type_name(type_id)))
+    rivals = sum(btf.kind(flavor) == btf.kind(type_id) for flavor in flavors)
+    return rivals <= 1 and record.kind != CoreKind.TYPE_MATCHES
+
+
+def _holds_float(btf: Btf, type_id: int) -> bool:
+    """Whether floating point is anywhere in what a type is made of or points to."""
+    seen, todo = {0}, [type_id]
+    while todo:
+        found = btf[todo.pop()]
+        if isinstance(found, t.Float):
+            return True
+        parts = [member.type for member in getattr(found, "members", ())]
+        parts += [param.type for param in getattr(found, "params", ())]
+        parts += [getattr(found, "type", 0), getattr(found, "return_type", 0)]
+        todo += [part for part in parts if part not in seen]
+        seen.update(parts)
+    return False
 
 
 def _is_bit_field(decision: CoreDecision) -> bool:
