@@ -69,9 +69,10 @@ def generated(number: int, rivals: bool) -> list[Case]:
 def test_generated(number, rivals, tmp_path):
     cases = generated(number, rivals)
     kernel = Types([each for case in cases for each in case.kernel_types])
-    (tmp_path / "kernel.btf").write_bytes(kernel.builder().build())
+    target = tmp_path / "kernel.btf"
+    target.write_bytes(kernel.builder().build())
     different, counts = [], Counter()
-    with pool.Worker(pool.Setting("generated", tmp_path / "kernel.btf", custom=True)) as worker:
+    with pool.Worker(pool.Setting("generated", None, custom=target)) as worker:
         for at, case in enumerate(cases):
             path = tmp_path / f"case_{at}.bpf.o"
             path.write_bytes(case.data)
