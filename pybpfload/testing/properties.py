@@ -435,21 +435,6 @@ def _is_reflexive(btf: Btf, record: CoreRelo, type_id: int) -> bool:
     return rivals <= 1 and record.kind != CoreKind.TYPE_MATCHES
 
 
-def _holds_float(btf: Btf, type_id: int) -> bool:
-    """Whether floating point is anywhere in what a type is made of or points to."""
-    seen, todo = {0}, [type_id]
-    while todo:
-        found = btf[todo.pop()]
-        if isinstance(found, t.Float):
-            return True
-        parts = [member.type for member in getattr(found, "members", ())]
-        parts += [param.type for param in getattr(found, "params", ())]
-        parts += [getattr(found, "type", 0), getattr(found, "return_type", 0)]
-        todo += [part for part in parts if part not in seen]
-        seen.update(parts)
-    return False
-
-
 def _is_bit_field(decision: CoreDecision) -> bool:
     assert decision.local is not None
     if not decision.local.accessors or decision.local.last.name is None:
