@@ -19,6 +19,7 @@ import pybpfload
 from pybpfload import lowlevel
 from pybpfload.btf import Kind
 from pybpfload.btf.edit import BtfEditor
+from pybpfload.isa.insn import Insn, encode
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel import door, probe
 from pybpfload.kernel.probe import Feature
@@ -50,7 +51,8 @@ def test_the_newest_helper():
 
     def known(number: int) -> bool:
         log = bytearray(4096)
-        code = struct.pack("=BBhiQ", 0x85, 0, 0, number, 0x95)
+        order = "<" if os.sys.byteorder == "little" else ">"
+        code = encode([Insn(0x85, imm=number), Insn(0x95)], order)
         with pytest.raises(pybpfload.KernelError):
             lowlevel.prog_load(ProgType.SOCKET_FILTER, code, log_level=1, log_buf=log)
         return b"invalid func" not in log
