@@ -38,13 +38,12 @@ if TYPE_CHECKING:
 _KNOWN = (
     r"BTF: libbpf does not read a header of 32 bytes in the other byte order",
     r"program .*: section .* is not in the table of libbpf v.*",
-    r"libbpf .*, pybpfload refuses to prepare \(.*arenas that are at a fixed address .*",
     # Before Linux 5.2: libbpf leaves references to maps that are not there.
     r"no global variables: libbpf refuses to load .*, pybpfload does not refuse",
     # Before Linux 5.2, whose names have no dots, as libbpf's names of inner maps have.
     r".*libbpf refuses to prepare .*failed to create inner map: -EINVAL.*does not refuse",
-    # What libbpf reads as numbers of the machine's own byte order; struct_ops.
-    r"other byte order: libbpf refuses .*(can't create jump table|struct_ops init_kern).*",
+    # What libbpf reads as numbers of the machine's own byte order.
+    r"other byte order: libbpf refuses .*can't create jump table.*",
 )
 _KFUNC_POISON = 2002000000
 # Bytes of a descriptor in values that consist of, or may have, such.

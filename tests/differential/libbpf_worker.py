@@ -31,7 +31,7 @@ from pybpfload.elf.image import btf_from_image, elf_section
 from pybpfload.errors import BpfError
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.object import ObjectSpec, open_object
-from pybpfload.relocate import Relocation, Target, relocate
+from pybpfload.relocate import Relocation, Target, match_struct_ops, relocate
 from pybpfload.runtime.externs import resolve
 from pybpfload.runtime.loader import _OLD_HELPERS as OLD_HELPERS
 from pybpfload.runtime.loader import Loader
@@ -70,6 +70,7 @@ class Worker:
         self.modules = {name: Path(path).read_bytes() for name, path in setting["modules"].items()}
         self.custom: str | None = setting["custom"]
         self.cache: dict[Any, Any] = {}
+        self.taken: set[bytes] = set()
         self._temporary = TemporaryDirectory()  # removed with the worker
         self._folder = Path(self._temporary.name)
         self.seconds = {"pybpfload": 0.0, "libbpf": 0.0, "harness": 0.0}
@@ -180,6 +181,7 @@ class Worker:
         kernel = Recorder.like(age, files=files) if age else Recorder(files=files)
         # libbpf knows nothing of this and would lose all BTF (docs/differences.md).
         kernel.lacks -= {"BTF_EMPTY_DATASEC"}
+        kernel.taken = self.taken
         if self.btf:
             kernel.add_vmlinux(self.btf)
         for name, data in self.modules.items():
@@ -266,6 +268,7 @@ class _Run:
                 self.stage = "prepare"
                 if not self.is_native:  # which loading would do
                     resolve(spec, worker.target())
+                    match_struct_ops(spec, worker.target())
                 exceptions = "BTF_DECL_TAG" not in kernel.lacks
                 self.relocation = relocate(spec, worker.target(), exception_callbacks=exceptions)
                 if self.is_native:
