@@ -18,6 +18,7 @@ __all__ = ["attach", "is_automatic"]
 _FAMILIES = {
     "trace": "tracing",
     "lsm": "tracing",
+    "tracing-multi": "tracing_multi",
     "raw_tp": "raw_tracepoint",
     "tp": "tracepoint",
     "iter": "iter",
