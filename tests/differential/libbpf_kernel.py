@@ -48,11 +48,14 @@ class Recorder(FakeKernel):
 
     Attributes:
         seconds: CPU time spent in :meth:`bpf`.
+        taken: BTF that was found to be acceptable; kernels that are alike may share it.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(machine=platform.machine(), **options)
         self.seconds = 0.0
+        self.taken: set[bytes] = set()
+        self.on("BTF_LOAD", self._load_btf)
         self.on("MAP_CREATE", self._create_map)
         self.on("PROG_LOAD", self._load_program)
         self.files.setdefault(_KPROBE_PMU, b"8\n")
@@ -86,6 +89,14 @@ class Recorder(FakeKernel):
             bound = self.fds[call.fields["prog_fd"]]["given"]["bound"]
             bound.append(self.fds[call.fields["map_fd"]])
         return result
+
+    def _load_btf(self, call: Call) -> int:
+        """Look at the same types only once: objects are loaded many times, program by program."""
+        blob = memory(call.fields["btf"], call.fields["btf_size"])
+        if blob not in self.taken and (number := refuse(self, call)):
+            return -number
+        self.taken.add(blob)
+        return self.open_object(self.make("btf", **call.fields, data=blob))
 
     def _create_map(self, call: Call) -> int | None:
         """Take maps without entries too: the rules of all map types are not the question here."""
