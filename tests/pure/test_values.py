@@ -793,7 +793,8 @@ def test_there_and_back(built: tuple[BtfBuilder, int, int], data: st.DataObject)
     except ValueMismatchError as error:
         # A truth value whose byte is 2 because a number that shares the byte says so: True writes
         # 1, so the two do not agree.
-        assert "True" in str(error)
+        if "True" not in str(error):
+            raise
         return
     assert c.encode(tuple(settled)) == again
     if not c.loss:
