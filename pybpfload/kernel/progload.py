@@ -16,7 +16,7 @@ from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.log import explain_poison, read_log
-from pybpfload.kernel.since import too_young_helper
+from pybpfload.kernel.since import too_young_attach_type, too_young_helper
 from pybpfload.kernel.version import kernel_version
 
 TYPE_CHECKING = False
@@ -105,7 +105,10 @@ def load_program(
         insn=reading.insn,
         source=reading.source,
         relocation=relocation if kind == "core" else None,
-        hint=_verifier_hint(-fd, reading.summary),
+        hint=_verifier_hint(-fd, reading.summary)
+        or too_young_attach_type(
+            prog_type, options.get("expected_attach_type", 0), kernel_version()
+        ),
     )
 
 

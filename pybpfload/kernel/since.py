@@ -26,6 +26,7 @@ __all__ = [
     "Used",
     "first_version",
     "too_young",
+    "too_young_attach_type",
     "too_young_helper",
     "used",
     "version_pair",
@@ -319,6 +320,20 @@ def too_young_helper(number: int, running: int) -> str | None:
     if since is None:
         return None
     return _came_later(f"the helper {uapi.Helper(number).name}", since, running)
+
+
+def too_young_attach_type(prog_type: int, attach_type: int, running: int) -> str | None:
+    """As :func:`too_young` for the expected attach type of a tracing program.
+
+    Of other types, kernels do not look at it before the program is attached; of struct_ops it is no
+    attach type.
+    """
+    if prog_type != uapi.ProgType.TRACING or not attach_type:
+        return None
+    member = uapi.AttachType(attach_type)
+    return _came_later(
+        f"the attach type {member.name}", first_version("AttachType", attach_type), running
+    )
 
 
 def _came_later(what: str, since: str | None, running: int) -> str | None:

@@ -70,3 +70,12 @@ SAME = {
 @pytest.mark.parametrize("name", SAME)
 def test_features_agree(name: str) -> None:
     assert Feature[name].since == since.first_version(*SAME[name])
+
+
+def test_attach_types_of_tracing_programs():
+    multi, raw_tp = uapi.AttachType.TRACE_FENTRY_MULTI, uapi.AttachType.TRACE_RAW_TP
+    told = since.too_young_attach_type(uapi.ProgType.TRACING, multi, 0x50A00)
+    assert told == "the attach type TRACE_FENTRY_MULTI came with Linux 7.2, this is 5.10"
+    assert since.too_young_attach_type(uapi.ProgType.TRACING, multi, 0x70200) is None
+    assert since.too_young_attach_type(uapi.ProgType.TRACING, raw_tp, 0x50A00) is None
+    assert since.too_young_attach_type(uapi.ProgType.STRUCT_OPS, multi, 0x50A00) is None
