@@ -178,7 +178,9 @@ class Worker:
                 symbols += b"ffffffff82%06x d %s\n" % (16 * at, extern.name.encode())
         files = {"/proc/config.gz": gzip.compress(settings, mtime=0), "/proc/kallsyms": symbols}
         age = self.setting["age"]
-        kernel = Recorder.like(age, files=files) if age else Recorder(files=files)
+        # libbpf raises RLIMIT_MEMLOCK once in its life, not once for each of these kernels.
+        options: dict[str, Any] = {"files": files, "memlock": -1}
+        kernel = Recorder.like(age, **options) if age else Recorder(**options)
         # libbpf knows nothing of this and would lose all BTF (docs/differences.md).
         kernel.lacks -= {"BTF_EMPTY_DATASEC"}
         kernel.taken = self.taken
