@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from pybpfload.errors import FormatError
@@ -211,16 +212,14 @@ class _Headers:
 
     def __init__(self, data: bytes, byteorder: str) -> None:
         from elftools.common.utils import struct_parse
-        from elftools.elf.structs import ELFStructs
 
         self._parse = struct_parse
         self._stream = io.BytesIO(data)
         self._size = len(data)
-        self._structs = ELFStructs(little_endian=byteorder == "<", elfclass=64)
-        self._structs.create_basic_structs()
-        self.header = struct_parse(self._structs.Elf_Ehdr, self._stream, stream_pos=0)
-        self._structs.create_advanced_structs(
-            self.header["e_type"], self.header["e_machine"], self.header["e_ident"]["EI_OSABI"]
+        self.header = struct_parse(_file_header(byteorder), self._stream, stream_pos=0)
+        osabi = self.header["e_ident"]["EI_OSABI"]
+        self._section = _section_header(
+            byteorder, self.header["e_type"], self.header["e_machine"], osabi
         )
 
     def count(self) -> int:
@@ -239,7 +238,29 @@ class _Headers:
         offset = self.header["e_shoff"] + index * self.header["e_shentsize"]
         if offset > self._size:
             raise FormatError(f"header of section {index} lies beyond the end of the file")
-        return self._parse(self._structs.Elf_Shdr, self._stream, stream_pos=offset)
+        return self._parse(self._section, self._stream, stream_pos=offset)
+
+
+# pyelftools builds its parsers anew for each file, which takes longer than reading a small object.
+
+
+@lru_cache(maxsize=2)
+def _file_header(byteorder: str) -> Any:
+    from elftools.elf.structs import ELFStructs
+
+    structs = ELFStructs(little_endian=byteorder == "<", elfclass=64)
+    structs.create_basic_structs()
+    return structs.Elf_Ehdr
+
+
+@lru_cache(maxsize=8)
+def _section_header(byteorder: str, kind: Any, machine: Any, osabi: Any) -> Any:
+    from elftools.elf.structs import ELFStructs
+
+    structs = ELFStructs(little_endian=byteorder == "<", elfclass=64)
+    structs.create_basic_structs()
+    structs.create_advanced_structs(kind, machine, osabi)
+    return structs.Elf_Shdr
 
 
 def guarded(function: Any, *arguments: Any) -> Any:
