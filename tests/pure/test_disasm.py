@@ -125,7 +125,8 @@ def test_golden_text_is_what_llvm_says(order):
 
 @pytest.mark.parametrize(
     "path",
-    sorted(FIXTURES.glob("bpfe[lb]/*.bpf.o")),
+    # All programs of `sections` are the same two instructions.
+    sorted(set(FIXTURES.glob("bpfe[lb]/*.bpf.o")) - set(FIXTURES.glob("*/sections.bpf.o"))),
     ids=lambda path: f"{path.parent.name}-{path.name}",
 )
 def test_fixtures_as_llvm_objdump_writes_them(path):

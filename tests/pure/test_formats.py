@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pybpfload.formats import btf, elf, insn
@@ -28,6 +28,7 @@ def values(parsed, description) -> list:
 @pytest.mark.parametrize(
     ("module", "record"), [(name, each) for name, records in RECORDS.items() for each in records]
 )
+@settings(max_examples=20)
 @given(data=st.data())
 def test_packed_records_equal_their_descriptions(module, record, order, data):
     description = getattr(DESCRIPTIONS[module](order), record)
