@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import libbpf_compare as compare
 import libbpf_pool as pool
 import pytest
@@ -103,3 +105,26 @@ def test_results_of_several_workers():
     assert totals.counts["loaded"] == 2
     assert [reason.partition(":")[0] for reason in totals.refusals] == ["open"]
     assert not totals.different
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["missing.bpf.o"], "there is no missing.bpf.o"),
+        (["--btf", "missing.btf"], "there is no missing.btf"),
+        (["--kernel", "moon"], "no kernel is called moon; there are 5.10"),
+        (["--module", "bridge"], "--module goes with --kernel"),
+        (["--kernel", "6.12", "--module", "bridge", "--age", "5.4"], "without --age"),
+        (["--age", "old"], "such as 5.4, not old"),
+        (["-j0"], "--jobs wants one at least"),
+    ],
+)
+def test_options_that_make_no_sense(monkeypatch, capsys, arguments, problem):
+    monkeypatch.syspath_prepend(str(pool.ROOT / "tools" / "lib"))
+    import differential
+
+    monkeypatch.setattr(sys, "argv", ["differential", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        differential.main("")
+    assert ended.value.code == 2
+    assert problem in capsys.readouterr().err

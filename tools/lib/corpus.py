@@ -405,7 +405,9 @@ CORPORA = {
 def main(description: str | None, arguments: list[str] | None = None) -> int:
     """The command line of tools/corpus."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="tools/corpus",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
     actions.add_parser("list", help="the corpora, and what of them is in the cache")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import libbpf_pool as pool
+
+from pybpfload.testing.vm import kernels
 
 if TYPE_CHECKING:
     from libbpf_compare import Result
@@ -22,7 +25,10 @@ _LINES = 8  # shown of each object
 
 def main(description: str) -> int:
     """Run the tool; returns its exit status."""
-    options = _parser(description).parse_args()
+    parser = _parser(description)
+    options = parser.parse_args()
+    if problem := _problem(options):
+        parser.error(problem)
     if reason := pool.why_not():
         print(f"differential: {reason}", file=sys.stderr)
         return 2
@@ -56,20 +62,50 @@ def _parser(description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("objects", nargs="*", type=Path, help="objects, folders (default: all fixtures)")
-    add("--btf", action="append", type=Path, default=[], help="a file with a kernel's BTF")
-    add("--kernel", action="append", default=[], help="a kernel of tools/kernels")
-    add("--module", action="append", default=[], help="a module of each --kernel that is loaded")
+    add(
+        "objects", nargs="*", type=Path, metavar="OBJECT",
+        help="objects, and folders with *.o at any depth [all fixtures]",
+    )  # fmt: skip
+    add(
+        "--btf", action="append", type=Path, default=[], metavar="FILE",
+        help="a file with a kernel's BTF [the running kernel's]",
+    )  # fmt: skip
+    add("--kernel", action="append", default=[], metavar="NAME", help="a kernel of tools/kernels")
+    add(
+        "--module", action="append", default=[], metavar="NAME",
+        help="a module of each --kernel that is loaded; not with --age",
+    )  # fmt: skip
     add(
         "--age", action="append", default=[], metavar="VERSION",
-        help="a kernel that refuses what came after VERSION; the BTF is its own since 5.4, and "
-        "before given to the loaders",
+        help="make each a kernel that refuses what came after VERSION; before 5.4 it has no BTF of "
+        "its own, and the loaders are given it",
     )  # fmt: skip
-    add("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
-    add("--patience", type=float, default=pool.PATIENCE, help="seconds for one object")
+    add(
+        "-j", "--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="how many at a time [%(default)s]",
+    )  # fmt: skip
+    add(
+        "--patience", type=float, default=pool.PATIENCE, metavar="S",
+        help="seconds for one object [%(default)g]",
+    )  # fmt: skip
     add("--json", action="store_true", help="print results and totals as JSON")
     add("-v", "--verbose", action="store_true", help="a line for each object")
     return parser
+
+
+def _problem(options: argparse.Namespace) -> str:
+    """What makes no sense in the options."""
+    for path in (*options.objects, *options.btf):
+        if not path.exists():
+            return f"there is no {path}"
+    if unknown := [name for name in options.kernel if name not in kernels.KERNELS]:
+        return f"no kernel is called {unknown[0]}; there are {', '.join(kernels.KERNELS)}"
+    if options.module and (options.age or not options.kernel):
+        return "--module goes with --kernel, and without --age"
+    for age in options.age:
+        if not re.fullmatch(r"\d+\.\d+", age):
+            return f"--age wants a version such as 5.4, not {age}"
+    return "" if options.jobs > 0 else "--jobs wants one at least"
 
 
 def _settings(options: argparse.Namespace) -> list[pool.Setting]:

@@ -37,6 +37,8 @@ def main(description: str) -> int:
     if options.case is not None or options.file:
         if len(options.targets) != 1:
             parser.error("--case and --file want one target")
+        if options.file and not options.file.is_file():
+            parser.error(f"there is no file {options.file}")
         return _one(names[0], options)
     if options.seconds:
         return _guided(names, options.seed, options.seconds)
