@@ -48,6 +48,7 @@ class MessageType(IntEnum):
     SETLINK = 19
     NEWQDISC = 36
     DELQDISC = 37
+    GETQDISC = 38
     NEWTFILTER = 44
     DELTFILTER = 45
     GETTFILTER = 46

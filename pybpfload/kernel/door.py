@@ -240,7 +240,13 @@ class _RealKernel:
         import socket
 
         try:
-            with socket.socket(fileno=os.dup(fd)) as copy:
+            number = os.dup(fd)
+            try:
+                copy = socket.socket(fileno=number)
+            except BaseException:
+                os.close(number)  # it is none
+                raise
+            with copy:
                 copy.setsockopt(socket.SOL_SOCKET, option, value)
         except OSError as error:
             return -(error.errno or 5)

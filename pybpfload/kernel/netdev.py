@@ -35,6 +35,8 @@ __all__ = [
     "XdpInfo",
     "create_clsact",
     "delete_clsact",
+    "has_clsact",
+    "has_filters",
     "interface_index",
     "tc_attach",
     "tc_detach",
@@ -200,6 +202,26 @@ def delete_clsact(ifindex: int) -> None:
     request(MessageType.DELQDISC, body, target=f"clsact of device {ifindex}")
 
 
+def has_clsact(ifindex: int) -> bool:
+    """Whether a device has ``clsact``, and not ``ingress``, which would be in the same place.
+
+    Filters for ``EGRESS`` of an ``ingress`` would see what comes in.
+    """
+    body = _traffic(ifindex, parent=CLSACT, handle=0xFFFF0000) + attribute(Tca.KIND, "clsact")
+    try:
+        request(MessageType.GETQDISC, body, target=f"clsact of device {ifindex}")
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            return False
+        raise
+    return True
+
+
+def has_filters(ifindex: int, parent: int) -> bool:
+    """Whether a parent has filters of any kind, not only BPF ones."""
+    return bool(_filters(ifindex, parent))
+
+
 def tc_attach(
     ifindex: int,
     parent: int,
@@ -273,16 +295,19 @@ def tc_query(ifindex: int, parent: int, handle: int, priority: int) -> TcFilter:
 def tc_filters(ifindex: int, parent: int) -> list[TcFilter]:
     """All BPF filters of a parent, in the order in which they run.
 
-    Raises:
-        KernelError: ENODEV or EINVAL: there is no such device or parent.
+    None as well if there is no such device or parent: the kernel does not tell.
     """
-    answers = request(
+    answers = _filters(ifindex, parent)
+    return [found for answer in answers if (found := _filter(answer)) and found.handle]
+
+
+def _filters(ifindex: int, parent: int) -> list[bytes]:
+    return request(
         MessageType.GETTFILTER,
-        _traffic(ifindex, parent),
+        _traffic(ifindex, parent, protocol=0),  # of all protocols
         flags=MessageFlag.DUMP,
         target=f"tc filters of device {ifindex}",
     )
-    return [found for answer in answers if (found := _filter(answer)) and found.handle]
 
 
 # Messages
@@ -295,8 +320,10 @@ def _link(ifindex: int) -> bytes:
     return made
 
 
-def _traffic(ifindex: int, parent: int, handle: int = 0, priority: int = 0) -> bytes:
-    info = priority << 16 | _ETH_P_ALL if priority or parent != CLSACT else 0
+def _traffic(
+    ifindex: int, parent: int, handle: int = 0, priority: int = 0, protocol: int = _ETH_P_ALL
+) -> bytes:
+    info = priority << 16 | protocol if priority or parent != CLSACT else 0
     made: bytes = layouts(_ORDER).traffic.build(
         {"family": 0, "index": ifindex, "handle": handle, "parent": parent, "info": info}
     )

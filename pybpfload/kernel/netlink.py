@@ -118,12 +118,12 @@ def _answers(socket: socket.socket, operation: str, target: str | None) -> list[
     found: list[bytes] = []
     while True:
         for header, payload in _messages(_datagram(socket)):
-            if header.type == MessageType.DONE:
-                return found
-            if header.type != MessageType.ERROR:
+            done = header.type == MessageType.DONE
+            if not done and header.type != MessageType.ERROR:
                 found.append(payload)
                 continue
-            number = layouts(_ORDER).error.parse(payload).error
+            # A dump that fails half-way says so at its end.
+            number = 0 if done and len(payload) < 4 else layouts(_ORDER).error.parse(payload).error
             if number == 0:  # the acknowledgement, which comes last
                 return found
             raise kernel_error(number, operation, target, hint=_reason(header, payload))

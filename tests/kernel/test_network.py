@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 import pybpfload
+from pybpfload.formats.netlink import Bpf, MessageFlag, MessageType, Tca
 from pybpfload.kernel import netdev
+from pybpfload.kernel.netlink import attribute, nest, request
 from pybpfload.runtime.attach.common import LegacyLink
 from pybpfload.uapi import AttachType, LinkType
 
@@ -171,6 +173,15 @@ class TestXdp:
             assert netdev.xdp_query(1).prog_id == 0
 
     @pytest.mark.kernel("5.9")
+    def test_a_link_that_took_its_place_stays(self, netns, network):
+        with network.loaded("on_xdp") as obj, network.loaded("on_xdp") as other:
+            first = obj.programs["on_xdp"].attach("lo", link=False, mode="generic")
+            netdev.xdp_attach(1, -1, 2)
+            with other.programs["on_xdp"].attach("lo", mode="generic"):
+                first.close()
+                assert netdev.xdp_query(1).prog_id == other.programs["on_xdp"].info().id
+
+    @pytest.mark.kernel("5.9")
     def test_updating_a_link(self, netns, network):
         with network.loaded("on_xdp") as obj, network.loaded("on_xdp") as other:
             with obj.programs["on_xdp"].attach("lo") as link:
@@ -210,6 +221,37 @@ class TestTc:
                     program.attach("lo", direction="ingress", priority=20, handle=3)
             assert netdev.tc_filters(1, netdev.INGRESS) == []
         assert netdev.create_clsact(1) is False  # it was there before, so it stays
+
+    def test_the_filter_that_took_its_place_stays(self, netns, network):
+        with network.loaded("on_tc") as obj, network.loaded("on_tc") as other:
+            place = {"handle": 1, "priority": 5}
+            link = obj.programs["on_tc"].attach("lo", direction="ingress", **place)
+            foreign = other.programs["on_tc"]
+            netdev.tc_attach(1, netdev.INGRESS, foreign.fileno(), "x", replace=True, **place)
+            link.close()
+            assert netdev.tc_query(1, netdev.INGRESS, 1, 5).prog_id == foreign.info().id
+
+    def test_clsact_stays_while_others_have_filters(self, netns, network):
+        with network.loaded("on_tc") as obj:
+            link = obj.programs["on_tc"].attach("lo", direction="ingress")
+            program = obj.programs["on_tc"].fileno()
+            body = netdev._traffic(1, netdev.EGRESS, protocol=socket.htons(0x0800))  # only IPv4
+            body += attribute(Tca.KIND, "bpf")
+            body += nest(Tca.OPTIONS, attribute(Bpf.FD, program), attribute(Bpf.NAME, "x"))
+            request(MessageType.NEWTFILTER, body, flags=MessageFlag.CREATE)
+            link.close()
+            assert netdev.has_filters(1, netdev.EGRESS)
+            assert not netdev.has_filters(1, netdev.INGRESS)
+            assert [each.name for each in netdev.tc_filters(1, netdev.EGRESS)] == ["x"]
+            assert netdev.has_clsact(1)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"priority": 1 << 16}, {"priority": -1}, {"handle": 1 << 32}]
+    )
+    def test_numbers_out_of_range(self, netns, network, wrong):
+        with network.loaded("on_tc") as obj, pytest.raises(ValueError, match="out of range"):
+            obj.programs["on_tc"].attach("lo", direction="ingress", **wrong)
+        assert not netdev.has_clsact(1)
 
     @pytest.mark.kernel("6.6")
     @pytest.mark.parametrize("side", ["ingress", "egress"])
@@ -281,6 +323,20 @@ class TestCgroup:
     def test_without_link(self, netns, cgroup, network, name, act, sharing):
         link = sees(network, name, act, str(cgroup), link=False, sharing=sharing)
         assert isinstance(link, LegacyLink)
+
+    def test_the_program_that_took_its_place_stays(self, cgroup, network):
+        with network.loaded("on_sockops") as obj, network.loaded("on_sockops") as other:
+            options = {"link": False, "sharing": "override"}
+            first = obj.programs["on_sockops"].attach(cgroup, **options)
+            second = other.programs["on_sockops"].attach(cgroup, **options)
+            first.close()
+            fd = os.open(cgroup, os.O_RDONLY)
+            try:
+                there = pybpfload.lowlevel.prog_query(fd, AttachType.CGROUP_SOCK_OPS).prog_ids
+                assert list(there) == [other.programs["on_sockops"].info().id]
+            finally:
+                os.close(fd)
+            second.close()
 
     def test_info_and_pin(self, cgroup, network, bpffs):
         with network.loaded("on_sockops") as obj:
@@ -397,6 +453,13 @@ class TestSockets:
             pytest.raises(pybpfload.KernelError, match="SO_REUSEPORT"),
         ):
             obj.programs["on_sk_reuseport"].attach(plain)
+
+    def test_not_a_socket(self, network, tmp_path):
+        with network.loaded("on_socket") as obj, (tmp_path / "file").open("w") as file:
+            before = len(os.listdir("/proc/self/fd"))
+            with pytest.raises(pybpfload.KernelError, match="non-socket"):
+                obj.programs["on_socket"].attach(file)
+            assert len(os.listdir("/proc/self/fd")) == before
 
     @pytest.mark.parametrize("link", [None, False])
     def test_sockmap(self, netns, network, link):

@@ -109,9 +109,22 @@ def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
 
     def undo(fd: int) -> None:
         try:
+            if not flags & AttachFlag.ALLOW_MULTI and not _is_there(group, attach_type, fd):
+                return
             bpf.prog_detach(group.fileno(), attach_type, prog_fd=fd)
         except KernelError as error:
             if error.errno != errno.ENOENT:  # somebody else has taken it away
                 raise
 
     return LegacyLink(program, kind="cgroup", target=name, undo=undo, held=group)
+
+
+def _is_there(group: Any, attach_type: int, prog_fd: int) -> bool:
+    """Whether the group has the program: one that does not share loses whichever it has."""
+    try:
+        there = bpf.prog_query(group.fileno(), attach_type).prog_ids
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return True  # before Linux 4.15 nobody can ask
+    return bpf.prog_info(prog_fd).id in there

@@ -59,12 +59,12 @@ class LegacyLink(Link):
         undo: Callable[[int], None],
         held: FileDescriptor | None = None,
     ) -> None:
-        super().__init__(
-            duplicate(program, f"owner of {kind} {program.name}"),
-            kind=kind,
-            target=target,
-            program=program.name,
-        )
+        try:
+            own = duplicate(program, f"owner of {kind} {program.name}")
+        except BaseException:
+            undo(program.fileno())  # it is attached, and nobody would hold it
+            raise
+        super().__init__(own, kind=kind, target=target, program=program.name)
         self._undo = undo
         self._held = held
 
@@ -271,7 +271,7 @@ def device_index(program: Program, target: object) -> int:
         raise AttachError(
             f"{error.target}: {error.hint}", program=program.name, target=str(target)
         ) from error
-    if index <= 0:
+    if not 0 < index < 1 << 31:
         raise AttachError(f"{target} is no index of a network device", program=program.name)
     return index
 

@@ -25,11 +25,12 @@ _PARENTS = {"ingress": netdev.INGRESS, "egress": netdev.EGRESS}
 _TCX = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
 _NETKIT = (AttachType.NETKIT_PRIMARY, AttachType.NETKIT_PEER)
 _HINTS = {
-    errno.EEXIST: "this program is there already, or another one has that handle and priority",
+    errno.EEXIST: "this program is there already",
     errno.ESTALE: "the programs of this place have changed since that revision",
     errno.ENOENT: "the program or link to go before or after is not there",
     errno.ERANGE: "it cannot go there: the program or link to go before or after is not there",
 }
+_FILTER_HINTS = {errno.EEXIST: "there is a filter of that handle and priority"}
 
 
 def attach(
@@ -70,7 +71,7 @@ def attach(
         AttachError: No device or no direction is named, or there is no such device.
         NotSupportedError: The kernel has no such links, and a filter cannot stand in.
         KernelError: The kernel refuses.
-        ValueError: Arguments that exclude each other.
+        ValueError: Arguments that exclude each other, or a number out of its range.
     """
     attach_type = AttachType(program.spec.expected_attach_type)
     if program.spec.prog_type == ProgType.SCHED_ACT:
@@ -81,6 +82,10 @@ def attach(
     declared = next((side for side, kind in _TCX.items() if kind == attach_type), None)
     if declared and direction not in (None, declared):
         raise ValueError(f"SEC({program.spec.section!r}) is for {declared}, not {direction}")
+    if attach_type in _NETKIT and (direction is not None or link is False):
+        raise ValueError("netkit sections say on which side, and are attached by links only")
+    if not (0 <= priority < 1 << 16 and 0 <= handle < 1 << 32):
+        raise ValueError(f"priority {priority} or handle {handle} is out of range")
     ifindex = device_index(program, target)
     name = f"device {target}"
     placed = before is not None or after is not None or revision
@@ -126,6 +131,13 @@ def _filter(
     replace: bool,
 ) -> Link:
     made = netdev.create_clsact(ifindex)
+    if not made and direction == "egress" and not netdev.has_clsact(ifindex):
+        raise AttachError(
+            "the device has the queueing discipline `ingress` in the place of `clsact`, and that "
+            "has no egress; remove it (tc qdisc del dev DEVICE ingress)",
+            program=program.name,
+            target=target,
+        )
     try:
         found = netdev.tc_attach(
             ifindex,
@@ -138,21 +150,30 @@ def _filter(
         )
     except BaseException as error:
         if made:
-            netdev.delete_clsact(ifindex)
+            _remove_unused(ifindex)
         if isinstance(error, KernelError):
             error.target = f"program {program.name} to {target}"
-            error.hint = _HINTS.get(error.errno or 0) or error.hint
+            error.hint = _FILTER_HINTS.get(error.errno or 0) or error.hint
         raise
 
     def undo(_: int) -> None:
+        place = (ifindex, found.parent, found.handle, found.priority)
         try:
-            netdev.tc_detach(ifindex, found.parent, found.handle, found.priority)
+            if netdev.tc_query(*place).prog_id != found.prog_id:
+                return  # somebody else has taken its place
+            netdev.tc_detach(*place)
         except KernelError as error:
             # Gone with its device, with clsact, or by somebody else's hand.
             if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
                 raise
             return
-        if made and not any(netdev.tc_filters(ifindex, each) for each in _PARENTS.values()):
-            netdev.delete_clsact(ifindex)
+        if made:
+            _remove_unused(ifindex)
 
     return LegacyLink(program, kind="tc", target=target, undo=undo)
+
+
+def _remove_unused(ifindex: int) -> None:
+    """Remove ``clsact`` unless somebody, whoever it is, has filters there."""
+    if not any(netdev.has_filters(ifindex, each) for each in _PARENTS.values()):
+        netdev.delete_clsact(ifindex)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.netlink import XdpFlag
-from pybpfload.kernel import netdev
+from pybpfload.kernel import bpf, netdev
 from pybpfload.runtime.attach.common import LegacyLink, create_link, device_index
 from pybpfload.uapi import AttachType
 
@@ -95,20 +95,21 @@ def attach(
         program,
         kind="xdp",
         target=name,
-        undo=lambda fd: _take_away(ifindex, fd, program.info().id, MODES[mode]),
+        undo=lambda fd: _take_away(ifindex, fd, MODES[mode]),
     )
 
 
-def _take_away(ifindex: int, prog_fd: int, prog_id: int, flags: int) -> None:
+def _take_away(ifindex: int, prog_fd: int, flags: int) -> None:
     """Detach the program if it is still the one that is there."""
     try:
         netdev.xdp_attach(ifindex, -1, flags, expected_fd=prog_fd)
     except KernelError as error:
         if error.errno == errno.ENODEV:
             return  # the device is gone, and the attachment with it
-        if error.errno not in (errno.EINVAL, errno.EEXIST):
+        if error.errno in (errno.EEXIST, errno.EBUSY):
+            return  # another one is there, or a link
+        if error.errno != errno.EINVAL:
             raise
-        # Before Linux 5.7 nobody can say which program is expected; else another one is there.
-        info = netdev.xdp_query(ifindex)
-        if error.errno == errno.EINVAL and prog_id in info[1:]:
+        # Before Linux 5.7 nobody can say which program is expected.
+        if bpf.prog_info(prog_fd).id in netdev.xdp_query(ifindex)[1:]:
             netdev.xdp_attach(ifindex, -1, flags)
