@@ -106,7 +106,12 @@ _XDP_MODES = ("", "native", "generic", "offload", "multi")  # XDP_ATTACHED_*
 
 
 def xdp_attach(
-    ifindex: int, prog_fd: int, flags: int = 0, *, expected_fd: int | None = None
+    ifindex: int,
+    prog_fd: int,
+    flags: int = 0,
+    *,
+    expected_fd: int | None = None,
+    via: socket.socket | None = None,
 ) -> None:
     """Put an XDP program on a device, or take it away (``RTM_SETLINK``, Linux 4.8).
 
@@ -116,6 +121,7 @@ def xdp_attach(
         flags: :class:`~pybpfload.formats.netlink.XdpFlag`.
         expected_fd: The program that must be there, -1 for none; needs ``XdpFlag.REPLACE``, which
             is set (Linux 5.7).
+        via: As for :func:`pybpfload.kernel.netlink.request`, here and below.
 
     Raises:
         KernelError: EBUSY: there is a program already; EEXIST: there is one, and another was
@@ -132,17 +138,18 @@ def xdp_attach(
         MessageType.SETLINK,
         _link(ifindex) + nest(Ifla.XDP, *inner),
         target=f"XDP of network device {ifindex}",
+        via=via,
     )
 
 
-def xdp_query(ifindex: int) -> XdpInfo:
+def xdp_query(ifindex: int, *, via: socket.socket | None = None) -> XdpInfo:
     """Ask what XDP programs a device has (``RTM_GETLINK``; program ids since Linux 4.13).
 
     Raises:
         KernelError: ENODEV: there is no such device.
     """
     target = f"network device {ifindex}"
-    answers = request(MessageType.GETLINK, _link(ifindex), target=target)
+    answers = request(MessageType.GETLINK, _link(ifindex), target=target, via=via)
     found = attributes(answers[0][16:]) if answers else {}
     xdp = attributes(found.get(Ifla.XDP, b""))
     mode = xdp.get(Xdp.ATTACHED, b"\0")[0]
@@ -192,14 +199,14 @@ def create_clsact(ifindex: int) -> bool:
     return True
 
 
-def delete_clsact(ifindex: int) -> None:
+def delete_clsact(ifindex: int, *, via: socket.socket | None = None) -> None:
     """Remove ``clsact`` and with it all its filters, whoever made them.
 
     Raises:
         KernelError: ENOENT or EINVAL: there is none.
     """
     body = _traffic(ifindex, parent=CLSACT, handle=0xFFFF0000) + attribute(Tca.KIND, "clsact")
-    request(MessageType.DELQDISC, body, target=f"clsact of device {ifindex}")
+    request(MessageType.DELQDISC, body, target=f"clsact of device {ifindex}", via=via)
 
 
 def has_clsact(ifindex: int) -> bool:
@@ -217,9 +224,9 @@ def has_clsact(ifindex: int) -> bool:
     return True
 
 
-def has_filters(ifindex: int, parent: int) -> bool:
+def has_filters(ifindex: int, parent: int, *, via: socket.socket | None = None) -> bool:
     """Whether a parent has filters of any kind, not only BPF ones."""
-    return bool(_filters(ifindex, parent))
+    return bool(_filters(ifindex, parent, via))
 
 
 def tc_attach(
@@ -268,24 +275,30 @@ def tc_attach(
     return made[0]
 
 
-def tc_detach(ifindex: int, parent: int, handle: int, priority: int) -> None:
+def tc_detach(
+    ifindex: int, parent: int, handle: int, priority: int, *, via: socket.socket | None = None
+) -> None:
     """Remove one filter.
 
     Raises:
         KernelError: ENOENT: there is none.
     """
     body = _traffic(ifindex, parent, handle, priority) + attribute(Tca.KIND, "bpf")
-    request(MessageType.DELTFILTER, body, target=f"tc filter of device {ifindex}")
+    request(MessageType.DELTFILTER, body, target=f"tc filter of device {ifindex}", via=via)
 
 
-def tc_query(ifindex: int, parent: int, handle: int, priority: int) -> TcFilter:
+def tc_query(
+    ifindex: int, parent: int, handle: int, priority: int, *, via: socket.socket | None = None
+) -> TcFilter:
     """Ask for one filter.
 
     Raises:
         KernelError: ENOENT: there is none.
     """
     body = _traffic(ifindex, parent, handle, priority) + attribute(Tca.KIND, "bpf")
-    answers = request(MessageType.GETTFILTER, body, target=f"tc filter of device {ifindex}")
+    answers = request(
+        MessageType.GETTFILTER, body, target=f"tc filter of device {ifindex}", via=via
+    )
     found = [_filter(answer) for answer in answers]
     if len(found) != 1 or found[0] is None:
         raise _unexpected(ifindex)
@@ -297,16 +310,17 @@ def tc_filters(ifindex: int, parent: int) -> list[TcFilter]:
 
     None as well if there is no such device or parent: the kernel does not tell.
     """
-    answers = _filters(ifindex, parent)
+    answers = _filters(ifindex, parent, None)
     return [found for answer in answers if (found := _filter(answer)) and found.handle]
 
 
-def _filters(ifindex: int, parent: int) -> list[bytes]:
+def _filters(ifindex: int, parent: int, via: socket.socket | None) -> list[bytes]:
     return request(
         MessageType.GETTFILTER,
         _traffic(ifindex, parent, protocol=0),  # of all protocols
         flags=MessageFlag.DUMP,
         target=f"tc filters of device {ifindex}",
+        via=via,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import struct
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from pybpfload.formats.netlink import ALIGNMENT, NESTED, MessageFlag, MessageType, layouts
@@ -19,7 +20,7 @@ from pybpfload.kernel.errors import kernel_error
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["attribute", "attributes", "nest", "request"]
+__all__ = ["attribute", "attributes", "nest", "request", "route_socket"]
 
 _ORDER: Final = "<" if sys.byteorder == "little" else ">"
 _HEADER_SIZE: Final = 16
@@ -66,6 +67,18 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
+def route_socket() -> socket.socket:
+    """A socket for :func:`request`, which stays in the network namespace that this thread is in.
+
+    Raises:
+        KernelError: There are too many descriptors.
+    """
+    try:
+        return door.netlink(0)
+    except OSError as error:
+        raise kernel_error(error.errno or errno.EIO, "socket", "rtnetlink") from None
+
+
 def request(
     kind: MessageType,
     body: bytes,
@@ -73,6 +86,7 @@ def request(
     flags: int = 0,
     target: str | None = None,
     protocol: int = 0,
+    via: socket.socket | None = None,
 ) -> list[bytes]:
     """Send one message to the kernel and gather its answers.
 
@@ -82,6 +96,7 @@ def request(
         flags: Besides ``REQUEST``; without ``DUMP`` an acknowledgement is asked for as well.
         target: On what, for messages.
         protocol: Netlink protocol: 0 ``NETLINK_ROUTE``, 16 ``NETLINK_GENERIC``.
+        via: A socket of that protocol; without it one in the thread's network namespace.
 
     Returns:
         The payload of each answer, without its header; none for a mere acknowledgement.
@@ -102,7 +117,7 @@ def request(
         }
     )
     try:
-        with door.netlink(protocol) as socket:
+        with nullcontext(via) if via is not None else door.netlink(protocol) as socket:
             socket.settimeout(_PATIENCE)
             socket.send(message + body)
             return _answers(socket, operation, target)

@@ -181,6 +181,20 @@ class TestXdp:
                 first.close()
                 assert netdev.xdp_query(1).prog_id == other.programs["on_xdp"].info().id
 
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [("on_xdp", {"link": False, "mode": "generic"}), ("on_tc", {"direction": "ingress"})],
+    )
+    def test_closed_in_another_namespace(self, netns, network, name, options):
+        """It is detached in the one where it was attached."""
+        with open("/proc/thread-self/ns/net", "rb") as first, network.loaded(name) as obj:
+            link = obj.programs[name].attach("lo", **options)
+            assert _LIBC.unshare(_CLONE_NEWNET) == 0
+            link.close()
+            assert _LIBC.setns(first.fileno(), _CLONE_NEWNET) == 0
+            assert netdev.xdp_query(1).mode == ""
+            assert not netdev.has_clsact(1)
+
     @pytest.mark.kernel("5.9")
     def test_updating_a_link(self, netns, network):
         with network.loaded("on_xdp") as obj, network.loaded("on_xdp") as other:

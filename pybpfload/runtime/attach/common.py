@@ -18,6 +18,7 @@ from pybpfload.runtime.link import Link
 from pybpfload.uapi import AttachFlag, AttachType, name_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
 
     from pybpfload.runtime.handles import HasFileno
@@ -47,7 +48,7 @@ class LegacyLink(Link):
         kind: As for :class:`Link`.
         target: As for :class:`Link`.
         undo: Takes the program away again; gets a descriptor of the program.
-        held: What ``undo`` needs to be open; closed after it.
+        held: What ``undo`` needs to be open; closed after it, and if this fails.
     """
 
     def __init__(
@@ -57,12 +58,16 @@ class LegacyLink(Link):
         kind: str,
         target: str,
         undo: Callable[[int], None],
-        held: FileDescriptor | None = None,
+        held: FileDescriptor | socket.socket | None = None,
     ) -> None:
         try:
             own = duplicate(program, f"owner of {kind} {program.name}")
         except BaseException:
-            undo(program.fileno())  # it is attached, and nobody would hold it
+            try:
+                undo(program.fileno())  # it is attached, and nobody would hold it
+            finally:
+                if held is not None:
+                    held.close()
             raise
         super().__init__(own, kind=kind, target=target, program=program.name)
         self._undo = undo

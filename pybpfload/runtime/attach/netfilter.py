@@ -28,7 +28,7 @@ HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 
 _HINTS = {
     errno.EAFNOSUPPORT: "this kernel has no netfilter for that protocol family",
     errno.EBUSY: "another program has that priority on this hook; choose another one",
-    errno.ERANGE: "the priority is one of the kernel's own",
+    errno.ERANGE: "the priority is one of the kernel's own, or with defrag not above -400",
 }
 
 

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import netdev
+from pybpfload.kernel.netlink import route_socket
 from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, device_index
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
+    import socket
+
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
@@ -130,6 +133,24 @@ def _filter(
     handle: int,
     replace: bool,
 ) -> Link:
+    via = route_socket()  # the thread may be in another namespace when it detaches
+    try:
+        return _filter_of(program, ifindex, target, direction, priority, handle, replace, via)
+    except BaseException:
+        via.close()
+        raise
+
+
+def _filter_of(
+    program: Program,
+    ifindex: int,
+    target: str,
+    direction: str,
+    priority: int,
+    handle: int,
+    replace: bool,
+    via: socket.socket,
+) -> Link:
     made = netdev.create_clsact(ifindex)
     if not made and direction == "egress" and not netdev.has_clsact(ifindex):
         raise AttachError(
@@ -150,7 +171,7 @@ def _filter(
         )
     except BaseException as error:
         if made:
-            _remove_unused(ifindex)
+            _remove_unused(ifindex, via)
         if isinstance(error, KernelError):
             error.target = f"program {program.name} to {target}"
             error.hint = _FILTER_HINTS.get(error.errno or 0) or error.hint
@@ -159,21 +180,21 @@ def _filter(
     def undo(_: int) -> None:
         place = (ifindex, found.parent, found.handle, found.priority)
         try:
-            if netdev.tc_query(*place).prog_id != found.prog_id:
+            if netdev.tc_query(*place, via=via).prog_id != found.prog_id:
                 return  # somebody else has taken its place
-            netdev.tc_detach(*place)
+            netdev.tc_detach(*place, via=via)
         except KernelError as error:
             # Gone with its device, with clsact, or by somebody else's hand.
             if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
                 raise
             return
         if made:
-            _remove_unused(ifindex)
+            _remove_unused(ifindex, via)
 
-    return LegacyLink(program, kind="tc", target=target, undo=undo)
+    return LegacyLink(program, kind="tc", target=target, undo=undo, held=via)
 
 
-def _remove_unused(ifindex: int) -> None:
+def _remove_unused(ifindex: int, via: socket.socket) -> None:
     """Remove ``clsact`` unless somebody, whoever it is, has filters there."""
-    if not any(netdev.has_filters(ifindex, each) for each in _PARENTS.values()):
-        netdev.delete_clsact(ifindex)
+    if not any(netdev.has_filters(ifindex, each, via=via) for each in _PARENTS.values()):
+        netdev.delete_clsact(ifindex, via=via)

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.netlink import XdpFlag
 from pybpfload.kernel import bpf, netdev
+from pybpfload.kernel.netlink import route_socket
 from pybpfload.runtime.attach.common import LegacyLink, create_link, device_index
 from pybpfload.uapi import AttachType
 
 if TYPE_CHECKING:
+    import socket
+
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
@@ -85,24 +88,28 @@ def attach(
     expected = replace.fileno() if replace is not None else None
     if expected is None:
         flags |= XdpFlag.UPDATE_IF_NOEXIST
+    via = route_socket()  # the thread may be in another namespace when it detaches
     try:
-        netdev.xdp_attach(ifindex, program.fileno(), flags, expected_fd=expected)
-    except KernelError as error:
-        error.target = f"program {program.name} to {name}"
-        error.hint = _HINTS.get(error.errno or 0) or error.hint
+        netdev.xdp_attach(ifindex, program.fileno(), flags, expected_fd=expected, via=via)
+    except BaseException as error:
+        via.close()
+        if isinstance(error, KernelError):
+            error.target = f"program {program.name} to {name}"
+            error.hint = _HINTS.get(error.errno or 0) or error.hint
         raise
     return LegacyLink(
         program,
         kind="xdp",
         target=name,
-        undo=lambda fd: _take_away(ifindex, fd, MODES[mode]),
+        undo=lambda fd: _take_away(ifindex, fd, MODES[mode], via),
+        held=via,
     )
 
 
-def _take_away(ifindex: int, prog_fd: int, flags: int) -> None:
+def _take_away(ifindex: int, prog_fd: int, flags: int, via: socket.socket) -> None:
     """Detach the program if it is still the one that is there."""
     try:
-        netdev.xdp_attach(ifindex, -1, flags, expected_fd=prog_fd)
+        netdev.xdp_attach(ifindex, -1, flags, expected_fd=prog_fd, via=via)
     except KernelError as error:
         if error.errno == errno.ENODEV:
             return  # the device is gone, and the attachment with it
@@ -111,5 +118,5 @@ def _take_away(ifindex: int, prog_fd: int, flags: int) -> None:
         if error.errno != errno.EINVAL:
             raise
         # Before Linux 5.7 nobody can say which program is expected.
-        if bpf.prog_info(prog_fd).id in netdev.xdp_query(ifindex)[1:]:
-            netdev.xdp_attach(ifindex, -1, flags)
+        if bpf.prog_info(prog_fd).id in netdev.xdp_query(ifindex, via=via)[1:]:
+            netdev.xdp_attach(ifindex, -1, flags, via=via)
