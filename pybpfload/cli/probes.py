@@ -71,7 +71,8 @@ def _places(options: Any) -> Iterator[Place]:
     patterns = []
     for pattern in options.patterns:
         if pattern.startswith(tuple(f"{kind}/" for kind in _BINARY_KINDS)):
-            yield from _in_binary(*pattern.split("/", 1))
+            kind, _, rest = pattern.partition("/")
+            yield from _in_binary(kind, rest, prototypes)
         else:
             patterns.append(pattern)
     if options.btf:
@@ -95,7 +96,7 @@ def _places(options: Any) -> Iterator[Place]:
         yield from places(_wanted(pattern), prototypes=prototypes, missing=missing)
 
 
-def _in_binary(kind: str, rest: str) -> Iterator[Place]:
+def _in_binary(kind: str, rest: str, prototypes: bool) -> Iterator[Place]:
     """Functions or USDT probes of an executable or library."""
     from pybpfload.elf import usdt
     from pybpfload.object.places import Place, Wanted
@@ -115,9 +116,8 @@ def _in_binary(kind: str, rest: str) -> Iterator[Place]:
         if wanted.name(f"{probe.provider}:{probe.name}"):
             sites.setdefault(f"{probe.provider}:{probe.name}", []).append(probe.arguments)
     for name, arguments in sites.items():
-        yield Place(
-            kind, f"{file.path}:{name}", "", "\n".join(sorted(set(filter(None, arguments))))
-        )
+        told = sorted(set(filter(None, arguments))) if prototypes else ()
+        yield Place(kind, f"{file.path}:{name}", "", "\n".join(told))
 
 
 def _wanted(pattern: str) -> Wanted:

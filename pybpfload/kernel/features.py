@@ -132,7 +132,6 @@ def prog_type(kind: ProgType) -> Answer:
 
 def _map_arguments(kind: MapType) -> dict[str, Any]:
     """Arguments of the smallest map of a type."""
-    page = 1 << 12
     wants: dict[str, Any] = {"key_size": 4, "value_size": 4, "max_entries": 1}
     name = kind.name
     if kind == MapType.STACK_TRACE:
@@ -145,7 +144,7 @@ def _map_arguments(kind: MapType) -> dict[str, Any]:
     elif kind == MapType.LPM_TRIE:
         wants.update(key_size=8, map_flags=MapFlag.NO_PREALLOC)
     elif kind in (MapType.RINGBUF, MapType.USER_RINGBUF):
-        wants.update(key_size=0, value_size=0, max_entries=_page_size(page))
+        wants.update(key_size=0, value_size=0, max_entries=_page_size())
     elif kind == MapType.ARENA:
         wants.update(key_size=0, value_size=0, map_flags=MapFlag.MMAPABLE)
     elif kind == MapType.STRUCT_OPS:
@@ -159,10 +158,10 @@ def _map_arguments(kind: MapType) -> dict[str, Any]:
     return wants
 
 
-def _page_size(default: int) -> int:
+def _page_size() -> int:
     import mmap
 
-    return mmap.PAGESIZE or default
+    return mmap.PAGESIZE
 
 
 def map_type(kind: MapType) -> Answer:
@@ -236,7 +235,11 @@ def helpers(kind: ProgType) -> dict[str, Answer]:
     """All helpers by name, for programs of a type; it takes about a tenth of a second."""
     first = helper(kind, 1)
     if first.has is None:
-        return {f"bpf_{each.name.lower()}": first for each in Helper if each}
+        return {
+            f"bpf_{each.name.lower()}": first._replace(since=first_version("Helper", each))
+            for each in Helper
+            if each
+        }
     return {f"bpf_{each.name.lower()}": helper(kind, each) for each in Helper if each}
 
 

@@ -99,10 +99,9 @@ class Link(Handle):
                     if error.errno == errno.ENOENT:
                         continue  # it is gone by now
                     raise
-                if link.info().prog_id == wanted:
-                    found.append(link)
-                else:
-                    link.close()
+                found.append(link)
+                if link.info().prog_id != wanted:
+                    found.pop().close()
         except BaseException:
             for link in found:
                 link.close()

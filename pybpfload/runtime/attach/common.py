@@ -41,7 +41,8 @@ _TOO_YOUNG = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP)  # what an old kernel
 class LegacyLink(Link):
     """An attachment that the kernel makes no link of, held by this object all the same.
 
-    Closing it detaches. It cannot be pinned, and it outlives a process that is killed.
+    Closing it detaches. It cannot be pinned, and it outlives a process that is killed, and an
+    object that is dropped without being closed.
 
     Args:
         program: The program; the map, for struct_ops.

@@ -5,6 +5,7 @@ Source of the rules: libbpf, ``bpf_program__attach_perf_event_opts()``; ``man 2 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import AttachError
@@ -96,7 +97,8 @@ def attach(
             event = FileDescriptor(fd, f"perf event {what}")
             made.append(attach_perf_event(program, event, target=what, **options))
     except BaseException:
-        for each in made:
-            each.close()
+        with ExitStack() as undo:  # whatever fails, all the others are closed
+            for each in made:
+                undo.callback(each.close)
         raise
     return made[0] if len(made) == 1 else LinkGroup(made, target=str(target))

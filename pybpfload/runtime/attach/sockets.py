@@ -46,7 +46,9 @@ def attach(
         loaded_for: Unused: the target is chosen at attach.
         target: The socket or map: anything with ``fileno()``, or a descriptor.
         link: Maps: ``True``: only by a link (Linux 6.10); ``False``: without one. Sockets have
-            none; what is attached to one ends with the socket.
+            none: the socket stays open as long as the link, closing the link takes away whichever
+            program of the kind is there, and if the process is killed the socket's end is that of
+            the attachment.
 
     Raises:
         AttachError: No socket or map is given.
