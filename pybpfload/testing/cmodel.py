@@ -57,6 +57,7 @@ __all__ = [
     "Void",
     "align_of",
     "layout",
+    "parts",
     "size_of",
     "strip",
 ]
@@ -338,7 +339,7 @@ class Types:
         self.order = order
         found: dict[CType, None] = {}
         for type in types:  # noqa: A001
-            for part in _parts(type):
+            for part in parts(type):
                 found.setdefault(part)
         self._defined = {
             (part.keyword, part.name): part
@@ -437,7 +438,7 @@ def _children(type: CType) -> Sequence[CType]:  # noqa: A002
     return []
 
 
-def _parts(type: CType) -> Iterator[CType]:  # noqa: A002
+def parts(type: CType) -> Iterator[CType]:  # noqa: A002
     """Yield a type and all that it refers to, itself first."""
     todo = [type]
     while todo:

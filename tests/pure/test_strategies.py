@@ -278,6 +278,63 @@ def test_without_a_change_nothing_changes(evolution):
         assert evolution.after == evolution.before
 
 
+# Named as the strategies name what they make, and without origins, as people write it.
+MINE = Record(
+    "s0",
+    (
+        Field("a", INT),
+        Field("b", Enum("e0", (("A", 0),))),
+        Field("", Record("", (Field("c", Pointer(Tag("struct", "s1"))), Field("", INT, 0)))),
+        Field("empty", Record("s2", ())),
+    ),
+)
+
+
+def names_of_fields(record: Record) -> list[str]:
+    inner = [each for each in record.fields if not each.name and not each.is_padding]
+    named = [each.name for each in record.fields if each.name]
+    return named + [name for each in inner for name in names_of_fields(each.type)]
+
+
+def test_changes_of_a_given_type():
+    said = Counter()
+
+    @given(strategies.evolutions(MINE))
+    @settings(max_examples=300, database=None, phases=[Phase.generate])
+    @seed(1)
+    def look(evolution):
+        assert evolution.before == MINE
+        if evolution.after is None:
+            return
+        names = names_of_fields(evolution.after)
+        assert len(set(names)) == len(names)  # what came in has names of its own
+        if not {"a", "b", "c"} <= set(names):
+            assert evolution.matches is False
+        Types([evolution.after]).btf().validate()
+        said.update(change.partition(" ")[2] for change in evolution.changes)
+
+    look()
+    assert {"comes in", "moves", "is dropped", "becomes something else"} <= set(said)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        INT,
+        Pointer(INT),
+        Typedef("number", INT),
+        Record("empty", ()),
+        Record("", (Field("a", INT),)),
+        Qualified("const", MINE),
+        Enum("none", ()),
+    ],
+    ids=repr,
+)
+def test_what_has_no_evolution(before):
+    with pytest.raises(ValueError, match="a name and fields, not with"):
+        strategies.evolutions(before)
+
+
 @given(strategies.objects())
 @scaled(20)
 def test_objects_are_objects(data):

@@ -27,6 +27,7 @@ from pybpfload.testing.cmodel import (
     Record,
     Tag,
     Typedef,
+    parts,
     strip,
 )
 from pybpfload.testing.strategies.types import (
@@ -40,7 +41,7 @@ from pybpfload.testing.strategies.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hypothesis import strategies as st
 
@@ -59,15 +60,62 @@ def evolutions(
     renamed and dropped. Records are packed, given another alignment, kind or flavor, or are gone.
 
     Args:
-        before: A struct or union with a tag, a typedef of one, or an enum, whose fields are told
-            apart by :attr:`Field.origin`; by default any.
+        before: A struct or union with a tag, a typedef of one, or an enum; by default any. Fields
+            that have no :attr:`Field.origin` get one.
         max_changes: Changes at most.
-        names: Names already in use.
+        names: Names already in use; by default those of ``before``.
+
+    Raises:
+        ValueError: ``before`` is another type, or has no name or no fields.
     """
-    return drawn(
-        names,
-        lambda draw, using: _evolution(draw, using, before or _root(draw, using), max_changes),
+    if before is not None:
+        _check(before)
+
+    def made(draw: Choices, using: Names) -> Evolution:
+        if before is None:
+            return _evolution(draw, using, _root(draw, using), max_changes)
+        if names is None:
+            using = Names(_names(before))
+        return _evolution(draw, using, _told_apart(before, using), max_changes)
+
+    return drawn(names, made)
+
+
+def _check(before: CType) -> None:
+    root = strip(before)
+    can_change = (isinstance(root, Record) and bool(root.fields)) or (
+        isinstance(root, Enum) and bool(root.values)
     )
+    if not can_change or not getattr(before, "name", ""):
+        raise ValueError(
+            "an evolution starts with a struct, union or enum that has a name and fields, "
+            f"not with {before!r}"
+        )
+
+
+def _names(type: CType) -> Iterator[str]:  # noqa: A002
+    """All names in a type and in what it refers to."""
+    for part in parts(type):
+        yield getattr(part, "name", "")
+        if isinstance(part, Record):
+            yield from (member.name for member in part.fields)
+        elif isinstance(part, Enum):
+            yield from (name for name, _ in part.values)
+
+
+def _told_apart(type: CType, names: Names) -> CType:  # noqa: A002
+    """Return a type whose fields all have an origin."""
+    if isinstance(type, (Typedef, Qualified, Array)):
+        return replace(type, of=_told_apart(type.of, names))
+    if not isinstance(type, Record):
+        return type
+    fields = []
+    for member in type.fields:
+        if not member.is_padding:
+            origin = next(names.origins) if member.origin is None else member.origin
+            member = replace(member, type=_told_apart(member.type, names), origin=origin)
+        fields.append(member)
+    return replace(type, fields=tuple(fields))
 
 
 def _root(draw: Choices, names: Names) -> CType:
@@ -375,11 +423,11 @@ def _put(record: Record, at: int, field: Field) -> Record:
 
 
 def _records(type: CType) -> list[Record]:  # noqa: A002
-    """All records that a type consists of, itself first."""
+    """All records with fields that a type consists of, itself first."""
     type = strip(type)  # noqa: A001
     if isinstance(type, Array):
         return _records(type.of)
-    if isinstance(type, Record):
+    if isinstance(type, Record) and type.fields:
         return [type, *(inner for field in type.fields for inner in _records(field.type))]
     return []
 

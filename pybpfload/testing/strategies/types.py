@@ -35,7 +35,7 @@ from pybpfload.testing.cmodel import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hypothesis.strategies import DrawFn
 
@@ -51,28 +51,36 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Names:
-    """Names that were not used yet."""
+    """Names that were not used yet.
 
-    def __init__(self) -> None:
+    Args:
+        taken: Names that are in use.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = frozenset(taken)
         self._numbers: dict[str, Iterator[int]] = {}
         self.origins = count(1)
 
     def field(self) -> str:
         """``a`` to ``z``, then ``a1``."""
-        number = self._next("field")
-        return _LETTERS[number % 26] + (str(number // 26) if number >= 26 else "")
+        return self._next("field", _lettered)
 
     def enumerator(self) -> str:
         """``A`` to ``Z``, then ``A1``."""
-        number = self._next("enumerator")
-        return _LETTERS[number % 26].upper() + (str(number // 26) if number >= 26 else "")
+        return self._next("enumerator", lambda number: _lettered(number).upper())
 
     def of(self, letter: str) -> str:
         """A letter with a number: ``s0``."""
-        return f"{letter}{self._next(letter)}"
+        return self._next(letter, lambda number: f"{letter}{number}")
 
-    def _next(self, kind: str) -> int:
-        return next(self._numbers.setdefault(kind, count()))
+    def _next(self, kind: str, spell: Callable[[int], str]) -> str:
+        numbers = self._numbers.setdefault(kind, count())
+        return next(name for name in map(spell, numbers) if name not in self._taken)
+
+
+def _lettered(number: int) -> str:
+    return _LETTERS[number % 26] + (str(number // 26) if number >= 26 else "")
 
 
 def types(names: Names | None = None, *, depth: int = 2) -> st.SearchStrategy[CType]:
