@@ -59,7 +59,7 @@ def root() -> str:
         errno.ENOENT,
         "open",
         "tracefs",
-        hint="it is not mounted: mount -t tracefs tracefs /sys/kernel/tracing",
+        hint="tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing",
     )
 
 

@@ -134,7 +134,7 @@ def attach(
     try:
         event, category, name = _open(place, on_return, via)
     except KernelError as error:
-        raise _explained(error, program, place) from error
+        raise _explained(error, program, place, via) from error
 
     def cleanup() -> None:
         if category:
@@ -176,13 +176,26 @@ def _open(place: Place, on_return: bool, via: str | None) -> tuple[FileDescripto
     return FileDescriptor(fd, what), category, name
 
 
-def _explained(error: KernelError, program: Program, place: Place) -> Exception:
-    if error.errno == errno.ENOENT and not door.exists("/sys/bus/event_source/devices/kprobe/type"):
+def _explained(
+    error: KernelError, program: Program, place: Place, via: str | None
+) -> NotSupportedError | AttachError | KernelError:
+    has_unit = door.exists("/sys/bus/event_source/devices/kprobe/type")
+    if error.errno == errno.ENOENT and not (has_unit and via != "tracefs"):
+        if via == "perf":
+            return NotSupportedError(
+                f"program {program.name}: this kernel has no perf events for kprobes",
+                feature="perf events for kprobes",
+                since="4.17",
+            )
         try:
-            unknown = door.exists(f"{tracefs.root()}/kprobe_events")
+            has_file = door.exists(f"{tracefs.root()}/kprobe_events")
         except KernelError:
-            unknown = True  # tracefs is not mounted: nothing can be said
-        if not unknown:
+            # tracefs is not mounted. The units of kprobes and uprobes came together (Linux 4.17).
+            if has_unit or not door.exists("/sys/bus/event_source/devices/uprobe/type"):
+                error.target = f"program {program.name} to {place}"
+                return error
+            has_file = False
+        if not has_file:
             return NotSupportedError(
                 f"program {program.name}: this kernel is built without kprobes "
                 "(CONFIG_KPROBE_EVENTS)",
