@@ -50,11 +50,13 @@ class Loaded(Protocol):
 
     Attributes:
         spec: What it was made of.
+        programs: Names of the programs that were loaded.
         maps: By name: mappings of Python values.
         variables: Global variables by name, each with a ``value`` that can be set.
     """
 
     spec: ObjectSpec
+    programs: Sequence[str]
     maps: Mapping[str, Any]
     variables: Mapping[str, Any]
 
@@ -88,6 +90,11 @@ class Runnable:
         if name not in loaded.spec.programs:
             known = ", ".join(loaded.spec.programs)
             raise BpfError(f"{loaded.spec.name} has no program {name!r}; it has: {known}")
+        if name not in loaded.programs:
+            raise BpfError(
+                f"program {name!r} of {loaded.spec.name} was not loaded; before it is, set "
+                f"spec.programs[{name!r}].autoload = True"
+            )
         self.loaded = loaded
         self.name = name
 
@@ -137,6 +144,7 @@ class _Place:
 
     def __init__(self, spec: ObjectSpec) -> None:
         self.spec = spec
+        self.programs = [name for name, each in spec.programs.items() if each.autoload]
 
     def __getitem__(self: Any, program: str) -> Runnable:
         return Runnable(self, program)

@@ -160,6 +160,8 @@ class TestBpfRun:
         with load(OBJECTS / "test_run.bpf.o") as loaded:
             with pytest.raises(BpfError, match="has no program 'missing'; it has: sum_bytes"):
                 loaded["missing"]
+            with pytest.raises(BpfError, match=r"'compute' of test_run was not loaded.*autoload"):
+                loaded["compute"]
 
     def test_settings(self):
         values = {"CONFIG_PYBPF_U8": 200, "CONFIG_PYBPF_BOOL": True, "CONFIG_PYBPF_TEXT": "text"}
