@@ -1,7 +1,8 @@
 """What libbpf and pybpfload made of the same object, value by value.
 
-The functions here are given what both have and count what they compare in a :class:`Result`. They
-mask nothing but descriptors, for which :mod:`libbpf_kernel` has put what these stood for.
+The functions here are given what both have and count what they compare in a :class:`Result`. Of
+what was loaded they mask nothing but the header of BTF; for descriptors :mod:`libbpf_kernel` has
+put what these stood for. Code that was only relocated is compared without what a kernel fills in.
 """
 
 from __future__ import annotations
