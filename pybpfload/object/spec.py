@@ -237,6 +237,11 @@ class MapSpec:
         self._contents = contents
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether it is a ``.bss`` whose contents nobody has asked for yet: all zeros."""
+        return self._contents is None and self.kind == MapKind.BSS
+
+    @property
     def is_internal(self) -> bool:
         """Made from a data section rather than defined in ``.maps``."""
         return self.kind in (MapKind.DATA, MapKind.RODATA, MapKind.BSS, MapKind.KCONFIG)

@@ -39,7 +39,10 @@ class VariableSpec:
     @property
     def value(self) -> Any:
         """Initial value by its BTF type; assign to change it, also that of a constant."""
-        return self._codec().decode(self._contents(), self.offset)
+        codec = self._codec()
+        if self.map.is_untouched:  # zeros, of which no more are made than are looked at
+            return codec.decode(bytes(codec.size), 0)
+        return codec.decode(self._contents(), self.offset)
 
     @value.setter
     def value(self, value: Any) -> None:

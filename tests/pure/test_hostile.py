@@ -182,6 +182,18 @@ def test_sections_without_contents_cost_nothing():
     assert spec.maps["object.bss"].value_size == (1 << 32) - 1
 
 
+def test_reading_a_variable_of_a_large_bss_makes_no_more_of_it():
+    """Found by tools/fuzz: a size from a header is no reason to allocate so much."""
+    spec = open_object(FIXTURES / "bpfel" / "globals.bpf.o")
+    (bss,) = [each for each in spec.maps.values() if each.section == ".bss"]
+    bss.value_size = 1 << 40
+    inside = [each for each in spec.variables.values() if each.map is bss]
+    assert inside
+    for variable in inside:
+        assert variable.value == variable.value
+    assert bss.is_untouched
+
+
 def test_long_kconfig_values_cost_nothing():
     made = program()
     char, index = made.btf.add_int("char", 1), made.btf.add_int("int", 4)
