@@ -58,22 +58,32 @@ def run(arguments: Sequence[str]) -> int:
     kfuncs = None if options.helpers or options.words else features.kfuncs()
     if options.json:
         print_json(_as_json(found, settings, kfuncs))
-        return 0
+    else:
+        _print(found, settings, kfuncs, verbose=options.verbose)
+    if not any(found.values()):
+        complain("nothing has such a word in its name")
+        return 1
+    return 0
+
+
+def _print(
+    found: Mapping[str, Mapping[str, Answer]],
+    settings: Sequence[tuple[str, str | None, str]],
+    kfuncs: list[str] | None,
+    *,
+    verbose: bool,
+) -> None:
     for area, answers in found.items():
         if answers:
-            _show(area, answers, verbose=options.verbose)
+            _show(area, answers, verbose=verbose)
     if settings:
         print("settings")
         rows = [(name, value, meaning) for name, value, meaning in settings]
         print("\n".join(table(("NAME", "VALUE", "MEANING"), rows)))
     if kfuncs:
-        print(f"\n{len(kfuncs)} kfuncs" + ("" if options.verbose else " (-v lists them)"))
-        if options.verbose:
+        print(f"\n{len(kfuncs)} kfuncs" + ("" if verbose else " (-v lists them)"))
+        if verbose:
             print("\n".join(f"  {name}" for name in kfuncs))
-    if not any(found.values()):
-        complain("nothing has such a word in its name")
-        return 1
-    return 0
 
 
 def _type(name: str) -> Any:

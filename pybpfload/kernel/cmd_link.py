@@ -216,7 +216,10 @@ def _arm(
         values["iter_info"] = bytes(iter_info)
     for name in ("addrs", "cookies", "offsets", "ref_ctr_offsets"):
         if name in values:
-            values[name] = array("Q", values[name])
+            try:
+                values[name] = array("Q", values[name])
+            except OverflowError:
+                raise ValueError(f"LINK_CREATE: one of {name} does not fit u64") from None
     if "btf_ids" in values:
         values["ids"] = array("I", values.pop("btf_ids"))
     if "syms" in values:

@@ -11,6 +11,7 @@ import pytest
 from user_binary import CODE_AT, UserBinaryBuilder
 
 import pybpfload
+from pybpfload import uapi
 from pybpfload.errors import AttachError, BpfError, KernelError, NotSupportedError
 from pybpfload.runtime.attach import uprobe_multi
 from pybpfload.testing.fakekernel import FakeKernel, memory, string
@@ -294,3 +295,9 @@ def test_a_file_that_cannot_be_read():
     with fake, load() as obj:
         with pytest.raises(BpfError, match=r"/opt/secret\.so.*EACCES"):
             obj.programs["on_any"].attach("/opt/secret.so:run")
+
+
+@pytest.mark.parametrize("lists", [{"offsets": [-1]}, {"offsets": [4], "cookies": [1 << 64]}])
+def test_numbers_that_do_not_fit(lists):
+    with pytest.raises(ValueError, match="does not fit u64"):
+        pybpfload.lowlevel.link_create(3, 0, uapi.AttachType.TRACE_UPROBE_MULTI, path="x", **lists)

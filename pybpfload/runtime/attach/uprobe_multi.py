@@ -83,6 +83,8 @@ def attach(
         on_return = kind.startswith("uret")
     if on_return and session:
         raise ValueError("a session fires at entry and return anyway")
+    if isinstance(symbols, str):
+        raise ValueError("symbols is a list of names; a single one goes behind the path")
     if symbols and offsets:
         raise ValueError("symbols and offsets exclude each other")
     lists: dict[str, Any] = {"ref_ctr_offsets": ref_ctr_offsets, "cookies": cookies}
