@@ -20,13 +20,16 @@ from pybpfload.kernel.errors import kernel_error
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["attribute", "attributes", "nest", "request", "route_socket"]
+__all__ = ["KERNEL_SAYS", "attribute", "attributes", "nest", "request", "route_socket"]
 
 _ORDER: Final = "<" if sys.byteorder == "little" else ">"
 _HEADER_SIZE: Final = 16
 _PATIENCE: Final = 10.0  # seconds; the kernel answers within the call that sends the request
 _GET: Final = (MessageType.GETLINK, MessageType.GETTFILTER)
 _EXT_ACK_MESSAGE: Final = 1  # NLMSGERR_ATTR_MSG, Linux 4.12
+
+KERNEL_SAYS: Final = "the kernel says: "
+"""How a hint begins that is in the kernel's own words."""
 
 
 def attribute(kind: int, payload: bytes | int | str) -> bytes:
@@ -171,7 +174,7 @@ def _reason(header: Any, payload: bytes) -> str | None:
     request = layouts(_ORDER).message.parse(payload[4 : 4 + _HEADER_SIZE])
     echoed = _HEADER_SIZE if header.flags & MessageFlag.CAPPED else _aligned(request.length)
     text = attributes(payload[4 + echoed :]).get(_EXT_ACK_MESSAGE)
-    return f"the kernel says: {text.rstrip(bytes(1)).decode(errors='replace')}" if text else None
+    return f"{KERNEL_SAYS}{text.rstrip(bytes(1)).decode(errors='replace')}" if text else None
 
 
 def _aligned(length: int) -> int:

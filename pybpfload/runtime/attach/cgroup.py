@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import KernelError, NotSupportedError
 from pybpfload.kernel import bpf
-from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, open_target
+from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, explain, open_target
 from pybpfload.uapi import AttachFlag
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
     try:
         bpf.prog_attach(program.fileno(), group.fileno(), attach_type, attach_flags=flags)
     except KernelError as error:
-        error.target = f"program {program.name} to {name}"
-        error.hint = _HINTS.get(error.errno or 0) or error.hint
+        explain(error, program, name, _HINTS)
         raise
 
     def undo(fd: int) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door, netdev
-from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.errors import kernel_error, missing_capabilities
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.kernel.netlink import KERNEL_SAYS
 from pybpfload.kernel.since import first_version, version_pair
 from pybpfload.kernel.version import kernel_version
 from pybpfload.runtime.handles import duplicate
@@ -31,6 +32,7 @@ __all__ = [
     "anchors",
     "create_link",
     "device_index",
+    "explain",
     "open_target",
     "raise_if_young",
 ]
@@ -201,8 +203,7 @@ def create_link(
         fd = bpf.link_create(program.fileno(), target_fd, attach_type, **options)
     except KernelError as error:
         raise_if_young(error, program, f"{kind} links", since)
-        error.target = f"program {program.name} to {target}"
-        error.hint = (hints or {}).get(error.errno or 0) or error.hint
+        explain(error, program, target, hints or {})
         raise
     return Link(
         FileDescriptor(fd, f"link of {program.name}"),
@@ -210,6 +211,23 @@ def create_link(
         target=target,
         program=program.name,
     )
+
+
+def explain(error: KernelError, program: Program, target: str, hints: Mapping[int, str]) -> None:
+    """Say of a refused attachment what it was for, and what the error number means there.
+
+    Args:
+        error: What the kernel answered.
+        program: The program.
+        target: What it was to be attached to.
+        hints: What error numbers mean; the kernel's own words and missing capabilities go before.
+    """
+    error.target = f"program {program.name} to {target}"
+    hint = hints.get(error.errno or 0)
+    if hint is None or (error.errno == errno.EPERM and missing_capabilities("CAP_NET_ADMIN")):
+        return
+    said = error.hint if (error.hint or "").startswith(KERNEL_SAYS) else None
+    error.hint = f"{said}; {hint}" if said else hint
 
 
 def raise_if_young(error: KernelError, program: Program, feature: str, since: str) -> None:

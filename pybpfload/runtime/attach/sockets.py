@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.runtime.attach.common import LegacyLink, create_link
+from pybpfload.runtime.attach.common import LegacyLink, create_link, explain
 from pybpfload.runtime.handles import duplicate
 from pybpfload.uapi import ProgType, name_of
 
@@ -112,8 +112,7 @@ def _to_map(program: Program, held: Any) -> Link:
     try:
         bpf.prog_attach(program.fileno(), held.fileno(), attach_type)
     except KernelError as error:
-        error.target = f"program {program.name} to {held.what}"
-        error.hint = _HINTS.get(error.errno or 0) or error.hint
+        explain(error, program, held.what, _HINTS)
         raise
 
     def undo(fd: int) -> None:

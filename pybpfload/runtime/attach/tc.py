@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import netdev
 from pybpfload.kernel.netlink import route_socket
-from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, device_index
+from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, device_index, explain
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ def _filter_of(
         if made:
             _remove_unused(ifindex, via)
         if isinstance(error, KernelError):
-            error.target = f"program {program.name} to {target}"
-            error.hint = _FILTER_HINTS.get(error.errno or 0) or error.hint
+            explain(error, program, target, _FILTER_HINTS)
         raise
 
     def undo(_: int) -> None:

@@ -12,7 +12,7 @@ from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.netlink import XdpFlag
 from pybpfload.kernel import bpf, netdev
 from pybpfload.kernel.netlink import route_socket
-from pybpfload.runtime.attach.common import LegacyLink, create_link, device_index
+from pybpfload.runtime.attach.common import LegacyLink, create_link, device_index, explain
 from pybpfload.uapi import AttachType
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def attach(
     except BaseException as error:
         via.close()
         if isinstance(error, KernelError):
-            error.target = f"program {program.name} to {name}"
-            error.hint = _HINTS.get(error.errno or 0) or error.hint
+            explain(error, program, name, _HINTS)
         raise
     return LegacyLink(
         program,
