@@ -79,7 +79,7 @@ def mutate(
         The damaged file, at most 64 KiB larger for each change, and what was done to it.
     """
     draw = seed if isinstance(seed, random.Random) else random.Random(seed)
-    changed = bytearray(data)
+    changed = bytearray(memoryview(data))  # and not any iterable of numbers, such as a Btf
     changes = []
     count = min(draw.choice((1, 1, 1, 2, 2, 3, 4, 6, 8)), most)
     kinds = _FORMATTED if records(bytes(data)) else _PLAIN

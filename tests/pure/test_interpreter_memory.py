@@ -200,8 +200,19 @@ def test_user_memory_is_apart():
 
 def test_objects_that_do_not_fit():
     btf, memory = make_btf(), Memory()
-    with pytest.raises(ValueMismatchError):
+    with pytest.raises(ValueMismatchError, match=r"^outer\.id: expected int from 0"):
         memory.place(btf, "outer", {"id": -1})
+    with pytest.raises(ValueMismatchError, match=r"^outer: expected outer record, dict or bytes"):
+        memory.place(btf, "struct outer", 1)
+    for value, path in [
+        ({"one": {"y": "text"}}, r"outer\.one->y"),
+        ({"pair": [{}, {"x": -1}]}, r"outer\.pair\[1\]\.x"),
+        ({"half": -1}, r"outer\.half"),
+        ({"low": 16}, r"outer\.low"),
+        ({"name": "too long"}, r"outer\.name"),
+    ]:
+        with pytest.raises(ValueMismatchError, match=f"^{path}: expected"):
+            memory.set(btf, "outer", memory.place(btf, "outer"), value)
     with pytest.raises(BpfError, match=r"struct outer .* has no member nothing"):
         memory.place(btf, "outer", {"nothing": 1})
     with pytest.raises(BpfError, match="too many elements for an array of 2"):

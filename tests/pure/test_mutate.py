@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pybpfload.btf import Btf
+from pybpfload.elf.image import elf_section
 from pybpfload.elf.reader import read_elf
 from pybpfload.formats import btf as btf_formats
 from pybpfload.formats import elf as elf_formats
@@ -153,3 +154,8 @@ def test_nothing_is_refused(data, seed):
     assert all(field.offset >= 0 for field in fields(damaged.data))
     assert all(part.offset + part.size <= len(damaged.data) for part in parts(damaged.data))
     assert mutate(damaged.data, seed) == mutate(damaged.data, seed)
+
+
+def test_what_is_not_bytes_is_not_damaged():
+    with pytest.raises(TypeError, match="bytes-like"):
+        mutate(Btf.from_bytes(elf_section(read("bpfel/maps"), ".BTF")), 1)  # numbers, if iterated

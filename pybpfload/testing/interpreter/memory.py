@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pybpfload.btf import types as t
+from pybpfload.btf.codecs import ValueMismatchError
 from pybpfload.btf.records import BitsCodec
 from pybpfload.btf.values import codec
 from pybpfload.errors import BpfError
@@ -351,7 +352,10 @@ class Memory:
         options.setdefault("name", btf.describe(type_id) if isinstance(type, int) else str(type))
         flexible = len(value) if isinstance(value, (bytes, bytearray)) else 0
         region = self.allocate(max(btf.size(type_id), flexible), **options)
-        self._fill(btf, type_id, value, region, 0)
+        try:
+            self._fill(btf, type_id, value, region, 0)
+        except ValueMismatchError as error:
+            raise error.below(btf.type_name(type_id)) from None
         return region.base
 
     def place_bytes(self, data: bytes, name: str = "bytes", **options: Any) -> int:
@@ -368,7 +372,10 @@ class Memory:
         region = self.find(address)
         if region is None or address - region.base + btf.size(type_id) > len(region.data):
             raise FaultError(self._bad(address, btf.size(type_id), "write"))
-        self._fill(btf, type_id, value, region, address - region.base)
+        try:
+            self._fill(btf, type_id, value, region, address - region.base)
+        except ValueMismatchError as error:
+            raise error.below(btf.type_name(type_id)) from None
 
     def get(self, btf: Btf, type: int | str, address: int) -> Any:  # noqa: A002
         """Read a value of a C type, as :mod:`pybpfload.btf.values` has it.
@@ -394,7 +401,11 @@ class Memory:
         raise BpfError(f"{btf.name} has no type {type}")
 
     def _fill(self, btf: Btf, type_id: int, value: Any, region: Region, offset: int) -> None:
-        """Write a value, and place what its pointers point to."""
+        """Write a value, and place what its pointers point to.
+
+        Raises:
+            ValueMismatchError: It does not fit; its path begins below the type.
+        """
         core_id = btf.strip(type_id)
         core = btf[core_id]
         if value is None:
@@ -408,11 +419,19 @@ class Memory:
             if (core.nelems and len(value) > core.nelems) or end > len(region.data):
                 self._grow(core, region, end)
             for index, inner in enumerate(value):
-                self._fill(btf, core.type, inner, region, offset + index * size)
+                try:
+                    self._fill(btf, core.type, inner, region, offset + index * size)
+                except ValueMismatchError as error:
+                    raise error.below(f"[{index}]") from None
         else:
             if isinstance(core, t.Ptr) and not isinstance(value, int):
                 value = self._pointee(btf, core, value, region.space)
-            raw = codec(btf, type_id).encode(value)
+            found = codec(btf, type_id)
+            try:
+                raw = found.encode(value)
+            except ValueMismatchError as error:
+                error.path = error.path.removeprefix(found.label)
+                raise
             region.data[offset : offset + len(raw)] = raw
 
     def _grow(self, core: t.Array, region: Region, end: int) -> None:
@@ -433,11 +452,14 @@ class Memory:
         core = btf[btf.strip(member.type)]
         if not width and isinstance(core, t.Int) and core.bits != 8 * core.size:
             width, bit = core.bits, bit + core.offset  # before Linux 4.20
-        if width:
-            bits = BitsCodec(codec(btf, member.type), bit % 8, width)
-            bits._write(region.data, offset + bit // 8, value)
-        else:
-            self._fill(btf, member.type, value, region, offset + bit // 8)
+        try:
+            if width:
+                bits = BitsCodec(codec(btf, member.type), bit % 8, width)
+                bits._write(region.data, offset + bit // 8, value)
+            else:
+                self._fill(btf, member.type, value, region, offset + bit // 8)
+        except ValueMismatchError as error:
+            raise error.below(f".{name}") from None
 
     def _pointee(self, btf: Btf, pointer: t.Ptr, value: Any, space: str) -> int:
         """Place what a pointer points to, and return its address."""
@@ -454,7 +476,12 @@ class Memory:
             for index, inner in enumerate(value):
                 self._fill(btf, pointer.type, inner, region, index * size)
             return region.base
-        return self.place(btf, pointer.type, value, space=space)
+        try:
+            return self.place(btf, pointer.type, value, space=space)
+        except ValueMismatchError as error:
+            below = error.path.removeprefix(btf.type_name(pointer.type))
+            error.path = f"->{below[1:]}" if below.startswith(".") else below
+            raise
 
 
 _SWAPPED: Final = {"<": ">", ">": "<"}

@@ -187,6 +187,6 @@ def corrupted(files: st.SearchStrategy[bytes]) -> st.SearchStrategy[Mutation]:
     """Strategy of damaged files: ELF, BTF or text, see :func:`pybpfload.testing.mutate.mutate`.
 
     Args:
-        files: What is damaged.
+        files: What is damaged; for BTF ``btfs().map(Btf.to_bytes)``.
     """
     return st.builds(mutate, files, st.integers(0, (1 << 32) - 1))
