@@ -41,7 +41,8 @@ class VariableSpec:
         """Initial value by its BTF type; assign to change it, also that of a constant."""
         codec = self._codec()
         if self.map.is_untouched:  # zeros, of which no more are made than are looked at
-            return codec.decode(bytes(codec.size), 0)
+            there = min(codec.size, self.map.value_size - self.offset)
+            return codec.decode(bytes(there), 0)
         return codec.decode(self._contents(), self.offset)
 
     @value.setter
