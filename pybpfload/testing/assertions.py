@@ -233,9 +233,14 @@ def _attach_problem(program: ProgramSpec, target: Target) -> Iterator[str]:
     module, _, function = program.attach_to.rpartition(":")
     owners = [each for each in target.modules if Path(each.name).name.startswith(module)]
     found = any(owner.find_own(prefix + function, kind) for owner in owners)
-    if not found and not (not module and target.btf.find(prefix + function, kind)):
+    if module and not owners:
+        yield (
+            f"program {program.name}: there is no BTF of module {module}, whose {what} "
+            f"{function!r} it attaches to"
+        )
+    elif not found and not (not module and target.btf.find(prefix + function, kind)):
         where = f"module {module}" if module else target.btf.name
-        yield f"program {program.name}: {where} has no {what} {program.attach_to!r} to attach to"
+        yield f"program {program.name}: {where} has no {what} {function!r} to attach to"
 
 
 def _poison_problems(

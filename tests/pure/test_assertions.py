@@ -133,7 +133,12 @@ class TestLoads:
             made.add_func(name, made.add_func_proto(0), 1)
         module = made.btf("nf_tables")
         assert assert_loads(spec, base, modules=[module])
-        assert len(refusal(spec, base)) == 1 + len(spec.programs)
+        _, *lines = refusal(spec, base)
+        assert len(lines) == len(spec.programs)
+        assert "no BTF of module nf_tables, whose function 'nf_tables_newtable'" in lines[0]
+        other = BtfBuilder("<", base=base).btf("nf_tables")
+        _, line, *_ = refusal(spec, base, modules=[other])
+        assert "module nf_tables has no function 'nf_tables_newtable' to attach to" in line
 
     def test_settings(self):
         spec = fixture("bad_kconfig_missing")
