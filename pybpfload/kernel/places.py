@@ -22,7 +22,7 @@ __all__ = ["KINDS", "places"]
 KINDS: Final = ("kprobe", "tp", *BTF_KINDS)
 """Kinds of places on a running kernel."""
 
-_PADDING = ("__pfx_", "__cfi_")  # symbols of the bytes before functions
+_NO_FUNCTIONS = ("__pfx_", "__cfi_", tracefs.INVALID)  # the first two: bytes before functions
 _SYMBOL = re.compile(rb"^[0-9a-f]+ [tT] (\S+)(?:\s+\[(\S+)\])?$", re.MULTILINE)
 
 
@@ -69,7 +69,7 @@ def _kprobes(wanted: Wanted, prototypes: bool) -> Iterator[Place]:
     yield from (
         Place("kprobe", *each)
         for each in sorted(functions)
-        if wanted.name(each[0]) and not each[0].startswith(_PADDING)
+        if wanted.name(each[0]) and not each[0].startswith(_NO_FUNCTIONS)
     )
 
 

@@ -31,6 +31,9 @@ __all__ = [
     "tracepoints",
 ]
 
+INVALID = "__ftrace_invalid_address___"
+"""What names of ``available_filter_functions`` begin with that stand for no function any more."""
+
 _PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
 

@@ -11,7 +11,7 @@ Source of the rules: the prefixes are those of ``attach_btf_id`` (libbpf,
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pybpfload.btf import types as t
@@ -19,7 +19,7 @@ from pybpfload.btf.cdecl import declare
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pybpfload.btf import Btf
 
@@ -106,9 +106,10 @@ def places_in_btf(
     Raises:
         FormatError: The BTF is damaged.
     """
+    named = cache(partial(_named, btf))  # several kinds of places come from one kind of types
     for kind in BTF_KINDS:
         if wanted.kind(kind):
-            found = {name: i for name, i in _candidates(btf, kind) if wanted.name(name)}
+            found = {name: i for name, i in _candidates(btf, kind, named) if wanted.name(name)}
             hooks = _hooks(btf) if kind == "lsm" and found else ()
             for name in sorted(found):
                 if kind == "fentry" and not traceable(btf, found[name]):
@@ -122,14 +123,16 @@ def places_in_btf(
                 yield Place(kind, name, module, text)
 
 
-def _candidates(btf: Btf, kind: str) -> Iterator[tuple[str, int]]:
+def _candidates(
+    btf: Btf, kind: str, named: Callable[[t.Kind], list[tuple[str, int]]]
+) -> Iterator[tuple[str, int]]:
     """Names of a kind, and the types that tell of them."""
     if kind in ("tp_btf", "raw_tp"):
-        for name, type_id in _named(btf, t.Kind.TYPEDEF):
+        for name, type_id in named(t.Kind.TYPEDEF):
             if name.startswith(_TRACEPOINT):
                 yield name[len(_TRACEPOINT) :], type_id
     elif kind == "struct_ops":
-        for name, type_id in _named(btf, t.Kind.STRUCT):
+        for name, type_id in named(t.Kind.STRUCT):
             if name.startswith(_STRUCT_OPS):
                 # The kernel's wrapper of a struct NAME, which is its member `data`.
                 wrapper, inner = btf[type_id], name[len(_STRUCT_OPS) :]
@@ -143,18 +146,17 @@ def _candidates(btf: Btf, kind: str) -> Iterator[tuple[str, int]]:
             if btf.kind(tag.type) == t.Kind.FUNC and type_id in btf.own_ids():
                 yield btf.type_name(tag.type), tag.type
     elif prefix := _FUNC_PREFIXES.get(kind):
-        for name, type_id in _named(btf, t.Kind.FUNC):
+        for name, type_id in named(t.Kind.FUNC):
             if name.startswith(prefix):
                 yield name[len(prefix) :], type_id
     else:
-        for name, type_id in _named(btf, t.Kind.FUNC):
+        for name, type_id in named(t.Kind.FUNC):
             if not name.startswith(_NOT_TRACED):
                 yield name, type_id
 
 
-@lru_cache(maxsize=8)  # several kinds of places come from one kind of types
-def _named(btf: Btf, kind: t.Kind) -> tuple[tuple[str, int], ...]:
-    return tuple((btf.type_name(i), i) for i in btf.own_ids() if btf.kind(i) == kind)
+def _named(btf: Btf, kind: t.Kind) -> list[tuple[str, int]]:
+    return [(btf.type_name(i), i) for i in btf.own_ids() if btf.kind(i) == kind]
 
 
 def _hooks(btf: Btf) -> frozenset[str]:

@@ -70,7 +70,8 @@ def cgroup(tmp_path):
         yield group
     finally:
         (root / before / "cgroup.procs").write_text(str(os.getpid()))
-        group.rmdir()
+        for inner in [*group.glob("*/"), group]:  # an interrupted test may have left some
+            inner.rmdir()
         if mounted:
             subprocess.run(["umount", str(root)], check=True)
 

@@ -143,6 +143,11 @@ class LinkGroup(Link):
         super().__init__(first._fd, kind=first.kind, target=target, program=first.program)
         self.links = links
 
+    @property
+    def closed(self) -> bool:
+        """Whether all are closed."""
+        return all(link.closed for link in self.links)
+
     def close(self) -> None:
         """Detach all. Closing again does nothing.
 

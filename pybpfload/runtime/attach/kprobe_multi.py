@@ -136,5 +136,7 @@ def _matching(
 ) -> Iterable[tuple[str, str]]:
     for line in lines:
         words = line.split(None, 2)
-        if len(words) > with_address and wanted.fullmatch(words[with_address]):
+        if len(words) <= with_address or words[with_address].startswith(tracefs.INVALID):
+            continue
+        if wanted.fullmatch(words[with_address]):
             yield words[0], words[with_address]
