@@ -13,18 +13,17 @@ from pybpfload.errors import BpfError, RelocationError
 from pybpfload.isa.disasm import disassemble
 from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec
 from pybpfload.relocate import Target, relocate
+from pybpfload.testing.given import as_object, as_target
 from pybpfload.testing.liveness import reachable
 from pybpfload.testing.source import SourceLines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from os import PathLike
-    from typing import TypeAlias
 
+    from pybpfload.btf import Btf
     from pybpfload.relocate import RelocatedProgram, Relocation
+    from pybpfload.testing.given import ObjectLike, TargetLike
 
-    ObjectLike: TypeAlias = "ObjectSpec | str | PathLike[str] | bytes"
-    BtfLike: TypeAlias = "Btf | Target | str | PathLike[str]"
 
 __all__ = ["assert_loads", "assert_same_relocation"]
 
@@ -33,7 +32,7 @@ _SHOWN = 20  # differing instructions of a program that a message lists
 
 def assert_loads(
     obj: ObjectLike,
-    btf: BtfLike | None = None,
+    btf: TargetLike | None = None,
     *,
     modules: Iterable[Btf] = (),
     kconfig: str | None = None,
@@ -68,10 +67,10 @@ def assert_loads(
     """
     __tracebackhide__ = True
     try:
-        spec = _spec(obj)
+        spec = as_object(obj)
     except BpfError as error:
         raise AssertionError(f"cannot be opened: {error}") from error
-    target = _target(btf, modules)
+    target = as_target(btf, modules)
     if target.btf is not None and target.btf.byteorder != spec.byteorder:
         raise AssertionError(
             f"{spec.path} would not load on {target.btf.name}: it has the other byte order; "
@@ -89,8 +88,8 @@ def assert_loads(
 
 def assert_same_relocation(
     obj: ObjectLike,
-    btf_a: BtfLike,
-    btf_b: BtfLike,
+    btf_a: TargetLike,
+    btf_b: TargetLike,
     *,
     programs: Iterable[str] | None = None,
 ) -> None:
@@ -108,12 +107,12 @@ def assert_same_relocation(
         BpfError: The object cannot be opened, or not relocated against one of them.
     """
     __tracebackhide__ = True
-    spec = _spec(obj).copy()
+    spec = as_object(obj).copy()
     if programs is not None:
         wanted = {id(spec.programs[name]) for name in programs}
         for program in spec.programs.values():
             program.autoload = id(program) in wanted
-    targets = [_target(btf, ()) for btf in (btf_a, btf_b)]
+    targets = [as_target(btf) for btf in (btf_a, btf_b)]
     first, second = (relocate(spec, target) for target in targets)
     blocks = [
         block
@@ -126,28 +125,6 @@ def assert_same_relocation(
 
 
 # What both take
-
-
-def _spec(obj: ObjectLike) -> ObjectSpec:
-    if isinstance(obj, ObjectSpec):
-        return obj
-    from pybpfload.object.opener import open_object
-
-    return open_object(obj)
-
-
-def _target(btf: BtfLike | None, modules: Iterable[Btf]) -> Target:
-    if isinstance(btf, Target):
-        return btf
-    if btf is None:
-        from pybpfload.kernel import btf as kernel_btf
-
-        return Target(kernel_btf.vmlinux(), lambda: [m.btf for m in kernel_btf.modules()])
-    if isinstance(btf, Btf):
-        return Target(btf, modules)
-    from pybpfload import read_btf
-
-    return Target(read_btf(btf), modules)
 
 
 # assert_loads

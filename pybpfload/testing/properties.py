@@ -21,7 +21,8 @@ of a file, or a spec; a BTF is a :class:`pybpfload.Btf`, a path, or bytes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import Btf
 from pybpfload.btf import types as t
@@ -36,16 +37,17 @@ from pybpfload.object.spec import ObjectSpec
 from pybpfload.relocate import CoreKind, Outcome, relocate
 from pybpfload.relocate.core.patch import CORE_POISON
 from pybpfload.testing.cases import SHIFTS, Answer, Case, Verdict
+from pybpfload.testing.given import as_btf, as_object
 from pybpfload.testing.interpreter import Interpreter, Memory
 from pybpfload.testing.objects import build_ext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from os import PathLike
 
     from pybpfload.btf.ext import CoreRelo
     from pybpfload.relocate import CoreDecision, Relocation
     from pybpfload.testing.cases import Probe
+    from pybpfload.testing.given import BtfLike, ObjectLike
 
 __all__ = [
     "assert_deterministic",
@@ -58,21 +60,8 @@ __all__ = [
     "check_reads",
 ]
 
-ObjectLike: TypeAlias = "ObjectSpec | str | PathLike[str] | bytes"
-BtfLike: TypeAlias = "Btf | str | PathLike[str] | bytes"
-
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 _TYPE_ID_KINDS = (CoreKind.LOCAL_TYPE_ID, CoreKind.TARGET_TYPE_ID)
-
-
-def _spec(source: ObjectLike) -> ObjectSpec:
-    return source if isinstance(source, ObjectSpec) else open_object(source)
-
-
-def _btf(source: BtfLike) -> Btf:
-    from pybpfload import read_btf
-
-    return source if isinstance(source, Btf) else read_btf(source)
 
 
 # Problems with known answers
@@ -167,7 +156,7 @@ def assert_same_in_both_orders(
         RelocationError: An object cannot be relocated.
     """
     mine, theirs = (
-        _answers(relocate(_spec(source), _btf(btf)).decisions)
+        _answers(relocate(as_object(source), as_btf(btf)).decisions)
         for source, btf in ((one, one_btf), (other, other_btf))
     )
     common = mine.keys() & theirs.keys()
@@ -215,7 +204,7 @@ def check_reads(source: ObjectLike, btf: BtfLike) -> int:
         AssertionError: One reads something else.
         RelocationError: The object cannot be relocated.
     """
-    spec, target = _spec(source), _btf(btf)
+    spec, target = as_object(source), as_btf(btf)
     relocation = relocate(spec, target, everything=True)
     done = 0
     for program in relocation.programs.values():
@@ -313,13 +302,13 @@ def assert_deterministic(source: ObjectLike, btf: BtfLike) -> None:
     Raises:
         AssertionError: Two results differ.
     """
-    spec, target = _spec(source), _btf(btf)
+    spec, target = as_object(source), as_btf(btf)
     # A split BTF stays what it is: what it extends is not to be read from its bytes.
     anew = Btf.from_bytes(target.to_bytes(), base=target.base, name=target.name)
     before = _result(spec.copy(), target)
     results = [_result(spec, target), _result(spec, target), _result(spec.copy(), anew)]
     if not isinstance(source, ObjectSpec):
-        results.append(_result(_spec(source), anew))
+        results.append(_result(as_object(source), anew))
     for other in results:
         if other != before:
             raise AssertionError(f"{spec.name} was relocated in two ways")
@@ -358,7 +347,7 @@ def assert_idempotent(source: ObjectLike, btf: BtfLike) -> int:
         AssertionError: An instruction changed again.
         RelocationError: The object cannot be relocated.
     """
-    spec, target = _spec(source).copy(), _btf(btf)
+    spec, target = as_object(source).copy(), as_btf(btf)
     decisions = relocate(spec, target, everything=True).decisions
     by_serial = {decision.serial: decision for decision in decisions}
     spec.btf, spec.btf_ext = target, None
@@ -408,7 +397,7 @@ def assert_own_btf_changes_nothing(source: ObjectLike) -> int:
     Raises:
         AssertionError: An instruction was changed.
     """
-    spec = _spec(source).copy()
+    spec = as_object(source).copy()
     own = spec.require_btf("this check")
     for function in spec.functions:
         function.core_relos = [
@@ -461,9 +450,9 @@ def assert_round_trip(source: BtfLike | ObjectSpec) -> None:
     """
     ext: BtfExt | None = None
     if isinstance(source, Btf) or not _is_object(source):
-        btf = _btf(source)  # type: ignore[arg-type]
+        btf = as_btf(source)  # type: ignore[arg-type]
     else:
-        spec = _spec(source)
+        spec = as_object(source)
         btf, ext = spec.require_btf("this check"), spec.btf_ext
     if ext is not None:
         _check_ext(ext, _rebuilt(btf))
@@ -478,10 +467,13 @@ def assert_round_trip(source: BtfLike | ObjectSpec) -> None:
         raise AssertionError("types that were built and parsed are built in another way")
 
 
-def _is_object(source: ObjectLike) -> bool:
-    if isinstance(source, bytes):
-        return source.startswith(b"\x7fELF")
-    return isinstance(source, ObjectSpec) or str(source).endswith(".o")
+def _is_object(source: BtfLike | ObjectSpec) -> bool:
+    """Whether it is an object: an ELF file may also be a kernel that has BTF."""
+    if isinstance(source, (Btf, ObjectSpec)):
+        return isinstance(source, ObjectSpec)
+    head = source[:20] if isinstance(source, bytes) else Path(source).read_bytes()[:20]
+    # e_machine is EM_BPF (247), or none, as older compilers left it.
+    return head.startswith(b"\x7fELF") and head[18:20] in (b"\xf7\0", b"\0\xf7", b"\0\0")
 
 
 def _rebuilt(btf: Btf) -> BtfBuilder:
@@ -531,7 +523,7 @@ def assert_only_bpf_errors(data: bytes, btf: BtfLike | None = None) -> BpfError 
             spec = open_object(data)
             for target in (spec.btf, btf):
                 if target is not None:
-                    relocate(spec, _btf(target), everything=True)
+                    relocate(spec, as_btf(target), everything=True)
         else:
             _read_all(Btf.from_bytes(data))
     except BpfError as error:
