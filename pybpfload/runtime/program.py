@@ -12,7 +12,7 @@ from pybpfload.kernel import bpf, bpffs
 from pybpfload.object.spec import ProgramSpec
 from pybpfload.runtime.handles import Handle
 from pybpfload.runtime.target import AttachTarget
-from pybpfload.uapi import StreamId
+from pybpfload.uapi import ProgType, StreamId
 
 if TYPE_CHECKING:
     import io
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pybpfload.kernel.fd import FileDescriptor
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
-    from pybpfload.uapi import ProgType
 
 __all__ = ["Program"]
 
@@ -222,16 +221,23 @@ class Program(Handle):
         """
         # raw_tp and syscall programs are run once and refuse a count.
         single = self.spec.prog_type.name in ("RAW_TRACEPOINT", "SYSCALL", "TRACING")
-        return bpf.prog_test_run(
-            self.fileno(),
-            data_in=data,
-            data_size_out=data_size_out,
-            ctx_in=ctx,
-            ctx_size_out=ctx_size_out,
-            repeat=0 if single and repeat == 1 else repeat,
-            flags=flags,
-            cpu=cpu,
-        )
+        try:
+            return bpf.prog_test_run(
+                self.fileno(),
+                data_in=data,
+                data_size_out=data_size_out,
+                ctx_in=ctx,
+                ctx_size_out=ctx_size_out,
+                repeat=0 if single and repeat == 1 else repeat,
+                flags=flags,
+                cpu=cpu,
+            )
+        except KernelError as error:
+            error.target = f"program {self.name}"
+            is_packet = self.spec.prog_type in (ProgType.XDP, ProgType.SCHED_CLS)
+            if error.errno == errno.EINVAL and is_packet and memoryview(data).nbytes < 14:
+                error.hint = "a packet has at least 14 bytes, an Ethernet header"
+            raise
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Keep it loaded beyond this process, as a file on a bpffs (Linux 4.4).

@@ -109,6 +109,11 @@ class TestLinking:
 
 
 class TestTestRun:
+    def test_a_packet_that_is_too_short(self, opened):
+        with opened("test_run").load() as obj:
+            with pytest.raises(pybpfload.KernelError, match=r"swap_addresses.*at least 14 bytes"):
+                obj.programs["swap_addresses"].test_run(b"short")
+
     def test_packets(self, opened):
         with opened("test_run").load() as obj:
             assert run(obj.programs["sum_bytes"]) == sum(PACKET[:8])
