@@ -282,7 +282,7 @@ INSTRUCTIONS: Final[dict[str, tuple[str, str, tuple[Insn, ...]]]] = {
     "may_goto": (
         "loops that the kernel ends",
         "6.9",
-        (Insn(0xE5, off=0), *_RETURN_0),
+        (Insn(0xB7), Insn(0xE5, off=1), *_RETURN_0),
     ),
     "load_acquire": (
         "loads and stores with an order",
@@ -359,7 +359,11 @@ def _told(enum: str, prefix: str, kinds: Sequence[Any]) -> dict[str, Answer]:
 
 def link_types() -> dict[str, Answer]:
     """Kinds of links by name; that the kernel knows one does not tell that it is built in."""
-    return _told("bpf_link_type", "BPF_LINK_TYPE_", [each for each in LinkType if each])
+    found = _told("bpf_link_type", "BPF_LINK_TYPE_", [each for each in LinkType if each])
+    # The number was given out with Linux 5.19, before there were such links.
+    told = _told("bpf_attach_type", "BPF_", [AttachType.STRUCT_OPS])["struct_ops"]
+    found["struct_ops"] = told._replace(since=found["struct_ops"].since)
+    return found
 
 
 def attach_types() -> dict[str, Answer]:

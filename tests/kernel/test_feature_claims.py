@@ -15,7 +15,7 @@ pytestmark = pytest.mark.vm
 _OPTIONAL = {
     "lirc_mode2", "lwt_in", "lwt_out", "lwt_xmit", "lwt_seg6local", "netfilter", "lsm", "ext",
     "tracing", "struct_ops", "arena", "insn_array", "xskmap", "sched_act", "sched_cls", "netkit",
-    "syscall_wrapper", "arg_ctx_tag",
+    "syscall_wrapper", "arg_ctx_tag", "inode_storage",
 }  # fmt: skip
 # Told by enumerators of the kernel's BTF, whose version is that of the header.
 _RUNNING = (kernel_version() >> 16, kernel_version() >> 8 & 255)
