@@ -3,11 +3,12 @@
 A kernel's BTF holds well over 100,000 types and a loader needs a few dozen of them, so nothing is
 decoded until it is asked for. What is kept is the blob itself, an ``array`` with the word offset of
 each type, and, once a name was searched, an ``array`` with the name offset of each type. A name is
-found by a byte search in the raw string table followed by a byte
-search in the array of name offsets: both run at the speed of C.
+found by a byte search in the raw string table followed by a byte search in the array of name
+offsets: both run at the speed of C.
 
 The format is described in :mod:`pybpfload.formats.btf`; the checks at opening are those of libbpf's
-``btf__new``.
+``btf__new``. All that reads the blob's words is in this one class, which makes the module long: who
+sees offsets has to see the checks that make them safe.
 """
 
 from __future__ import annotations
