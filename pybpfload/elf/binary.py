@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pybpfload.elf.reader import Names, guarded
 from pybpfload.errors import FormatError
 from pybpfload.formats.packed import packed
+from pybpfload.pattern import glob_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -218,7 +219,7 @@ class UserBinary:
         Raises:
             FormatError: A symbol table is damaged.
         """
-        wanted = re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+        wanted = glob_pattern(pattern)
         for table in ("symtab", "dynsym"):
             functions = self._functions(
                 s

@@ -10,13 +10,13 @@ Source of the rules: the prefixes are those of ``attach_btf_id`` (libbpf,
 
 from __future__ import annotations
 
-import re
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pybpfload.btf import types as t
 from pybpfload.btf.cdecl import declare
 from pybpfload.errors import FormatError
+from pybpfload.pattern import glob_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +74,7 @@ class Wanted:
         kind, slash, name = pattern.partition("/")
         if not slash:
             kind, name = "*", pattern
-        self._kind, self._name = _glob(kind), _glob(name or "*")
+        self._kind, self._name = glob_pattern(kind), glob_pattern(name or "*")
 
     def kind(self, kind: str) -> bool:
         """Whether a kind of places is wanted."""
@@ -86,10 +86,6 @@ class Wanted:
 
     def __repr__(self) -> str:
         return f"Wanted({self.pattern!r})"
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
 
 
 def places_in_btf(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.errors import AttachError, NotSupportedError
+from pybpfload.errors import AttachError
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
@@ -83,11 +83,7 @@ def _home(spec: ProgramSpec, loaded_for: AttachTarget) -> str:
     """Name of the module that attaches such programs."""
     family = spec.sec.auto if spec.sec is not None and spec.prog_type == spec.sec.prog_type else ""
     if family:
-        if found := _FAMILIES.get(family):
-            return found
-        raise NotSupportedError(
-            f"program {spec.name}: attaching {family} programs is not built yet"
-        )
+        return _FAMILIES[family]
     if found := _BY_ATTACH_TYPE.get(AttachType(spec.expected_attach_type)):
         return found
     if loaded_for.btf_id:

@@ -14,9 +14,11 @@ from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import door, perf, probe, tracefs
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
-from pybpfload.runtime.attach.tracepoint import attach_perf_event
+from pybpfload.runtime.attach.tracepoint import attach_perf_event, open_tracefs_probe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
@@ -132,13 +134,9 @@ def attach(
             target=str(place),
         )
     try:
-        event, category, name = _open(place, on_return, via)
+        event, cleanup = _open(place, on_return, via)
     except KernelError as error:
         raise _explained(error, program, place, via) from error
-
-    def cleanup() -> None:
-        if category:
-            tracefs.remove_probe("kprobe", category, name)
 
     what = f"{'return of ' if on_return else ''}{place}"
     return attach_perf_event(
@@ -146,8 +144,10 @@ def attach(
     )
 
 
-def _open(place: Place, on_return: bool, via: str | None) -> tuple[FileDescriptor, str, str]:
-    """The perf event, and category and name of the event in tracefs if it needed one."""
+def _open(
+    place: Place, on_return: bool, via: str | None
+) -> tuple[FileDescriptor, Callable[[], None] | None]:
+    """The perf event, and what removes the event in tracefs if it needed one."""
     if via not in (None, "perf", "tracefs"):
         raise ValueError(f"via is {via!r}, not 'perf' or 'tracefs'")
     what = f"kprobe {place}"
@@ -161,19 +161,13 @@ def _open(place: Place, on_return: bool, via: str | None) -> tuple[FileDescripto
             fd = perf.open_probe(
                 "kprobe", place.function, place.where, on_return=on_return, target=what
             )
-            return FileDescriptor(fd, what), "", ""
+            return FileDescriptor(fd, what), None
     where = f"{place.function}+{place.where:#x}" if place.function else hex(place.where)
     label = place.function or "address"
-    category, name = tracefs.add_probe(
-        "kprobe", f"{label}_{place.where:#x}", where, on_return=on_return
+    fd, remove = open_tracefs_probe(
+        "kprobe", f"{label}_{place.where:#x}", where, on_return=on_return, target=what
     )
-    try:
-        number = tracefs.tracepoint_id(category, name)
-        fd = perf.open_tracepoint(number, target=what)
-    except BaseException:
-        tracefs.remove_probe("kprobe", category, name)
-        raise
-    return FileDescriptor(fd, what), category, name
+    return FileDescriptor(fd, what), remove
 
 
 def _explained(

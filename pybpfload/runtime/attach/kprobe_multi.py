@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pybpfload.errors import AttachError, KernelError
 from pybpfload.kernel import tracefs
+from pybpfload.pattern import glob_pattern
 from pybpfload.runtime.attach.common import create_link
 from pybpfload.uapi import AttachType, KprobeMultiFlag
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
 
-__all__ = ["attach", "glob_pattern"]
+__all__ = ["attach"]
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?]+")
 _HINTS = {
@@ -31,11 +32,6 @@ _HINTS = {
     errno.EOPNOTSUPP: "the kernel is built without CONFIG_FPROBE",
     errno.E2BIG: "too many functions",
 }
-
-
-def glob_pattern(pattern: str) -> re.Pattern[str]:
-    """A pattern with ``*`` for anything and ``?`` for one character, as libbpf has them."""
-    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."))
 
 
 def attach(

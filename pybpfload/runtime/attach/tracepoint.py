@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
 
-__all__ = ["attach", "attach_perf_event"]
+__all__ = ["attach", "attach_perf_event", "open_tracefs_probe"]
 
 
 def attach(
@@ -58,6 +58,39 @@ def attach(
         perf.open_tracepoint(event_id, target=f"tracepoint {name}"), f"perf event of {name}"
     )
     return attach_perf_event(program, fd, kind="tp", target=name, cookie=cookie)
+
+
+def open_tracefs_probe(
+    kind: str, label: str, place: str, *, on_return: bool, pid: int = -1, target: str | None = None
+) -> tuple[int, Callable[[], None]]:
+    """Make the event of a probe in tracefs and open it.
+
+    Args:
+        kind: ``"kprobe"`` or ``"uprobe"``.
+        label: What the event is called after.
+        place: As for :func:`pybpfload.kernel.tracefs.add_probe`.
+        on_return: Fire when the function returns.
+        pid: Process to watch; -1 for all.
+        target: What it is, for errors.
+
+    Returns:
+        The perf event, which the caller owns, and what removes the event in tracefs again.
+
+    Raises:
+        KernelError: The kernel refuses; nothing is left then.
+    """
+    category, name = tracefs.add_probe(kind, label, place, on_return=on_return)
+
+    def remove() -> None:
+        tracefs.remove_probe(kind, category, name)
+
+    try:
+        return perf.open_tracepoint(
+            tracefs.tracepoint_id(category, name), pid=pid, target=target
+        ), remove
+    except BaseException:
+        remove()
+        raise
 
 
 def attach_perf_event(

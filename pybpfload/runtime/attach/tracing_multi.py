@@ -13,8 +13,8 @@ from pybpfload.btf import Kind
 from pybpfload.errors import AttachError
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.object.places import traceable
+from pybpfload.pattern import glob_pattern
 from pybpfload.runtime.attach.common import create_link
-from pybpfload.runtime.attach.kprobe_multi import glob_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

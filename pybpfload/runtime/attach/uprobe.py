@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import door, perf, tracefs
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime.attach.tracepoint import attach_perf_event
+from pybpfload.runtime.attach.tracepoint import attach_perf_event, open_tracefs_probe
 from pybpfload.runtime.attach.user_files import (
     explained,
     find_file,
@@ -226,8 +226,8 @@ def _tracefs_event(
     """A perf event of a probe made in tracefs, and what removes that again."""
     label = f"{path.rpartition('/')[2]}_{offset:#x}"
     try:
-        category, name = tracefs.add_probe(
-            "uprobe", label, f"{path}:{offset:#x}", on_return=on_return
+        return open_tracefs_probe(
+            "uprobe", label, f"{path}:{offset:#x}", on_return=on_return, pid=pid
         )
     except KernelError as error:
         if error.errno == errno.ENOENT and not door.exists(f"{tracefs.root()}/uprobe_events"):
@@ -236,14 +236,4 @@ def _tracefs_event(
                 "(CONFIG_UPROBE_EVENTS)",
                 feature="uprobes",
             ) from None
-        raise
-
-    def remove() -> None:
-        tracefs.remove_probe("uprobe", category, name)
-
-    try:
-        number = tracefs.tracepoint_id(category, name)
-        return perf.open_tracepoint(number, pid=pid), remove
-    except BaseException:
-        remove()
         raise
