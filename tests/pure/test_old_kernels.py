@@ -1,7 +1,8 @@
 """Loading on kernels that lack things, by the scripted kernel of a certain age.
 
 What libbpf does there is told in section 7 of the project's reference; this is where each of its
-rules is shown. ``tests/kernel/test_old_kernel.py`` shows on a real 5.10 what that kernel lacks.
+rules is shown. ``tests/kernel/test_old_kernel.py`` shows on a real 5.10 what that kernel lacks. It
+is long because it is one table and what the table names.
 
 ====================================================  ==============================================
 rule                                                  shown by
