@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-__all__ = ["Feature", "clear_cache", "has", "probe", "require", "why"]
+__all__ = ["SYSCALL_WRAPPERS", "Feature", "clear_cache", "has", "probe", "require", "why"]
 
 _BYTEORDER = "<" if sys.byteorder == "little" else ">"
 
@@ -377,8 +377,7 @@ def _ldimm64_full_range() -> int:
     return _with_map(1, load)
 
 
-# What the architecture puts before `sys_` where system calls have wrappers.
-_WRAPPERS = {
+SYSCALL_WRAPPERS = {
     "x86_64": "x64",
     "aarch64": "arm64",
     "s390x": "s390x",
@@ -386,11 +385,12 @@ _WRAPPERS = {
     "ppc64le": "powerpc",
     "ppc64": "powerpc",
 }
+"""Machine -> what it puts before ``_sys_NAME`` where system calls have wrappers."""
 
 
 def _syscall_wrapper() -> int:
     """By the kernel's symbols: libbpf opens a kprobe, which not every root may."""
-    prefix = _WRAPPERS.get(door.uname().machine)
+    prefix = SYSCALL_WRAPPERS.get(door.uname().machine)
     if prefix is None:
         return -errno.EOPNOTSUPP
     try:

@@ -27,16 +27,6 @@ __all__ = ["Place", "attach", "parse_place", "syscall_function"]
 
 _PLACE = re.compile(r"([A-Za-z0-9_.]+)(?:\+(0[xX][0-9a-fA-F]{1,16}|\d{1,20}))?")
 
-# Machine -> what its system calls' functions begin with, where there are wrappers.
-_WRAPPERS = {
-    "x86_64": "x64",
-    "aarch64": "arm64",
-    "s390x": "s390x",
-    "riscv64": "riscv",
-    "ppc64le": "powerpc",
-    "loongarch64": "loongarch",
-}
-
 
 class Place(NamedTuple):
     """Where a probe goes.
@@ -78,7 +68,7 @@ def syscall_function(name: str) -> str:
     Args:
         name: Of the system call, without any prefix.
     """
-    machine = _WRAPPERS.get(door.uname().machine)
+    machine = probe.SYSCALL_WRAPPERS.get(door.uname().machine)
     if machine is not None and probe.has(Feature.SYSCALL_WRAPPER):
         return f"__{machine}_sys_{name}"
     return f"__se_sys_{name}"
