@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf.codecs import Codec, ValueMismatchError, as_bytes, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["ArrayCodec", "BytesCodec", "CText", "TextCodec"]
 
@@ -37,6 +41,13 @@ class TextCodec(Codec):
         super().__init__(name, size, f"{size}s", order)
         self.element_size = 1
         self.convert = text
+
+    def _convert_many(self, raws: Sequence[Any]) -> Iterable[Any]:
+        try:
+            found = list(map(bytes.decode, map(bytes.rstrip, raws, repeat(b"\0"))))
+        except UnicodeDecodeError:
+            return map(text, raws)
+        return map(text, raws) if "\0" in "".join(found) else found
 
     def flexible(self, raw: bytes) -> str:
         """Read an array of that many bytes."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 import copy
 import struct
 from enum import IntEnum
+from itertools import chain, repeat
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError, FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "BoolCodec",
@@ -31,6 +32,7 @@ __all__ = [
     "RawCodec",
     "ValueMismatchError",
     "WideIntCodec",
+    "unpack_many",
 ]
 
 INT_CODES = {1: "bB", 2: "hH", 4: "iI", 8: "qQ"}
@@ -140,6 +142,54 @@ class Codec:
         except struct.error:
             raise self._short(len(buffer) - offset) from None
         return raw if self.convert is None else self.convert(raw)
+
+    def decode_many(
+        self, buffer: Any, offsets: Sequence[int] | None = None, size: int | None = None
+    ) -> list[Any]:
+        """Read many values, several times as fast as one by one.
+
+        Args:
+            buffer: Bytes, or any buffer of single bytes.
+            offsets: Where each value starts, not negative: a ``range`` for values at equal
+                distances, which is fastest, else any sequence. By default the values fill the
+                buffer, one behind the other.
+            size: Number of bytes that belong to each value, :attr:`size` by default. A flexible
+                array at the end of a struct takes what there is beyond that.
+
+        Raises:
+            ValueMismatchError: There are fewer bytes than the type has, or, without ``offsets``,
+                the buffer does not hold a whole number of values.
+        """
+        view = memoryview(buffer)
+        if size is None:
+            size = self.size
+        elif size < self.size:
+            raise self._short(size)
+        if offsets is None:
+            if len(view) % size if size else len(view):
+                found = f"{len(view)} bytes"
+                raise ValueMismatchError(f"a multiple of {size} bytes", found, self.label)
+            offsets = range(0, len(view), size or 1)
+        elif offsets:
+            ends = (offsets[0], offsets[-1]) if isinstance(offsets, range) else offsets
+            if len(view) - max(ends) < size:
+                raise self._short(len(view) - max(ends))
+        return self._many(view, offsets, size)
+
+    def _many(self, view: memoryview, offsets: Sequence[int], size: int) -> list[Any]:
+        """Do what :meth:`decode_many` does, once it is known that the buffer is long enough."""
+        raws: Sequence[Any]
+        if isinstance(offsets, range) and offsets.step == self.size and len(self.code) == 1:
+            start = offsets[0] if offsets else 0
+            raws = struct.unpack_from(f"{self.order}{len(offsets)}{self.code}", view, start)
+        else:
+            raws = list(chain.from_iterable(unpack_many(self._struct, view, offsets)))
+        return list(raws if self.convert is None else self._convert_many(raws))
+
+    def _convert_many(self, raws: Sequence[Any]) -> Iterable[Any]:
+        """Do what :attr:`convert`, which is not ``None``, does, for many values."""
+        assert self.convert is not None
+        return map(self.convert, raws)
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of a value: :attr:`size`, and more for what a flexible array holds.
@@ -322,6 +372,12 @@ class EnumCodec(IntCodec):
             enum = self.enum
             return raw if enum is None else enum(raw)
 
+    def _convert_many(self, raws: Sequence[Any]) -> Iterable[Any]:
+        try:
+            return list(map(self._known.__getitem__, raws))
+        except KeyError:
+            return map(self._member, raws)
+
     def _write(self, out: bytearray, offset: int, value: Any) -> None:
         super()._write(out, offset, self.number(value))
 
@@ -365,6 +421,18 @@ class RawCodec(Codec):
             except struct.error:
                 expected = f"{self.size} bytes or an integer that fits into them"
                 raise ValueMismatchError.of(expected, value) from None
+
+
+def unpack_many(
+    plan: struct.Struct, view: memoryview, offsets: Sequence[int]
+) -> Iterator[tuple[Any, ...]]:
+    """Unpack at many places, none of which is beyond the buffer."""
+    if type(offsets) is range and offsets.step >= plan.size > 0 and offsets and offsets[0] >= 0:
+        gap, last = offsets.step - plan.size, offsets[-1]
+        steps = struct.iter_unpack(f"{plan.format}{gap}x", view[offsets[0] : last])
+        # There may be no such gap behind the last one.
+        return chain(steps, (plan.unpack_from(view, last),))
+    return map(plan.unpack_from, repeat(view), offsets)
 
 
 def as_bytes(value: Any) -> bytes | None:

@@ -18,6 +18,7 @@ import collections
 import keyword
 import struct
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pybpfload.btf.arrays import ArrayCodec, BytesCodec, TextCodec
@@ -29,15 +30,17 @@ from pybpfload.btf.codecs import (
     as_bool,
     as_bytes,
     as_int,
+    unpack_many,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["BitsCodec", "Field", "Record", "RecordCodec"]
 
 _BYTEORDER: dict[str, Any] = {"<": "little", ">": "big"}
 _RESERVED = frozenset({"_fields", "_codec", "_replace", "_asdict"})
+_PORTION = 256  # records whose columns are converted at a time: they fit into a cache
 _new = tuple.__new__
 
 
@@ -186,7 +189,9 @@ class RecordCodec(Codec):
     __slots__ = (
         "_by_name",
         "_conversions",
+        "_flat",
         "_flexible",
+        "_new_record",
         "_overlapping",
         "_pack",
         "_unpack",
@@ -204,6 +209,9 @@ class RecordCodec(Codec):
         names = tuple(member.name for member in self.members)
         self._by_name = {name: index for index, name in enumerate(names)}
         self.record = _make_class(label, names, self)
+        # A bound method is called faster than a function of the class and the values.
+        bound: Any = classmethod(_new)
+        self._new_record: Callable[[Iterable[Any]], Record] = bound.__get__(None, self.record)
         self.cost = 1 + sum(member.codec.cost for member in self.members)
         self.fields = sum(1 + member.codec.fields for member in self.members)
         ends = [m.offset + m.codec.size for m in self.members if m.codec.size]
@@ -248,12 +256,12 @@ class RecordCodec(Codec):
             for index, member in enumerate(self.members)
             if member.codec.convert is not None and member.codec.code.endswith("s")
         )
-        self._pack = self._unpack = None
+        self._pack = self._unpack = self._flat = None
         if not self._overlapping:
-            flat = struct.Struct(self.order + "".join(codes) + (f"{tail}x" if tail else ""))
-            self._unpack = flat.unpack_from
+            self._flat = struct.Struct(self.order + "".join(codes) + (f"{tail}x" if tail else ""))
+            self._unpack = self._flat.unpack_from
             if not self._flexible:
-                self._pack = flat.pack
+                self._pack = self._flat.pack
 
     @property
     def label(self) -> str:
@@ -282,14 +290,43 @@ class RecordCodec(Codec):
             values = list(values)
             for index, start, codec in self._flexible:
                 values[index] = codec.flexible(bytes(buffer[offset + start : end]))
-        return _new(self.record, values)
+        return self._new_record(values)
+
+    def _many(self, view: memoryview, offsets: Sequence[int], size: int) -> list[Any]:
+        """Read many; conversions are made column by column, most of them in C."""
+        if self._flexible:
+            return [self.decode(view, offset, size) for offset in offsets]
+        make = self._new_record
+        if self._flat is not None:
+            rows = unpack_many(self._flat, view, offsets)
+            if not self._conversions:
+                return list(map(make, rows))
+            made: list[Any] = []
+            while portion := list(islice(rows, _PORTION)):
+                columns: list[Any] = list(zip(*portion, strict=True))
+                for index, _ in self._conversions:
+                    columns[index] = self.members[index].codec._convert_many(columns[index])
+                made += map(make, zip(*columns, strict=True))
+            return made
+        columns = [
+            Codec.decode_many(member.codec, view, _shifted(offsets, member.offset))
+            for member in self.members
+        ]
+        return list(map(make, zip(*columns, strict=True)))
+
+    def _convert_many(self, raws: Sequence[Any]) -> Iterable[Any]:
+        if self._flexible or not self.size:
+            return super()._convert_many(raws)
+        return self._many(
+            memoryview(b"".join(raws)), range(0, len(raws) * self.size, self.size), self.size
+        )
 
     def _closed(self, raw: bytes) -> Record:
         """Read a record that lies inside another type, where a flexible array holds nothing."""
         values = list(self.decode(raw))
         for index, _, codec in self._flexible:
             values[index] = codec.flexible(b"")
-        return _new(self.record, values)
+        return self._new_record(values)
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of a record, dict, tuple of all fields, or bytes of exact size.
@@ -426,6 +463,12 @@ class RecordCodec(Codec):
 def _read(codec: Codec, buffer: Any, offset: int) -> Any:
     """Read a member, which has its own size and nothing beyond."""
     return Codec.decode(codec, buffer, offset)
+
+
+def _shifted(offsets: Sequence[int], by: int) -> Sequence[int]:
+    if isinstance(offsets, range):
+        return range(offsets.start + by, offsets.stop + by, offsets.step)
+    return [offset + by for offset in offsets]
 
 
 def _make_class(label: str, names: tuple[str, ...], codec: RecordCodec) -> type[Record]:

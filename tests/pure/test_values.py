@@ -825,3 +825,71 @@ def test_raw(order: str) -> None:
             c.encode(wrong)
     assert raw_codec(6, order) is c
     assert raw_codec(0).decode(b"") == b""
+
+
+# Many values
+
+
+def _places(draw: st.DrawFn, size: int, count: int) -> tuple[Any, int]:
+    """Offsets of ``count`` values, and how many bytes the buffer needs for them."""
+    start, gap = draw(st.integers(0, 9)), draw(st.integers(0, 9))
+    found: Any = range(start, start + count * (size + gap), size + gap or 1)
+    if draw(st.booleans()):
+        found = draw(st.permutations(list(found)))
+    return found, max(found, default=0) + size
+
+
+@given(sound(), st.data())
+def test_many_at_once_are_as_one_by_one(
+    built: tuple[BtfBuilder, int, int], data: st.DataObject
+) -> None:
+    b, type_id, _ = built
+    for each in (type_id, type_id - 1):
+        c: Any = codec(b.btf(), each)
+        places, needed = data.draw(st.composite(_places)(c.size, data.draw(st.integers(0, 5))))
+        raw = data.draw(st.binary(min_size=needed, max_size=needed + 3))
+        one_by_one = [c.decode(raw, at, c.size) for at in places]
+        assert repr(c.decode_many(raw, places)) == repr(one_by_one)
+        if len(places) and c.size:
+            with pytest.raises(ValueMismatchError, match="expected at least"):
+                c.decode_many(raw[: max(places) + c.size - 1], places)
+
+
+@both_orders
+def test_many_of_each_kind(order: str) -> None:
+    b = Types(order)
+    state = b.add_enum("state", 4, [("IDLE", 0), ("BUSY", 1)])
+    pair = b.add_struct("pair", 8, [("x", b.u32, 0), ("state", state, 32)])
+    empty = b.add_struct("empty", 0, [])
+    name = b.arr(b.char, 4)
+    types = [b.u64, b.bool, b.double, state, name, b.arr(b.u16, 3), b.arr(pair, 2), pair]
+    btf = b.btf()
+    for type_id in types:
+        c = codec(btf, type_id)
+        raw = bytes(n % 3 for n in range(700 * c.size))
+        found = c.decode_many(raw)
+        assert found == [c.decode(raw, at) for at in range(0, len(raw), c.size)]
+        assert list(map(type, found)) == [type(c.decode(raw))] * 700
+        assert c.decode_many(memoryview(bytearray(raw)), range(0)) == []
+        if c.size > 1:
+            with pytest.raises(ValueMismatchError, match=f"expected a multiple of {c.size} bytes"):
+                c.decode_many(raw + b"x")
+    names = codec(btf, name)
+    assert names.decode_many(b"ab\0\0a\0b\0\xff\0\0\0") == ["ab", "a", r"\xff"]
+    assert names.decode_many(b"ab\0\0a\0b\0")[1].raw == b"a\0b\0"
+    assert codec(btf, empty).decode_many(b"") == []
+    assert len(codec(btf, empty).decode_many(b"", [0, 0])) == 2
+    with pytest.raises(ValueMismatchError):
+        codec(btf, empty).decode_many(b"x")
+
+
+@both_orders
+def test_many_with_flexible_arrays(order: str) -> None:
+    b = Types(order)
+    c = b.of(b.add_struct("list", 4, [("n", b.u32, 0), ("items", b.arr(b.u16, 0), 32)]))
+    raw = struct.pack(order + "I2HI2H", 1, 2, 3, 4, 5, 6)
+    assert c.decode_many(raw, size=8) == [(1, (2, 3)), (4, (5, 6))]
+    assert c.decode_many(raw, [8], size=6) == [(4, (5,))]
+    assert [each.items for each in c.decode_many(raw)] == [()] * 4
+    with pytest.raises(ValueMismatchError):
+        c.decode_many(raw, size=3)
