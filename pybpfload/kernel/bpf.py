@@ -65,26 +65,74 @@ if TYPE_CHECKING:
 
     from pybpfload.kernel.cmd_info import (
         BtfInfo,
-        LinkInfo,
         MapInfo,
         ProgInfo,
         btf_info,
-        link_info,
         map_info,
         obj_get_info,
         prog_info,
+    )
+    from pybpfload.kernel.linkinfo import (
+        CgroupIterLinkInfo,
+        CgroupLinkInfo,
+        EventLinkInfo,
+        IterLinkInfo,
+        KprobeLinkInfo,
+        KprobeMultiLinkInfo,
+        LinkInfo,
+        MapIterLinkInfo,
+        NetfilterFamily,
+        NetfilterHook,
+        NetfilterLinkInfo,
+        NetkitLinkInfo,
+        NetnsLinkInfo,
+        PerfEventLinkInfo,
+        RawTracepointLinkInfo,
+        SockmapLinkInfo,
+        StructOpsLinkInfo,
+        TaskIterLinkInfo,
+        TcxLinkInfo,
+        TracepointLinkInfo,
+        TracingLinkInfo,
+        UprobeLinkInfo,
+        UprobeMultiLinkInfo,
+        XdpLinkInfo,
+        link_info,
     )
 
 __all__ = [
     "BatchError",
     "BatchResult",
     "BtfInfo",
+    "CgroupIterLinkInfo",
+    "CgroupLinkInfo",
+    "EventLinkInfo",
+    "IterLinkInfo",
+    "KprobeLinkInfo",
+    "KprobeMultiLinkInfo",
     "LinkInfo",
     "MapInfo",
+    "MapIterLinkInfo",
+    "NetfilterFamily",
+    "NetfilterHook",
+    "NetfilterLinkInfo",
+    "NetkitLinkInfo",
+    "NetnsLinkInfo",
+    "PerfEventLinkInfo",
     "ProgInfo",
     "ProgQuery",
+    "RawTracepointLinkInfo",
+    "SockmapLinkInfo",
+    "StructOpsLinkInfo",
     "TaskFd",
+    "TaskIterLinkInfo",
+    "TcxLinkInfo",
     "TestRun",
+    "TracepointLinkInfo",
+    "TracingLinkInfo",
+    "UprobeLinkInfo",
+    "UprobeMultiLinkInfo",
+    "XdpLinkInfo",
     "btf_get_fd_by_id",
     "btf_get_next_id",
     "btf_info",
@@ -132,23 +180,18 @@ __all__ = [
 ]
 
 
-_INFO = (
-    "BtfInfo",
-    "LinkInfo",
-    "MapInfo",
-    "ProgInfo",
-    "btf_info",
-    "link_info",
-    "map_info",
-    "obj_get_info",
-    "prog_info",
-)
+_OBJECTS = ("BtfInfo", "MapInfo", "ProgInfo", "btf_info", "map_info", "obj_get_info", "prog_info")
+_LINKS = ("LinkInfo", "link_info", "NetfilterFamily", "NetfilterHook")
 
 
 def __getattr__(name: str) -> Any:
     """Load what tells about objects when it is first asked for."""
-    if name not in _INFO:
+    if name in _OBJECTS:
+        home = "cmd_info"
+    elif name in _LINKS or name.endswith("LinkInfo"):
+        home = "linkinfo"
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pybpfload.kernel import cmd_info
+    from importlib import import_module
 
-    return getattr(cmd_info, name)
+    return getattr(import_module(f"pybpfload.kernel.{home}"), name)

@@ -1,6 +1,7 @@
-"""``BPF_OBJ_GET_INFO_BY_FD``: what the kernel tells about maps, programs, BTF and links.
+"""``BPF_OBJ_GET_INFO_BY_FD``: what the kernel tells about maps, programs and BTF.
 
-What a kernel is too old to tell, or does not tell this process, is 0 or empty.
+What a kernel is too old to tell, or does not tell this process, is 0 or empty. Links have a module
+of their own, :mod:`pybpfload.kernel.linkinfo`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pybpfload.errors import KernelError
 from pybpfload.kernel.attrs import address, layout
 from pybpfload.kernel.call import Record, invoke
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.uapi import AttachType, LinkType, MapType, PerfEventType, ProgType
+from pybpfload.uapi import MapType, ProgType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,17 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BtfInfo",
-    "LinkInfo",
     "MapInfo",
     "ProgInfo",
     "btf_info",
-    "link_info",
     "map_info",
     "obj_get_info",
     "prog_info",
 ]
-
-_TEXT = 4096  # room for paths and names whose length the kernel does not tell beforehand
 
 
 _MAP_FIELDS = (
@@ -178,24 +175,6 @@ class ProgInfo(Record):
     verified_insns: int
     attach_btf_obj_id: int
     attach_btf_id: int
-
-
-class LinkInfo(Record):
-    """What the kernel tells about a link.
-
-    Attributes:
-        type: Its kind.
-        id: Its id.
-        prog_id: Id of its program, 0 for struct_ops.
-        details: What else there is for this kind, by the kernel's field names; lists for
-            addresses, offsets and cookies, strings for names, enumerations where there are some.
-    """
-
-    __slots__ = ("details", "id", "prog_id", "type")
-    type: LinkType
-    id: int
-    prog_id: int
-    details: dict[str, Any]
 
 
 def obj_get_info(fd: int, info: bytearray) -> int:
@@ -375,106 +354,3 @@ def _make_prog_info(values: dict[str, Any], buffers: dict[str, bytearray]) -> Pr
         prog_tags=[tags[i : i + 8].hex() for i in range(0, len(tags), 8)],
     )
     return ProgInfo(**plain)
-
-
-# Fields behind the common 16 bytes, by kind of link: "name code offset". `text` is a pointer whose
-# length field follows it by name, `u64s` and `u32s` pointers to `count` numbers.
-_LINKS = {
-    LinkType.RAW_TRACEPOINT: "tp_name text/24 16, cookie Q 32",
-    LinkType.TRACING: "attach_type A 16, target_obj_id I 20, target_btf_id I 24, cookie Q 32",
-    LinkType.CGROUP: "cgroup_id Q 16, attach_type A 24",
-    LinkType.ITER: "target_name text/24 16",
-    LinkType.NETNS: "netns_ino I 16, attach_type A 20",
-    LinkType.XDP: "ifindex I 16",
-    LinkType.PERF_EVENT: "perf_type P 16",
-    LinkType.KPROBE_MULTI: "addrs u64s 16, count I 24, flags I 28, missed Q 32, cookies u64s 40",
-    LinkType.STRUCT_OPS: "map_id I 16",
-    LinkType.NETFILTER: "pf I 16, hooknum I 20, priority i 24, flags I 28",
-    LinkType.TCX: "ifindex I 16, attach_type A 20",
-    LinkType.UPROBE_MULTI: "path text/48 16, offsets u64s 24, ref_ctr_offsets u64s 32, "
-    "cookies u64s 40, count I 52, flags I 56, pid I 60",
-    LinkType.NETKIT: "ifindex I 16, attach_type A 20",
-    LinkType.SOCKMAP: "map_id I 16, attach_type A 20",
-    LinkType.TRACING_MULTI: "attach_type A 16, count I 20, btf_obj_id I 24, ids u32s 32, "
-    "addrs u64s 40, cookies u64s 48",
-}
-_UPROBE = "file_name text/32 24, offset I 36, cookie Q 40, ref_ctr_offset Q 48"
-_KPROBE = "func_name text/32 24, offset I 36, addr Q 40, missed Q 48, cookie Q 56"
-_PERF = {
-    PerfEventType.UPROBE: _UPROBE,
-    PerfEventType.URETPROBE: _UPROBE,
-    PerfEventType.KPROBE: _KPROBE,
-    PerfEventType.KRETPROBE: _KPROBE,
-    PerfEventType.TRACEPOINT: "tp_name text/32 24, cookie Q 40",
-    PerfEventType.EVENT: "config Q 24, event_type I 32, cookie Q 40",
-}
-# Iterators tell their parameters by their target's name.
-_ITER = {
-    "bpf_map_elem": "map_id I 28",
-    "bpf_sk_storage_map": "map_id I 28",
-    "sockmap": "map_id I 28",
-    "cgroup": "cgroup_id Q 32, order I 40",
-    "task": "tid I 32, pid I 36",
-    "task_file": "tid I 32, pid I 36",
-    "task_vma": "tid I 32, pid I 36",
-}
-
-
-def _rows(text: str) -> list[tuple[str, str, int]]:
-    items = (item.split() for item in text.split(",") if item.strip())
-    return [(name, code, int(offset)) for name, code, offset in items]
-
-
-def link_info(fd: int) -> LinkInfo:
-    """Ask about a link (Linux 5.8; kinds and fields as the kernel has them).
-
-    Raises:
-        KernelError: The kernel refused.
-    """
-    size = 64
-    raw = bytearray(size)
-    obj_get_info(fd, raw)
-    kind, number, prog_id = struct.unpack_from("=III", raw)
-    link_type = LinkType(kind)
-    rows = _rows(_LINKS.get(link_type, ""))
-    if link_type is LinkType.PERF_EVENT:
-        rows += _rows(_PERF.get(PerfEventType(struct.unpack_from("=I", raw, 16)[0]), ""))
-    counts = {name: struct.unpack_from("=I", raw, at)[0] for name, code, at in rows if code == "I"}
-    buffers: dict[str, bytearray] = {}
-    keep: list[object] = []
-    ask = bytearray(size)
-    for name, code, offset in rows:
-        if code.startswith("text/"):
-            room = buffers[name] = bytearray(_TEXT)
-            struct.pack_into("=I", ask, int(code[5:]), _TEXT)
-        elif code in ("u64s", "u32s") and counts.get("count"):
-            room = buffers[name] = bytearray(counts["count"] * (8 if code == "u64s" else 4))
-            at = next(at for field, _, at in rows if field == "count")
-            struct.pack_into("=I", ask, at, counts["count"])
-        else:
-            continue
-        struct.pack_into("=Q", ask, offset, address(room, keep))
-    if buffers:
-        raw = ask
-        obj_get_info(fd, raw)
-    details: dict[str, Any] = {}
-    if link_type is LinkType.ITER:
-        rows += _rows(_ITER.get(_text(buffers["target_name"]), ""))
-    for name, code, offset in rows:
-        details[name] = _detail(name, code, offset, raw, buffers)
-    return LinkInfo(type=link_type, id=number, prog_id=prog_id, details=details)
-
-
-def _detail(
-    name: str, code: str, offset: int, raw: bytearray, buffers: dict[str, bytearray]
-) -> Any:
-    if code.startswith("text/"):
-        return _text(buffers[name])
-    if code in ("u64s", "u32s"):
-        from array import array
-
-        return array("Q" if code == "u64s" else "I", bytes(buffers.get(name, b""))).tolist()
-    value = struct.unpack_from("=" + {"A": "I", "P": "I"}.get(code, code), raw, offset)[0]
-    if code == "A":
-        return AttachType(value)
-    return PerfEventType(value) if code == "P" else value

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         def epoll(self) -> select.epoll: ...
         def netlink(self, protocol: int) -> socket.socket: ...
         def interface_index(self, name: str) -> int: ...
+        def interface_name(self, index: int) -> str | None: ...
         def set_socket_option(self, fd: int, option: int, value: int) -> int: ...
         def open(self, path: str, flags: int) -> int: ...
         def read(self, fd: int, size: int) -> bytes: ...
@@ -76,6 +77,7 @@ __all__ = [
     "exists",
     "filesystem_type",
     "interface_index",
+    "interface_name",
     "ioctl",
     "is_executable",
     "lift_memlock_limit",
@@ -278,6 +280,14 @@ class _RealKernel:
             os.write(fd, data)
         finally:
             os.close(fd)
+    def interface_name(self, index: int) -> str | None:
+        import socket
+
+        try:
+            return socket.if_indextoname(index)
+        except (OSError, OverflowError):
+            return None
+
 
     def map_file(self, path: str) -> _mmap.mmap | memoryview | bytes:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
@@ -537,6 +547,11 @@ def read_file(path: str, limit: int = -1) -> bytes:
 
 def write_file(path: str, data: bytes, *, append: bool = False) -> None:
     """Write ``data`` to an existing file with a single write(2), as tracefs wants it.
+
+def interface_name(index: int) -> str | None:
+    """Name of the network device of that index in this thread's namespace, ``None`` if none is."""
+    return (_kernel or current()).interface_name(index)
+
 
     Raises:
         OSError: As open(2) and write(2).

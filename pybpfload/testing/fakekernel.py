@@ -423,6 +423,9 @@ class FakeKernel:
     def interface_index(self, name: str) -> int:  # noqa: D102
         return 1 if name == "lo" else -errno.ENODEV
 
+    def interface_name(self, index: int) -> str | None:  # noqa: D102
+        return "lo" if index == 1 else None
+
     def set_socket_option(self, fd: int, option: int, value: int) -> int:  # noqa: D102
         return 0 if fd in self.fds else -errno.EBADF
 

@@ -346,7 +346,7 @@ def test_link_info_fetches_texts_and_lists() -> None:
         "count": 3,
         "flags": 1,
         "missed": 7,
-        "cookies": [0, 0, 0],
+        "cookies": (),
     }
 
 

@@ -9,6 +9,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import AttachError
+from pybpfload.kernel import bpf
 from pybpfload.runtime.attach.common import create_link
 from pybpfload.uapi import NetfilterFlag
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "HOOKS", "attach"]
 
-FAMILIES = {"ipv4": 2, "ipv6": 10}
+FAMILIES = {each.name.lower(): int(each) for each in bpf.NetfilterFamily}
 """Protocol families that have such hooks (``NFPROTO_*``)."""
 
-HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
+HOOKS = {each.name.lower(): int(each) for each in bpf.NetfilterHook}
 """Hooks by nft(8)'s names (``NF_INET_*``)."""
 
 _HINTS = {
