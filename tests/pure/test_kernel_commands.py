@@ -342,7 +342,7 @@ def test_link_info_fetches_texts_and_lists() -> None:
         fd = fake.open_object(fake.make("link"))
         info = bpf.link_info(fd)
     assert info.details == {
-        "addrs": [10, 20, 30],
+        "addrs": (10, 20, 30),
         "count": 3,
         "flags": 1,
         "missed": 7,
