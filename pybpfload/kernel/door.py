@@ -51,6 +51,8 @@ if TYPE_CHECKING:
         def set_socket_option(self, fd: int, option: int, value: int) -> int: ...
         def open(self, path: str, flags: int) -> int: ...
         def read(self, fd: int, size: int) -> bytes: ...
+        def pread(self, fd: int, size: int, offset: int) -> bytes: ...
+        def fstat(self, fd: int) -> os.stat_result: ...
         def read_file(self, path: str, limit: int) -> bytes: ...
         def write_file(self, path: str, data: bytes, append: bool) -> None: ...
         def map_file(self, path: str) -> _mmap.mmap | memoryview | bytes: ...
@@ -76,6 +78,7 @@ __all__ = [
     "epoll",
     "exists",
     "filesystem_type",
+    "fstat",
     "interface_index",
     "interface_name",
     "ioctl",
@@ -92,6 +95,7 @@ __all__ = [
     "open_fd",
     "perf_event_open",
     "pid",
+    "pread",
     "read",
     "read_file",
     "real_path",
@@ -267,6 +271,12 @@ class _RealKernel:
 
     def read(self, fd: int, size: int) -> bytes:
         return os.read(fd, size)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
 
     def read_file(self, path: str, limit: int) -> bytes:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
@@ -534,6 +544,24 @@ def read(fd: int, size: int) -> bytes:
         OSError: As read(2).
     """
     return (_kernel or current()).read(fd, size)
+
+
+def pread(fd: int, size: int, offset: int) -> bytes:
+    """Read at an offset: at most ``size`` bytes; empty at the end.
+
+    Raises:
+        OSError: As pread(2).
+    """
+    return (_kernel or current()).pread(fd, size, offset)
+
+
+def fstat(fd: int) -> os.stat_result:
+    """What kind of file a descriptor is of, which file, and how large it is.
+
+    Raises:
+        OSError: As fstat(2).
+    """
+    return (_kernel or current()).fstat(fd)
 
 
 def read_file(path: str, limit: int = -1) -> bytes:

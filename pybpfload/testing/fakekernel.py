@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.kernel import door
@@ -441,6 +442,14 @@ class FakeKernel:
         source = self.fds[fd]
         data, source.output = source.output[:size], source.output[size:]
         return data
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:  # noqa: D102
+        return bytes(self.fds[fd].output[offset : offset + size])
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """A regular file, whose number (``st_ino``) is the CRC-32 of its content."""
+        content = bytes(self.fds[fd].output)
+        return os.stat_result((0o100644, zlib.crc32(content), 0, 1, 0, 0, len(content), 0, 0, 0))
 
     def read_file(self, path: str, limit: int) -> bytes:  # noqa: D102
         content = self.files.get(path, FileNotFoundError(errno.ENOENT, "not there", path))
