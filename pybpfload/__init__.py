@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         VariableSpec,
     )
     from pybpfload.relocate import Relocation, Target
+    from pybpfload.runtime.attached import Attachment, attached
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
     from pybpfload.runtime.object import Object
@@ -65,6 +66,8 @@ __all__ = [  # noqa: RUF022 - by topic
     "Map",
     "Variable",
     "Link",
+    "Attachment",
+    "attached",
     "RingBuffer",
     "PerfBuffer",
     "trace_pipe",
@@ -89,6 +92,8 @@ _HOMES = {
     "VariableSpec": "object.spec",
     "Relocation": "relocate",
     "Target": "relocate",
+    "Attachment": "runtime.attached",
+    "attached": "runtime.attached",
     "Link": "runtime.link",
     "Map": "runtime.map",
     "Object": "runtime.object",

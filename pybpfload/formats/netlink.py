@@ -1,7 +1,7 @@
-"""Netlink messages, as far as attaching XDP and tc programs needs them.
+"""Netlink messages, as far as attaching programs to devices and routes needs them.
 
 Source: ``linux/netlink.h``, ``linux/rtnetlink.h``, ``linux/if_link.h``, ``linux/pkt_cls.h``,
-RFC 3549.
+``linux/lwtunnel.h``, ``linux/seg6_local.h``, RFC 3549.
 
 A message is a header, a fixed part that its type prescribes, and attributes: type, length,
 payload, padded to 4 bytes. An attribute may nest others. All integers are in the machine's byte
@@ -22,9 +22,14 @@ __all__ = [
     "ALIGNMENT",
     "NESTED",
     "Bpf",
+    "Encap",
     "Ifla",
+    "LwtBpf",
     "MessageFlag",
     "MessageType",
+    "RouteType",
+    "Rta",
+    "Seg6Local",
     "Tca",
     "Xdp",
     "XdpFlag",
@@ -46,6 +51,8 @@ class MessageType(IntEnum):
     NEWLINK = 16
     GETLINK = 18
     SETLINK = 19
+    NEWROUTE = 24
+    DELROUTE = 25
     NEWQDISC = 36
     DELQDISC = 37
     GETQDISC = 38
@@ -116,6 +123,53 @@ class Bpf(IntEnum):
     ID = 11  # Linux 4.13
 
 
+class RouteType(IntEnum):
+    """Types of routes (``RTN_*``) that may have an encapsulation, by ip(8)'s names."""
+
+    UNICAST = 1
+    LOCAL = 2
+
+
+class Rta(IntEnum):
+    """Attributes of a route (``RTA_*``)."""
+
+    DST = 1
+    OIF = 4
+    GATEWAY = 5
+    PRIORITY = 6
+    TABLE = 15
+    ENCAP_TYPE = 21
+    ENCAP = 22
+
+
+class Encap(IntEnum):
+    """Values of :attr:`Rta.ENCAP_TYPE` (``LWTUNNEL_ENCAP_*``)."""
+
+    BPF = 6  # Linux 4.10
+    SEG6_LOCAL = 7  # Linux 4.14
+
+
+class LwtBpf(IntEnum):
+    """Attributes in :attr:`Rta.ENCAP` of type ``BPF`` (``LWT_BPF_*``), and in each hook of it."""
+
+    IN = 1
+    OUT = 2
+    XMIT = 3
+    XMIT_HEADROOM = 4
+    PROG_FD = 1  # of a hook
+    PROG_NAME = 2
+
+
+class Seg6Local(IntEnum):
+    """Attributes in :attr:`Rta.ENCAP` of type ``SEG6_LOCAL``, and in :attr:`BPF` of it."""
+
+    ACTION = 1
+    BPF = 8  # Linux 4.18
+    END_BPF = 15  # a value of ACTION
+    PROG = 1  # in BPF
+    PROG_NAME = 2
+
+
 @lru_cache(maxsize=2)
 def layouts(byteorder: str) -> Any:
     """Return the descriptions for one byte order.
@@ -126,7 +180,7 @@ def layouts(byteorder: str) -> Any:
     Returns:
         A namespace of construct ``Struct``s: ``message`` (``nlmsghdr``), ``attribute`` (with its
         payload and padding), ``error`` (``nlmsgerr``, the beginning of an acknowledgement's
-        payload), ``link`` (``ifinfomsg``), ``traffic`` (``tcmsg``).
+        payload), ``link`` (``ifinfomsg``), ``traffic`` (``tcmsg``), ``route`` (``rtmsg``).
     """
     from construct import (
         Aligned,
@@ -173,5 +227,16 @@ def layouts(byteorder: str) -> Any:
             "handle" / u32,
             "parent" / u32,
             "info" / u32,  # of a filter: priority << 16 | protocol, which is in network order
+        ),
+        route=Struct(
+            "family" / Int8ub,
+            "dst_len" / Int8ub,  # bits
+            "src_len" / Int8ub,
+            "tos" / Int8ub,
+            "table" / Int8ub,
+            "protocol" / Int8ub,  # who made it
+            "scope" / Int8ub,
+            "type" / Int8ub,
+            "flags" / u32,
         ),
     )

@@ -52,6 +52,11 @@ _BY_PROG_TYPE = {
     ProgType.SK_REUSEPORT: "sockets",
     ProgType.NETFILTER: "netfilter",
     ProgType.PERF_EVENT: "perf_event",
+    ProgType.LWT_IN: "lwt",
+    ProgType.LWT_OUT: "lwt",
+    ProgType.LWT_XMIT: "lwt",
+    ProgType.LWT_SEG6LOCAL: "lwt",
+    ProgType.LIRC_MODE2: "lirc",
 }
 
 
