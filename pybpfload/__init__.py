@@ -170,6 +170,7 @@ def load(
     kconfig: str | None = None,
     pin_root: str | PathLike[str] = "/sys/fs/bpf",
     log_level: int = 0,
+    token: str | PathLike[str] | bool | None = None,
 ) -> Object:
     """Load an object into the running kernel (Linux only).
 
@@ -184,6 +185,10 @@ def load(
         pin_root: Folder on a bpffs for maps that are pinned by name.
         log_level: ``log_level`` of every ``BPF_PROG_LOAD``: 1 basic, 2 verbose, 4 statistics, or
             their sum; added to that of each program. The log is :attr:`Program.log`.
+        token: Where a BPF token (Linux 6.9) is made, which lets a process in a user namespace load
+            what a BPF filesystem delegates to it: the path of that filesystem; ``True`` for
+            ``/sys/fs/bpf``. ``None`` tries ``$LIBBPF_BPF_TOKEN_PATH``, or ``/sys/fs/bpf`` if that
+            is not set, ``False`` does without.
 
     Returns:
         The loaded object, a context manager that detaches and unloads.
@@ -203,7 +208,9 @@ def load(
     from pybpfload.runtime.object import load_object
 
     spec = source if isinstance(source, ObjectSpec) else open(source)
-    return load_object(spec, btf=btf, kconfig=kconfig, pin_root=pin_root, log_level=log_level)
+    return load_object(
+        spec, btf=btf, kconfig=kconfig, pin_root=pin_root, log_level=log_level, token=token
+    )
 
 
 def read_btf(source: str | PathLike[str] | bytes, *, base: Btf | None = None) -> Btf:

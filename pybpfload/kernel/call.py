@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from pybpfload.kernel import door
+from pybpfload.kernel import door, token
 from pybpfload.kernel.attrs import Attr, layout
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import at_least_3
@@ -51,7 +51,8 @@ class Record:
 
 
 def invoke(attr: Attr) -> int:
-    """Make the call; the result or the negative error number."""
+    """Make the call, with the token that is shown now; the result or the negative error number."""
+    token.show(attr)
     return door.bpf(attr.command, attr.data, attr.size)
 
 
@@ -61,14 +62,14 @@ def run(attr: Attr, target: str | None = None) -> int:
     Raises:
         KernelError: The kernel refused.
     """
-    result = door.bpf(attr.command, attr.data, attr.size)
+    result = invoke(attr)
     if result < 0:
         raise refused(result, attr, target)
     return result
 
 
 def refused(result: int, attr: Attr, target: str | None = None) -> KernelError:
-    """The error of a call that failed, with a hint if the kernel is too old for what it asks.
+    """The error of a call that failed, with a hint if the kernel is too old, or a token too weak.
 
     Args:
         result: The negative error number.
@@ -81,6 +82,8 @@ def refused(result: int, attr: Attr, target: str | None = None) -> KernelError:
         from pybpfload.kernel.version import kernel_version
 
         hint = too_young(attr, kernel_version())
+    elif result == -errno.EPERM:
+        hint = token.lacking(attr)
     return kernel_error(result, f"BPF_{attr.command.name}", target, hint=hint)
 
 

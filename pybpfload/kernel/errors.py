@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno as _errno
 
 from pybpfload.errors import KernelError, NotPermittedError
-from pybpfload.kernel import door
+from pybpfload.kernel import door, token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,10 +134,11 @@ def why_not_permitted(number: int, operation: str) -> str:
             f"this process lacks {_or(missing)}; run it as root or give it these capabilities"
             f"{_setting('kernel.unprivileged_bpf_disabled')}"
         )
-    if _in_user_namespace():
+    if _in_user_namespace() and token.current() is None:
         return (
             "this process is in a user namespace (a rootless container), whose capabilities do not "
-            "count here; run it outside, or give it a BPF token (Linux 6.9)"
+            "count here; run it outside, or mount a BPF filesystem for it that delegates what it "
+            "needs (a BPF token, Linux 6.9)"
         )
     if missing:
         return (

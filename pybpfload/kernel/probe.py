@@ -1,5 +1,8 @@
 """Which features the kernel has, found out by trying, once per process and only when asked.
 
+While a BPF token is shown (:mod:`pybpfload.kernel.token`), the probes show it too, and answers are
+remembered with it.
+
 Distributions backport, so versions prove nothing; the version a feature is labelled with is only
 for messages. What the kernel does not let this process try (EPERM and the like) is *inconclusive*:
 :func:`has` then says no, as libbpf does, :func:`why` says so, and the answer is not remembered.
@@ -16,12 +19,13 @@ from enum import Enum
 
 from pybpfload.errors import NotSupportedError
 from pybpfload.isa.insn import Insn, encode
-from pybpfload.kernel import door
+from pybpfload.kernel import door, token
 from pybpfload.kernel.attrs import address, layout
 from pybpfload.kernel.call import invoke
 from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
 from pybpfload.kernel.fd import at_least_3
+from pybpfload.kernel.since import version_pair
 from pybpfload.uapi import AttachType, MapFlag, MapType, ProgType
 
 TYPE_CHECKING = False
@@ -66,6 +70,7 @@ class Feature(Enum):
     SYSCALL_WRAPPER = "4.17", "wrappers around system calls (__x64_sys_...)"
     UPROBE_MULTI_LINK = "6.6", "multi-uprobe links"
     ARG_CTX_TAG = "6.8", "the arg:ctx tag of global functions"
+    TOKEN = "6.9", "BPF tokens"
     LDIMM64_FULL_RANGE_OFF = "7.0", "offsets into map values beyond 512 MiB"
 
     @property
@@ -105,18 +110,26 @@ def probe(feature: Feature) -> tuple[bool | None, int]:
     Raises:
         NotSupportedError: This is not Linux on a known machine.
     """
-    known: dict[Feature, tuple[bool | None, int]] = door.cache().setdefault("features", {})
+    shown = token.current()
+    known: dict[Feature, tuple[bool | None, int]]
+    known = door.cache().setdefault("features", {}) if shown is None else shown.features
     if feature in known:
         return known[feature]
     number = -min(_PROBES[feature](), 0)
     if number == 0:
         answer: tuple[bool | None, int] = True, 0
+    elif number == errno.EPERM and shown is not None and _is_older_than_tokens(feature):
+        answer = True, 0  # the token need not delegate what the probe tries
     elif number in _INCONCLUSIVE:
         return None, number
     else:
         answer = False, number
     known[feature] = answer
     return answer
+
+
+def _is_older_than_tokens(feature: Feature) -> bool:
+    return version_pair(feature.since) <= version_pair(Feature.TOKEN.since)
 
 
 def has(feature: Feature) -> bool:
@@ -362,6 +375,11 @@ def _arg_ctx_tag() -> int:
     return _closed(prog)
 
 
+def _token() -> int:
+    """Kernels without tokens do not get as far as looking at the descriptor."""
+    return _expect(errno.EBADF, invoke(layout("TOKEN_CREATE").build(bpffs_fd=-1)))
+
+
 def _ldimm64_full_range() -> int:
     def load(fd: int) -> int:
         log = bytearray(1024)
@@ -436,5 +454,6 @@ _PROBES: dict[Feature, Callable[[], int]] = {
     Feature.SYSCALL_WRAPPER: _syscall_wrapper,
     Feature.UPROBE_MULTI_LINK: _uprobe_multi_link,
     Feature.ARG_CTX_TAG: _arg_ctx_tag,
+    Feature.TOKEN: _token,
     Feature.LDIMM64_FULL_RANGE_OFF: _ldimm64_full_range,
 }

@@ -14,7 +14,6 @@ from pybpfload.kernel import memlock
 from pybpfload.kernel.call import refused
 from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
-from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.log import explain_poison, read_log
 from pybpfload.kernel.since import too_young_attach_type, too_young_helper
 from pybpfload.kernel.version import kernel_version
@@ -131,11 +130,12 @@ def load_btf(data: Buffer, *, log_level: int = 0, **options: Any) -> tuple[int, 
     def attempt(log_buf: bytearray | None, level: int) -> tuple[int, Attr]:
         return btf_load_attempt(data, log_level=level, log_buf=log_buf, **options)
 
-    fd, log, _attr = _with_log(attempt, min(log_level, 1))
+    fd, log, attr = _with_log(attempt, min(log_level, 1))
     if fd < 0:
-        lines = [line for line in log.splitlines() if line.strip()]
-        hint = f"the kernel says: {lines[-1].strip()}" if lines else None
-        raise kernel_error(fd, "BPF_BTF_LOAD", "the object's BTF", hint=hint)
+        error = refused(fd, attr, "the object's BTF")
+        if lines := [line for line in log.splitlines() if line.strip()]:
+            error.hint = f"the kernel says: {lines[-1].strip()}"
+        raise error
     return fd, log
 
 

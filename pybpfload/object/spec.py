@@ -446,6 +446,7 @@ class ObjectSpec:
         kconfig: str | None = None,
         pin_root: str | PathLike[str] = "/sys/fs/bpf",
         log_level: int = 0,
+        token: str | PathLike[str] | bool | None = None,
     ) -> Object:
         """Load into the running kernel; see :func:`pybpfload.load` for arguments and errors.
 
@@ -456,7 +457,7 @@ class ObjectSpec:
 
         # The runtime is above this room; importing it by name keeps the pure half free of it.
         loaded: Object = import_module("pybpfload.runtime").load_object(
-            self, btf=btf, kconfig=kconfig, pin_root=pin_root, log_level=log_level
+            self, btf=btf, kconfig=kconfig, pin_root=pin_root, log_level=log_level, token=token
         )
         return loaded
 

@@ -30,6 +30,7 @@ from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
 from pybpfload.kernel.progload import load_btf, load_program
+from pybpfload.kernel.token import shown
 from pybpfload.kernel.version import kernel_version
 from pybpfload.object.spec import ExternKind, MapKind, ObjectSpec, ProgramSpec
 from pybpfload.relocate import (
@@ -47,6 +48,7 @@ from pybpfload.runtime import externs, maps
 from pybpfload.runtime.program import Program
 from pybpfload.runtime.struct_ops import StructOpsMap
 from pybpfload.runtime.target import AttachTarget, resolve_attach_target
+from pybpfload.runtime.token import find_token
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from pybpfload.kernel.btf import ModuleBtf
+    from pybpfload.kernel.token import Token
     from pybpfload.relocate.program import Reference
     from pybpfload.runtime.map import Map
 
@@ -75,8 +78,11 @@ class Loader:
         kconfig: Kernel configuration text that wins over the kernel's own.
         pin_root: Folder on a bpffs for maps that are pinned by name.
         log_level: ``log_level`` of every ``BPF_PROG_LOAD``, with that of each program.
+        token: As for :func:`~pybpfload.runtime.token.find_token`.
 
     Attributes:
+        token: The BPF token that is shown with every command, or ``None``; owned by whoever takes
+            the maps and programs.
         maps: The maps by name, inside :meth:`run`.
         programs: The programs by name, in the order of the file, inside :meth:`run`.
         notes: Errors of optional steps, in the order in which they were swallowed.
@@ -90,12 +96,15 @@ class Loader:
         kconfig: str | None = None,
         pin_root: str | PathLike[str] = "/sys/fs/bpf",
         log_level: int = 0,
+        token: str | PathLike[str] | bool | None = None,
     ) -> None:
         self.spec = spec
         self.custom_btf = btf
         self.kconfig = kconfig
         self.pin_root = os.fspath(pin_root)
         self.log_level = log_level
+        self.token: Token | None = None
+        self._token_path = token
         self.maps: dict[str, Map[Any, Any]] = {}
         self.programs: dict[str, Program] = {}
         self.notes: list[BaseException] = []
@@ -112,7 +121,8 @@ class Loader:
         Raises:
             NotSupportedError: The object is for another byte order, or the kernel lacks something
                 it needs.
-            NotPermittedError: The kernel does not let this process load BPF.
+            NotPermittedError: The kernel does not let this process load BPF, or it cannot have the
+                token that was asked for.
             RelocationError, VerifierError, KernelError: As they say.
         """
         if self.spec.byteorder != _NATIVE:
@@ -123,7 +133,10 @@ class Loader:
             )
         with ExitStack() as undo:
             try:
-                with ExitStack() as temporary:
+                self.token = find_token(self._token_path, self._note)
+                if self.token is not None:
+                    undo.callback(self.token.close)
+                with shown(self.token), ExitStack() as temporary:
                     self._run(undo, temporary)
                 yield
             except BpfError as error:
@@ -133,7 +146,8 @@ class Loader:
 
     def _run(self, undo: ExitStack, temporary: ExitStack) -> None:
         memlock.ensure()
-        _check_permission()
+        if self.token is None:  # which need not delegate what is tried (libbpf 1.8)
+            _check_permission()
         self._temporary = temporary
         self._target = self._make_target()
         kernel = self._kernel_target()
@@ -326,7 +340,7 @@ class Loader:
                 **info,
             )
         owner = FileDescriptor(fd, f"program {spec.name}")
-        loaded = Program(owner, spec, target=target, log=log, maps=self.maps)
+        loaded = Program(owner, spec, target=target, log=log, maps=self.maps, token=self.token)
         undo.callback(loaded.close)
         self._bind_rodata(loaded)
         return loaded

@@ -43,6 +43,7 @@ class Object:
         self.programs: Named[Program] = Named("program", loader.programs)
         self.maps: Named[Map[Any, Any]] = Named("map", loader.maps)
         self.notes = loader.notes
+        self._token = loader.token
         self._autoattach = {name for name, each in spec.maps.items() if each.autoattach}
         self.variables = Named("variable", self._variables(spec))
         self._closed = False
@@ -146,6 +147,8 @@ class Object:
         """Detach and unload everything that is not pinned. Closing again does nothing."""
         self._closed = True
         with ExitStack() as stack:  # whatever fails, all the others are closed
+            if self._token is not None:
+                stack.callback(self._token.close)
             for map_ in reversed(self.maps.values()):
                 stack.callback(map_.close)
             for program in reversed(self.programs.values()):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, bpffs
+from pybpfload.kernel.token import shown
 from pybpfload.object.spec import ProgramSpec
 from pybpfload.runtime.handles import Handle
 from pybpfload.runtime.target import AttachTarget
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from pybpfload.kernel.fd import FileDescriptor
+    from pybpfload.kernel.token import Token
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
 
@@ -37,6 +39,7 @@ class Program(Handle):
         target: What it was loaded for.
         log: As below.
         maps: As below.
+        token: What its object was loaded with, open as long as that, or ``None``.
 
     Attributes:
         name: Its whole name; the kernel knows the first 15 characters.
@@ -58,6 +61,7 @@ class Program(Handle):
         target: AttachTarget | None = None,
         log: str = "",
         maps: Mapping[str, Map[Any, Any]] | None = None,
+        token: Token | None = None,
     ) -> None:
         self._fd = fd
         self.spec = copy.copy(spec)
@@ -67,6 +71,7 @@ class Program(Handle):
         self.pin_path: str | None = None
         self.links: list[Link] = []
         self._target = target or AttachTarget()
+        self._token = token
 
     @classmethod
     def _of(cls, fd: FileDescriptor) -> Self:
@@ -127,7 +132,8 @@ class Program(Handle):
         from pybpfload.runtime.attach import attach
 
         self.fileno()
-        link = attach(self, self._target, target, options)
+        with shown(self._token):
+            link = attach(self, self._target, target, options)
         self.links = [*(known for known in self.links if not known.closed), link]
         return link
 

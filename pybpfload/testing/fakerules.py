@@ -92,6 +92,10 @@ def refuse(kernel: FakeKernel, call: Call) -> int:
         target = kernel.fds.get(fields["bpf_fd"])
         named = any(memory(fields["info"], fields["info_len"])[16:])
         return errno.E2BIG if target and target.kind == "btf" and named else 0
+    if call.command == "TOKEN_CREATE":
+        if "TOKEN" in lacks:
+            return errno.EINVAL
+        return errno.EOPNOTSUPP if fields["bpffs_fd"] in kernel.fds else errno.EBADF
     if call.command == "PROG_BIND_MAP" and "PROG_BIND_MAP" in lacks:
         return errno.EINVAL
     if call.command.endswith("_BATCH") and "BATCH" in lacks:

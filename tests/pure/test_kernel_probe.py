@@ -63,7 +63,7 @@ def test_not_permitted_is_not_absent() -> None:
 
 @pytest.mark.parametrize("feature", list(Feature))
 def test_without_privileges_nothing_is_claimed_absent(feature: Feature) -> None:
-    commands = ("PROG_LOAD", "MAP_CREATE", "BTF_LOAD")
+    commands = ("PROG_LOAD", "MAP_CREATE", "BTF_LOAD", "TOKEN_CREATE")
     denied = PermissionError(errno.EACCES, "no")
     with FakeKernel(
         refuses=dict.fromkeys(commands, errno.EPERM), files={"/proc/kallsyms": denied}
