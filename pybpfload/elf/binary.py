@@ -19,8 +19,17 @@ from pybpfload.pattern import glob_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from struct import Struct
+    from typing import Protocol
 
-__all__ = ["BinarySection", "Function", "Segment", "Symbol", "UserBinary"]
+    class Content(Protocol):
+        """A file of which parts can be had: ``bytes``, or something that reads them on demand."""
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+__all__ = ["BinarySection", "Function", "RawSymbols", "Segment", "Symbol", "UserBinary"]
 
 PT_LOAD = 1
 PF_X = 1
@@ -28,7 +37,8 @@ ET_EXEC, ET_DYN = 2, 3
 SHT_NOBITS = 8
 SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 1, 2, 10
-STB_WEAK = 2
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+NT_GNU_BUILD_ID = ("NT_GNU_BUILD_ID", 3)
 VER_FLG_BASE = 1
 _HIDDEN = 0x8000  # of an entry in the table of versions: not the default one
 _NAMES_LIMIT = 16  # as in the reader of objects
@@ -104,11 +114,25 @@ class Function(NamedTuple):
     offset: int
 
 
+class RawSymbols(NamedTuple):
+    """A symbol table as it is in the file, for who reads all of it.
+
+    Attributes:
+        records: The entries, a whole number of them.
+        layout: Of an entry: ``Elf64_Sym`` or ``Elf32_Sym`` in the file's byte order.
+        strings: The names, each ended by a zero byte.
+    """
+
+    records: bytes
+    layout: Struct
+    strings: bytes
+
+
 class UserBinary:
     """An executable or shared library.
 
     Args:
-        data: The whole file.
+        data: The whole file; only the parts that are asked for are read.
         name: What it is called in messages.
 
     Attributes:
@@ -124,22 +148,23 @@ class UserBinary:
         FormatError: It is no ELF file that can be run, or damaged.
     """
 
-    def __init__(self, data: bytes, name: str) -> None:
-        if data[:4] != b"\x7fELF":
-            what = f"it starts with {data[:4]!r}" if data else "it is empty"
-            hint = "a script: probe its interpreter" if data[:2] == b"#!" else None
+    def __init__(self, data: Content, name: str) -> None:
+        start = data[:52]
+        if start[:4] != b"\x7fELF":
+            what = f"it starts with {start[:4]!r}" if start else "it is empty"
+            hint = "a script: probe its interpreter" if start[:2] == b"#!" else None
             raise FormatError(f"not an ELF file: {what}", file=name, hint=hint)
-        if len(data) < 52 or data[4] not in (1, 2) or data[5] not in (1, 2):
+        if len(start) < 52 or start[4] not in (1, 2) or start[5] not in (1, 2):
             raise FormatError("damaged ELF header", file=name)
         self.data, self.name = data, name
-        self.bits = 32 * data[4]
-        self.byteorder = "<" if data[5] == 1 else ">"
-        order = "little" if data[5] == 1 else "big"
-        kind = int.from_bytes(data[16:18], order)  # type: ignore[arg-type]
+        self.bits = 32 * start[4]
+        self.byteorder = "<" if start[5] == 1 else ">"
+        order = "little" if start[5] == 1 else "big"
+        kind = int.from_bytes(start[16:18], order)  # type: ignore[arg-type]
         if kind not in (ET_EXEC, ET_DYN):
             raise FormatError(f"an ELF file of type {kind}, no executable or library", file=name)
         self.is_position_independent = kind == ET_DYN
-        self.machine = int.from_bytes(data[18:20], order)  # type: ignore[arg-type]
+        self.machine = int.from_bytes(start[18:20], order)  # type: ignore[arg-type]
         try:
             self._headers = guarded(_Headers, data, self.bits, self.byteorder)
             self.segments: list[Segment] = guarded(self._headers.segments)
@@ -167,6 +192,41 @@ class UserBinary:
         """The segment that is loaded to an address, or ``None``."""
         return next((s for s in self.segments if 0 <= address - s.address < s.size), None)
 
+    def address_at(self, offset: int) -> int | None:
+        """Where a byte of the file is in memory (as :attr:`Segment.address`); ``None``: nowhere.
+
+        Code goes before data: what follows the code in the file may be loaded twice.
+        """
+        for segment in sorted(self.segments, key=lambda each: not each.executable):
+            if 0 <= offset - segment.offset < segment.size:
+                return segment.address + offset - segment.offset
+        return None
+
+    @property
+    def build_id(self) -> bytes:
+        """What ``ld --build-id`` put there, mostly 20 bytes; empty if there is none."""
+        section = self.section(".note.gnu.build-id")
+        try:
+            for owner, kind, content in self.notes(section) if section else ():
+                if owner == "GNU" and kind in NT_GNU_BUILD_ID:
+                    return bytes(content)
+        except FormatError:
+            pass
+        return b""
+
+    @property
+    def debug_link(self) -> tuple[str, int] | None:
+        """Name and CRC-32 of the file with what was stripped (section ``.gnu_debuglink``)."""
+        section = self.section(".gnu_debuglink")
+        if section is None or not 8 <= section.size < 4096:
+            return None
+        content = self.content(section)
+        name, end, _ = content.partition(b"\0")
+        if not end or not name:
+            return None
+        order = "little" if self.byteorder == "<" else "big"
+        return name.decode(errors="surrogateescape"), int.from_bytes(content[-4:], order)  # type: ignore[arg-type]
+
     def notes(self, section: BinarySection) -> Iterator[tuple[str, Any, bytes]]:
         """Owner, type and content of each note in a section, as pyelftools reads them.
 
@@ -175,8 +235,8 @@ class UserBinary:
         """
         from elftools.elf.notes import iter_notes
 
-        self.content(section)  # it is all there
-        found = iter_notes(self._headers, section.offset, section.size)
+        self._headers.stream = io.BytesIO(self.content(section))
+        found = iter_notes(self._headers, 0, section.size)
         while (note := guarded(next, found, None)) is not None:
             yield note["n_name"] or "", note["n_type"], note["n_descdata"]
 
@@ -275,6 +335,22 @@ class UserBinary:
 
     # Symbol tables
 
+    def raw_symbols(self, table: str) -> RawSymbols | None:
+        """``"symtab"`` or ``"dynsym"`` as it is in the file; ``None`` if there is none.
+
+        Raises:
+            FormatError: It goes beyond the end of the file, or has no names.
+        """
+        section = next((s for s in self.sections if s.type in _TABLES[table]), None)
+        if section is None:
+            return None
+        if not 0 < section.link < len(self.sections):
+            raise FormatError("it has no string table", file=self.name, section=section.name)
+        layout = getattr(packed("elf", self.byteorder), "symbol" if self.bits == 64 else "symbol32")
+        records = self.content(section)
+        records = records[: len(records) - len(records) % layout.size]
+        return RawSymbols(records, layout, self.content(self.sections[section.link]))
+
     def _named(self, table: str, name: str) -> Iterator[Symbol]:
         plain, _, version = name.partition("@")
         version = version.removeprefix("@")
@@ -284,20 +360,14 @@ class UserBinary:
 
     def _symbols(self, table: str, only: str | None = None) -> Iterator[Symbol]:
         """The symbols of a table; with ``only``, those of a name, without looking at the others."""
-        section = next((s for s in self.sections if s.type in _TABLES[table]), None)
-        if section is None:
+        raw = self.raw_symbols(table)
+        if raw is None:
             return
-        if not 0 < section.link < len(self.sections):
-            raise FormatError("it has no string table", file=self.name, section=section.name)
-        strings = self.content(self.sections[section.link])
-        names = Names(strings, _NAMES_LIMIT * len(self.data))
-        chosen = None if only is None else _offsets_of(only, strings)
+        names = Names(raw.strings, _NAMES_LIMIT * len(self.data))
+        chosen = None if only is None else _offsets_of(only, raw.strings)
         versions = self._versions() if table == "dynsym" else {}
         numbers = self._version_numbers() if versions else []
-        record = getattr(packed("elf", self.byteorder), "symbol" if self.bits == 64 else "symbol32")
-        content = self.content(section)
-        content = content[: len(content) - len(content) % record.size]
-        for index, fields in enumerate(record.iter_unpack(content)):
+        for index, fields in enumerate(raw.layout.iter_unpack(raw.records)):
             if chosen is not None and fields[0] not in chosen:
                 continue
             if self.bits == 64:
@@ -307,7 +377,7 @@ class UserBinary:
             try:
                 name, _, version = names.at(name_at, "symbol", index).partition("@")
             except FormatError as error:
-                raise error.located(file=self.name, section=section.name) from None
+                raise error.located(file=self.name, section=f".{table}") from None
             hidden = bool(version) and not version.startswith("@")
             if index < len(numbers):
                 version = versions.get(numbers[index] & ~_HIDDEN, "")
@@ -361,13 +431,13 @@ def _offsets_of(name: str, strings: bytes) -> set[int]:
 class _Headers:
     """pyelftools' parser of the headers, without its ``ELFFile``, which brings all of DWARF."""
 
-    def __init__(self, data: bytes, bits: int, byteorder: str) -> None:
+    def __init__(self, data: Content, bits: int, byteorder: str) -> None:
         from elftools.common.utils import struct_parse
         from elftools.elf.structs import ELFStructs
 
         self._parse = struct_parse
         self._data = data
-        self.stream = io.BytesIO(data)
+        self.stream = io.BytesIO(data[:64])  # what `structs` reads; iter_notes() wants it here
         self.structs = ELFStructs(little_endian=byteorder == "<", elfclass=bits)
         self.structs.create_basic_structs()
         self.header = struct_parse(self.structs.Elf_Ehdr, self.stream, stream_pos=0)
@@ -418,7 +488,5 @@ class _Headers:
             raise FormatError(f"headers of {size} bytes, expected {layout.sizeof()}")
         if offset + count * size > len(self._data):
             raise FormatError(f"cut short: {count} headers at {offset:#x} go beyond the file")
-        return [
-            self._parse(layout, self.stream, stream_pos=offset + index * size)
-            for index in range(count)
-        ]
+        table = io.BytesIO(self._data[offset : offset + count * size])
+        return [self._parse(layout, table, stream_pos=index * size) for index in range(count)]
