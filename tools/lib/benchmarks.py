@@ -1,4 +1,4 @@
-"""tools/bench: what is measured, how, and the bars."""
+"""tools/bench: its options and its report. What is measured is in the modules ``bench_*``."""
 
 from __future__ import annotations
 
@@ -7,65 +7,12 @@ import dataclasses
 import json
 import os
 import platform
-import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from environment import ROOT
+from bench_live import LIVE
+from bench_offline import OFFLINE
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-FIXTURES = ROOT / "fixtures" / "bpfel"
-VMLINUX = Path("/sys/kernel/btf/vmlinux")
-
-_BARE = ["-c", "pass"]
-# Compiled modules are kept, as they are where a package is installed.
-_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-# Peak memory of the process itself; that of getrusage() would begin with the parent's.
-_PRINT_PEAK = """
-import re
-print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-"""
-_RELOCATE = f"""
-import pybpfload
-spec = pybpfload.open({str(FIXTURES / "execsnoop.bpf.o")!r})
-spec.relocate(pybpfload.read_btf({str(VMLINUX)!r}))
-"""
-
-
-@dataclasses.dataclass
-class Result:
-    """One measurement.
-
-    Attributes:
-        name: What people call it.
-        what: What was measured.
-        unit: `"ms"` or `"MB"`.
-        median: The middle of the runs.
-        spread: Between the quartiles.
-        times_bare: The median as a multiple of the bare interpreter's; None for what is not run
-            in a process of its own.
-        bar: The most it may be; None if there is no bar.
-    """
-
-    name: str
-    what: str
-    unit: str
-    median: float
-    spread: float
-    times_bare: float | None = None
-    bar: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """`"ok"`, `"MISSED"`, or nothing where there is no bar."""
-        if self.bar is None:
-            return ""
-        return "ok" if self.median <= self.bar else "MISSED"
+MEASUREMENTS = {**OFFLINE, **LIVE}
 
 
 def main(description: str) -> int:
@@ -86,23 +33,14 @@ def main(description: str) -> int:
         for result in MEASUREMENTS[name](options.n):
             results.append(result)
             if not options.json:
-                _print(result)
+                print(result.line(), flush=True)
     if options.json:
         found = [{**dataclasses.asdict(each), "verdict": each.verdict} for each in results]
         print(json.dumps({"machine": _machine(), "runs": options.n, "results": found}, indent=2))
     else:
         print(f"\n{options.n} runs each on {_machine()}")
-    return int(any(each.verdict == "MISSED" for each in results))
-
-
-def _print(result: Result) -> None:
-    times = f"{result.times_bare:.1f} x bare" if result.times_bare else ""
-    bar = f"bar {result.bar:.0f}" if result.bar is not None else ""
-    print(
-        f"{result.what:<58} {result.median:8.2f} {result.unit} ± {result.spread / 2:<6.2f}"
-        f" {times:<11} {bar:<7} {result.verdict}".rstrip(),
-        flush=True,
-    )
+    missed = [each for each in results if each.bar is not None and each.verdict != "ok"]
+    return int(bool(missed))
 
 
 def _machine() -> str:
@@ -115,169 +53,3 @@ def _machine() -> str:
         f"{os.cpu_count()} CPUs ({model}), Linux {platform.release()},"
         f" Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
     )
-
-
-def _median_and_spread(values: list[float]) -> tuple[float, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return middle, high - low
-
-
-def _seconds(arguments: list[str]) -> float:
-    """Processor time of a fresh process of Python."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=_ENVIRONMENT,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _beside_bare(arguments: list[str], runs: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of a process and, alternating with it, of the bare interpreter."""
-    _seconds(arguments)  # fills caches
-    pairs = [(_seconds(arguments) * 1e3, _seconds(_BARE) * 1e3) for _ in range(runs)]
-    return [own for own, _ in pairs], [bare for _, bare in pairs]
-
-
-def _process(
-    name: str, what: str, arguments: list[str], runs: int, *, bar: float, over_bare: bool
-) -> Result:
-    """Measure a process, in all or over the bare interpreter."""
-    own, bare = _beside_bare(arguments, runs)
-    values = [a - b for a, b in zip(own, bare, strict=True)] if over_bare else own
-    median, spread = _median_and_spread(values)
-    ratio = statistics.median(own) / statistics.median(bare)
-    return Result(name, what, "ms", median, spread, ratio, bar)
-
-
-def _repeated(name: str, what: str, action: Callable[[], object], runs: int) -> Result:
-    """Measure an action within this process."""
-    action()
-    values = []
-    for _ in range(runs):
-        started = time.process_time()
-        action()
-        values.append((time.process_time() - started) * 1e3)
-    return Result(name, what, "ms", *_median_and_spread(values))
-
-
-def _import(runs: int) -> Iterator[Result]:
-    what = "import pybpfload, over the bare interpreter"
-    arguments = ["-c", "import pybpfload"]
-    yield _process("import", what, arguments, runs, bar=40, over_bare=True)
-
-
-def _help(runs: int) -> Iterator[Result]:
-    arguments = ["-m", "pybpfload", "--help"]
-    what = "pybpfload --help, in all"
-    yield _process("help", what, arguments, runs, bar=60, over_bare=False)
-
-
-def _relocate(runs: int) -> Iterator[Result]:
-    what = "relocate execsnoop against vmlinux BTF, fresh process"
-    yield _process("relocate", what, ["-c", _RELOCATE], runs, bar=250, over_bare=False)
-
-    def peak(code: str) -> float:
-        command = [sys.executable, "-c", code + _PRINT_PEAK]
-        return int(subprocess.check_output(command, env=_ENVIRONMENT)) * 1024 / 1e6
-
-    pairs = [(peak(_RELOCATE), peak("")) for _ in range(runs)]
-    median, spread = _median_and_spread([own - bare for own, bare in pairs])
-    ratio = statistics.median(own / bare for own, bare in pairs)
-    what = "  its peak memory, over the bare interpreter"
-    yield Result("relocate", what, "MB", median, spread, ratio, 40)
-
-
-def _inspect(runs: int) -> Iterator[Result]:
-    arguments = ["-m", "pybpfload", "inspect", str(FIXTURES / "execsnoop.bpf.o")]
-    own, bare = _beside_bare(arguments, runs)
-    ratio = statistics.median(own) / statistics.median(bare)
-    what = "pybpfload inspect execsnoop, in all"
-    yield Result("inspect", what, "ms", *_median_and_spread(own), ratio)
-
-
-def _open(runs: int) -> Iterator[Result]:
-    import pybpfload
-
-    for name in ("minimal", "execsnoop", "core_local"):
-        data = (FIXTURES / f"{name}.bpf.o").read_bytes()
-        what = f"open {name} ({len(data) / 1e3:.0f} kB)"
-        yield _repeated("open", what, lambda data=data: pybpfload.open(data), runs)
-
-
-def _btf(runs: int) -> Iterator[Result]:
-    import pybpfload
-
-    data = VMLINUX.read_bytes()
-    what = f"index vmlinux BTF ({len(data) / 1e6:.1f} MB)"
-    yield _repeated("btf", what, lambda: pybpfload.Btf.from_bytes(data), runs)
-    btf = pybpfload.Btf.from_bytes(data)
-    what = "  find a struct by name in it"
-    yield _repeated("btf", what, lambda: btf.find("task_struct"), runs)
-    spec = pybpfload.open(FIXTURES / "execsnoop.bpf.o")
-    what = "  relocate execsnoop against it"
-    yield _repeated("btf", what, lambda: spec.relocate(btf), runs)
-
-
-def _events(runs: int) -> Iterator[Result]:
-    import pybpfload
-    from pybpfload.btf.values import codec
-
-    btf = pybpfload.open(FIXTURES / "execsnoop.bpf.o").btf
-    assert btf is not None
-    event = codec(btf, btf.find("event"))
-    record = event.encode({"pid": 1234, "comm": "bash", "filename": "/usr/bin/bash"})
-    count = 1000
-
-    def decode() -> None:
-        for _ in range(count):
-            event.decode(record)
-
-    what = f"decode {count} events of execsnoop ({len(record)} bytes, 12 members)"
-    yield _repeated("events", what, decode, runs)
-
-
-def _interpreter(runs: int) -> Iterator[Result]:
-    import pybpfload
-    from pybpfload.isa import insn as isa
-    from pybpfload.testing import Interpreter
-
-    rounds = 20_000
-    loop = [
-        isa.mov64_imm(0, 0),
-        isa.mov64_imm(1, rounds),
-        isa.stx(isa.SIZE_DW, 10, 1, -8),
-        isa.ldx(isa.SIZE_DW, 2, 10, -8),
-        isa.alu64_reg(isa.ALU_ADD, 0, 2),
-        isa.alu64_imm(isa.ALU_SUB, 1, 1),
-        isa.jmp_imm(isa.JMP_JNE, 1, 0, -5),
-        isa.exit_(),
-    ]
-    interpreter = Interpreter()
-    count = interpreter.run(loop).steps
-    what = f"interpret {count} instructions"
-    yield _repeated("interpreter", what, lambda: interpreter.run(loop), runs)
-    spec = pybpfload.open(FIXTURES / "core_fields.bpf.o")
-    relocation = spec.relocate(spec.btf)
-    length = len(relocation.programs["numbers"].insns)
-    what = f"make an interpreter, link {length} instructions, run few of them"
-    yield _repeated(
-        "interpreter", what, lambda: Interpreter(relocation).run("numbers", ctx=[0]), runs
-    )
-
-
-MEASUREMENTS: dict[str, Callable[[int], Iterator[Result]]] = {
-    "import": _import,
-    "help": _help,
-    "relocate": _relocate,
-    "inspect": _inspect,
-    "open": _open,
-    "btf": _btf,
-    "events": _events,
-    "interpreter": _interpreter,
-}
