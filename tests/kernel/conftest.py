@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from network import Counted, own_cgroup, own_namespace
 
 import pybpfload
 from pybpfload.kernel import tracefs as kernel_tracefs
@@ -70,6 +71,26 @@ def bpffs() -> str:
     if not kernel_bpffs.is_bpffs("/sys/fs/bpf"):
         pytest.skip("no bpffs at /sys/fs/bpf")
     return "/sys/fs/bpf"
+
+
+@pytest.fixture
+def netns():
+    """The test's own network namespace, with its loopback device up."""
+    with own_namespace():
+        yield
+
+
+@pytest.fixture
+def cgroup(tmp_path):
+    """A control group that this process is in."""
+    with own_cgroup(tmp_path) as group:
+        yield group
+
+
+@pytest.fixture
+def network(opened):
+    """The programs of the fixture `network`."""
+    return Counted(opened("network"))
 
 
 @pytest.fixture

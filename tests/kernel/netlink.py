@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL = 1, 4, 0x400, 0x200
 SOL_NETLINK, NETLINK_EXT_ACK = 270, 11
+RTM_NEWLINK = 16
+IFF_UP = 1
+IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA = 3, 4, 18, 1, 2
+INFO_PEER = 1  # VETH_INFO_PEER, IFLA_NETKIT_PEER_INFO
 
 
 def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
@@ -18,6 +23,44 @@ def message(kind: int, flags: int, body: bytes, sequence: int = 1) -> bytes:
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute, padded."""
     return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+
+
+def ask(body: bytes, kind: int, flags: int = 0) -> None:
+    """Send one message to rtnetlink; an error is an ``OSError``."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        sock.settimeout(5)
+        sock.bind((0, 0))
+        sock.send(message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, body))
+        error = -struct.unpack_from("=i", sock.recv(65536), 16)[0]
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    """The fixed part of messages on devices."""
+    return struct.pack("=BxHiII", 0, 0, index, flags, change)
+
+
+def add_pair(kind: str, name: str, peer: str) -> None:
+    """``ip link add NAME type KIND peer name PEER``, of veth or netkit, and both ends up."""
+    there = link() + attribute(IFLA_IFNAME, peer.encode() + b"\0")
+    info = attribute(IFLA_INFO_KIND, kind.encode() + b"\0")
+    info += attribute(IFLA_INFO_DATA, attribute(INFO_PEER, there))
+    body = link() + attribute(IFLA_IFNAME, name.encode() + b"\0")
+    ask(body + attribute(IFLA_LINKINFO, info), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+    for each in (name, peer):
+        set_up(each)
+
+
+def set_up(device: str) -> None:
+    """``ip link set DEVICE up``."""
+    ask(link(socket.if_nametoindex(device), IFF_UP, IFF_UP), RTM_NEWLINK)
+
+
+def set_mtu(device: str, mtu: int) -> None:
+    """``ip link set DEVICE mtu MTU``."""
+    body = link(socket.if_nametoindex(device)) + attribute(IFLA_MTU, struct.pack("=I", mtu))
+    ask(body, RTM_NEWLINK)
 
 
 def add_filter_to_missing_qdisc(ifindex: int = 1) -> int:

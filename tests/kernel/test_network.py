@@ -1,18 +1,15 @@
-"""Programs of devices, control groups, namespaces and sockets: each is seen to run, and to stop.
+"""Programs of devices, namespaces and sockets: each is seen to run, and to stop.
 
-All happens in a network namespace and a control group of the test's own.
+All happens in a network namespace of the test's own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import socket
-import subprocess
-from pathlib import Path
 
 import pytest
+from network import CLONE_NEWNET, LIBC, datagram, stream
 
 import pybpfload
 from pybpfload.formats.netlink import Bpf, MessageFlag, MessageType, Tca
@@ -22,120 +19,6 @@ from pybpfload.runtime.attach.common import LegacyLink
 from pybpfload.uapi import AttachType, LinkType
 
 pytestmark = pytest.mark.vm
-
-_CLONE_NEWNET = 0x40000000
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture
-def netns():
-    """The test's own network namespace, with its loopback device up."""
-    with open("/proc/thread-self/ns/net", "rb") as before:
-        if _LIBC.unshare(_CLONE_NEWNET) != 0:
-            pytest.skip(f"no network namespaces: {os.strerror(ctypes.get_errno())}")
-        try:
-            _up("lo")
-            yield
-        finally:
-            assert _LIBC.setns(before.fileno(), _CLONE_NEWNET) == 0
-
-
-def _up(device: str) -> None:
-    """``ip link set DEVICE up``, without needing ip(8)."""
-    import fcntl
-    import struct
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = struct.pack("16sH14x", device.encode(), 1)  # IFF_UP
-        fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
-
-
-@pytest.fixture
-def cgroup(tmp_path):
-    """A control group that this process is in."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    root = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), None)
-    mounted = root is None
-    if root is None:
-        root = tmp_path / "cgroup"
-        root.mkdir()
-        done = subprocess.run(["mount", "-t", "cgroup2", "none", str(root)], check=False)
-        if done.returncode:
-            pytest.skip("cgroup2 is not mounted and cannot be")
-    group = root / f"pybpfload-test-{os.getpid()}"
-    before = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-    group.mkdir()
-    try:
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-        yield group
-    finally:
-        (root / before / "cgroup.procs").write_text(str(os.getpid()))
-        left = [inner for inner in group.iterdir() if inner.is_dir()]  # by a test that failed
-        for each in (*left, group):
-            each.rmdir()
-        if mounted:
-            subprocess.run(["umount", str(root)], check=True)
-
-
-class Network:
-    """The programs of the fixture `network`, loaded one at a time, and how often each ran."""
-
-    def __init__(self, spec: pybpfload.ObjectSpec) -> None:
-        self._spec = spec
-        self._places = {program.name: place for place, program in enumerate(spec)}
-
-    @contextlib.contextmanager
-    def loaded(self, *names: str):
-        for program in self._spec:
-            program.autoload = program.name in names
-        with self._spec.load() as obj:
-            self._hits = obj.variables["hits"]
-            yield obj
-
-    def runs(self, name: str, act) -> int:
-        """How often a program runs while something is done."""
-        before = self._hits.value[self._places[name]]
-        act()
-        return self._hits.value[self._places[name]] - before
-
-
-@pytest.fixture
-def network(opened):
-    return Network(opened("network"))
-
-
-def datagram() -> None:
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as to,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
-    ):
-        to.bind(("127.0.0.1", 0))
-        to.settimeout(10)
-        sender.connect(to.getsockname())
-        sender.send(b"hello")
-        assert to.recv(10) == b"hello"
-
-
-def stream() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname(), 10) as client,
-    ):
-        accepted, _ = server.accept()
-        with accepted:
-            client.send(b"hello")
-            assert accepted.recv(10) == b"hello"
-
-
-def sees(network: Network, name: str, act, *target, **options) -> pybpfload.Link:
-    """Attach a program, see it run, close the link and see it no more; returns the closed link."""
-    with network.loaded(name) as obj:
-        assert network.runs(name, act) == 0
-        link = obj.programs[name].attach(*target, **options)
-        assert network.runs(name, act) > 0
-        link.close()
-        assert network.runs(name, act) == 0
-        return link
 
 
 class TestXdp:
@@ -153,7 +36,7 @@ class TestXdp:
 
     @pytest.mark.parametrize("device", ["lo", 1])
     def test_by_rtnetlink(self, netns, network, device):
-        link = sees(network, "on_xdp", datagram, device, link=False, mode="generic")
+        link = network.sees("on_xdp", datagram, device, link=False, mode="generic")
         assert isinstance(link, LegacyLink)
 
     def test_the_driver_has_no_such_mode(self, netns, network):
@@ -191,9 +74,9 @@ class TestXdp:
         """It is detached in the one where it was attached."""
         with open("/proc/thread-self/ns/net", "rb") as first, network.loaded(name) as obj:
             link = obj.programs[name].attach("lo", **options)
-            assert _LIBC.unshare(_CLONE_NEWNET) == 0
+            assert LIBC.unshare(CLONE_NEWNET) == 0
             link.close()
-            assert _LIBC.setns(first.fileno(), _CLONE_NEWNET) == 0
+            assert LIBC.setns(first.fileno(), CLONE_NEWNET) == 0
             assert netdev.xdp_query(1).mode == ""
             assert not netdev.has_clsact(1)
 
@@ -215,7 +98,7 @@ class TestXdp:
 class TestTc:
     @pytest.mark.parametrize("direction", ["ingress", "egress"])
     def test_filter(self, netns, network, direction):
-        sees(network, "on_tc", datagram, "lo", direction=direction)
+        network.sees("on_tc", datagram, "lo", direction=direction)
         # clsact, which was made for it, went with it.
         with pytest.raises(pybpfload.KernelError):
             netdev.delete_clsact(1)
@@ -272,7 +155,7 @@ class TestTc:
     @pytest.mark.kernel("6.6")
     @pytest.mark.parametrize("side", ["ingress", "egress"])
     def test_tcx(self, netns, network, side):
-        assert sees(network, f"on_tcx_{side}", datagram, "lo").kind == "tcx"
+        assert network.sees(f"on_tcx_{side}", datagram, "lo").kind == "tcx"
 
     @pytest.mark.kernel("6.6")
     def test_tcx_order(self, netns, network):
@@ -309,95 +192,11 @@ class TestTc:
             obj.programs["on_netkit"].attach("lo")
 
 
-def open_null() -> None:
-    Path("/dev/null").open().close()
-
-
-def read_sysctl() -> None:
-    Path("/proc/sys/kernel/ostype").read_text()
-
-
-_CGROUP = [
-    ("on_cgroup_ingress", datagram),
-    ("on_cgroup_egress", datagram),
-    ("on_cgroup_sock", datagram),
-    ("on_cgroup_connect4", datagram),
-    ("on_cgroup_sysctl", read_sysctl),
-    ("on_cgroup_device", open_null),
-    ("on_sockops", stream),
-]
-
-
-@pytest.mark.needs_feature("config:CGROUP_BPF")
-class TestCgroup:
-    @pytest.mark.parametrize(("name", "act"), _CGROUP)
-    def test_link(self, netns, cgroup, network, name, act):
-        assert not isinstance(sees(network, name, act, cgroup), LegacyLink)
-
-    @pytest.mark.parametrize("sharing", ["multi", "override", "none"])
-    @pytest.mark.parametrize(("name", "act"), _CGROUP[:1])
-    def test_without_link(self, netns, cgroup, network, name, act, sharing):
-        link = sees(network, name, act, str(cgroup), link=False, sharing=sharing)
-        assert isinstance(link, LegacyLink)
-
-    def test_the_program_that_took_its_place_stays(self, cgroup, network):
-        with network.loaded("on_sockops") as obj, network.loaded("on_sockops") as other:
-            options = {"link": False, "sharing": "override"}
-            first = obj.programs["on_sockops"].attach(cgroup, **options)
-            second = other.programs["on_sockops"].attach(cgroup, **options)
-            first.close()
-            fd = os.open(cgroup, os.O_RDONLY)
-            try:
-                there = pybpfload.lowlevel.prog_query(fd, AttachType.CGROUP_SOCK_OPS).prog_ids
-                assert list(there) == [other.programs["on_sockops"].info().id]
-            finally:
-                os.close(fd)
-            second.close()
-
-    def test_info_and_pin(self, cgroup, network, bpffs):
-        with network.loaded("on_sockops") as obj:
-            with obj.programs["on_sockops"].attach(cgroup) as link:
-                info = link.info()
-                assert info.type == LinkType.CGROUP
-                assert info.details["cgroup_id"] == cgroup.stat().st_ino
-                pin = f"{bpffs}/pybpfload-test-{os.getpid()}"
-                link.pin(pin)
-                try:
-                    with pybpfload.Link.from_pin(pin) as again:
-                        assert again.info().id == info.id
-                finally:
-                    link.unpin()
-
-    def test_one_that_does_not_share(self, cgroup, network):
-        with network.loaded("on_sockops") as obj:
-            with obj.programs["on_sockops"].attach(cgroup, sharing="none"):
-                with pytest.raises(pybpfload.KernelError, match="does not share"):
-                    obj.programs["on_sockops"].attach(cgroup, link=False)
-
-    def test_not_a_group(self, cgroup, network, tmp_path):
-        with network.loaded("on_sockops") as obj:
-            program = obj.programs["on_sockops"]
-            with pytest.raises(pybpfload.KernelError, match="no directory of a cgroup2"):
-                program.attach(tmp_path)
-            with pytest.raises(pybpfload.AttachError, match="there is no control group"):
-                program.attach(cgroup / "nowhere")
-            with pytest.raises(ValueError, match="links share always"):
-                program.attach(cgroup, link=True, sharing="none")
-
-    def test_group_that_is_removed(self, cgroup, network):
-        inner = cgroup / "inner"
-        inner.mkdir()
-        with network.loaded("on_sockops") as obj:
-            link = obj.programs["on_sockops"].attach(inner)
-            inner.rmdir()
-            link.close()
-
-
 class TestNamespace:
     @pytest.mark.kernel("5.9")
     @pytest.mark.parametrize("target", [None, "/proc/thread-self/ns/net"])
     def test_sk_lookup(self, netns, network, target):
-        assert sees(network, "on_sk_lookup", stream, target).kind == "netns"
+        assert network.sees("on_sk_lookup", stream, target).kind == "netns"
 
     def test_flow_dissector(self, netns, network):
         with network.loaded("on_flow_dissector") as obj:
@@ -417,7 +216,7 @@ class TestNamespace:
     @pytest.mark.kernel("6.4")
     @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
     def test_netfilter(self, netns, network):
-        sees(network, "on_netfilter", datagram, "input", priority=-10)
+        network.sees("on_netfilter", datagram, "input", priority=-10)
 
     @pytest.mark.kernel("6.4")
     @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
@@ -450,7 +249,7 @@ class TestSockets:
                     sender.sendto(b"hello", own.getsockname())
                 assert own.recv(10) == b"hello"
 
-            sees(network, "on_socket", send, own)
+            network.sees("on_socket", send, own)
 
     def test_reuseport(self, netns, network):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
@@ -462,7 +261,7 @@ class TestSockets:
                     sender.sendto(b"hello", own.getsockname())
                 assert own.recv(10) == b"hello"
 
-            sees(network, "on_sk_reuseport", send, own)
+            network.sees("on_sk_reuseport", send, own)
         with (
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain,
             network.loaded("on_sk_reuseport") as obj,
