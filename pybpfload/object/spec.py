@@ -358,17 +358,21 @@ class ObjectSpec:
     def loaded_programs(self) -> dict[str, ProgramSpec]:
         """Programs that loading the object loads, by name: those with ``autoload`` on.
 
-        Of struct_ops programs that maps name, those are loaded that a map with ``autocreate`` on
-        names, whatever their own switch says (libbpf ``bpf_object_adjust_struct_ops_autoload``).
+        Of struct_ops programs that maps name or named in the file, those are loaded that a map with
+        ``autocreate`` on names now, whatever their own switch says (libbpf
+        ``bpf_map__init_kern_struct_ops``, ``bpf_object_adjust_struct_ops_autoload``).
         """
-        users: dict[int, bool] = {}
+        wanted: dict[int, bool] = {}
         for each in self.struct_ops:
+            for program in each.declared:
+                wanted.setdefault(id(program), False)
             for program in each.programs.values():
-                users[id(program)] = users.get(id(program), False) or each.map.autocreate
+                if program is not None:
+                    wanted[id(program)] = wanted.get(id(program), False) or each.map.autocreate
         return {
             key: program
             for key, program in self.programs.items()
-            if users.get(id(program), program.autoload)
+            if wanted.get(id(program), program.autoload)
         }
 
     @property

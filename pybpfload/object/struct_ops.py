@@ -32,12 +32,15 @@ class StructOpsSpec:
     Attributes:
         map: The map that carries it.
         type_id: Its struct in the object's BTF.
-        programs: Member name -> program that implements it; editable before loading.
+        programs: Member name -> program that implements it. Editable before loading: another
+            program in its place, or ``None`` to leave the member zero.
+        declared: The programs that the file names, whatever becomes of :attr:`programs`.
     """
 
     map: MapSpec
     type_id: int
     programs: dict[str, ProgramSpec | None] = field(default_factory=dict)
+    declared: list[ProgramSpec] = field(default_factory=list)
 
 
 def collect(layout: Layout, spec: ObjectSpec) -> None:
@@ -142,6 +145,7 @@ def tie_programs(layout: Layout, spec: ObjectSpec) -> None:
                     **place,
                 )
             owner.programs[member] = found[0]
+            owner.declared.append(found[0])
 
 
 def _owner(variables: list[StructOpsSpec], offset: int) -> StructOpsSpec | None:

@@ -216,10 +216,13 @@ class Creator:
             options["value_type_btf_obj_fd"] = module
         options["map_flags"] = flags
         size, target = len(value.contents), f"map {spec.name}"
+        arguments = (spec.type, spec.key_size, size, spec.max_entries)
         try:
-            fd = bpf.map_create(spec.type, spec.key_size, size, spec.max_entries, **options)
+            fd = bpf.map_create(*arguments, **options)
         except KernelError as error:
             error.target = target
+            if flags & MapFlag.LINK and error.errno == errno.EINVAL:
+                _check_struct_ops_links(error, arguments, options)
             raise
         owner = FileDescriptor(fd, target)
         self.undo.callback(owner.close)
@@ -345,6 +348,27 @@ class Creator:
         )
         self.undo.callback(made.close)
         return made
+
+
+def _check_struct_ops_links(
+    error: KernelError, arguments: tuple[int, int, int, int], options: Mapping[str, Any]
+) -> None:
+    """After a struct_ops map was refused: whether the kernel would take it without a link.
+
+    Raises:
+        NotSupportedError: It would.
+    """
+    flags = options["map_flags"] & ~MapFlag.LINK
+    try:
+        FileDescriptor(bpf.map_create(*arguments, **{**options, "map_flags": flags})).close()
+    except KernelError:
+        return
+    raise NotSupportedError(
+        f"{error.target}: this kernel has no links of struct_ops; declare it in "
+        'SEC(".struct_ops"), which needs none',
+        feature="struct_ops links",
+        since="6.4",
+    ) from error
 
 
 def data_offset(spec: MapSpec) -> int:

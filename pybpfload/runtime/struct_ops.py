@@ -28,12 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["StructOpsLink", "StructOpsMap"]
 
 _KEY = bytes(4)
-_HINTS = {
+# What the kernel and the owner of the struct mean when a table is registered, and when it replaces
+# another one that is in use.
+_REGISTER_HINTS = {
     errno.EEXIST: "something of that name is registered already, or this table is",
-    errno.EBUSY: "the table is registered already",
+    errno.EBUSY: "the table is registered already, or only one of its kind can be",
     errno.EINVAL: "the kernel wants a member that is not set, or does not like a value",
-    errno.EOPNOTSUPP: "the kernel cannot replace tables of this kind while they are in use",
     524: "the kernel's compiler of BPF programs has no trampolines, which struct_ops need",
+}
+_UPDATE_HINTS = {
+    errno.EINVAL: "the new table is of another kind or has another name, or the kernel does not "
+    "like a value",
+    errno.ENOLINK: "the link is detached: the kernel, or the table's owner, has taken it back",
+    errno.EOPNOTSUPP: "tables of this kind cannot be replaced while they are in use; "
+    "close the link and attach the other one",
 }
 
 
@@ -117,7 +125,7 @@ class StructOpsMap(Map[int, Any]):
 
     def _explained(self, error: KernelError) -> KernelError:
         error.target = f"struct_ops {self.name}"
-        error.hint = _HINTS.get(error.errno or 0) or error.hint
+        error.hint = _REGISTER_HINTS.get(error.errno or 0) or error.hint
         return error
 
     def close(self) -> None:
@@ -147,11 +155,17 @@ class StructOpsLink(Link):
             old: The map that must be there, else nothing is changed.
 
         Raises:
-            KernelError: The kernel cannot do that for this kind of table.
+            BpfError: The map is not of a ``.struct_ops.link`` section.
+            KernelError: The kernel cannot do that for this kind of table, or with this one.
         """
         if isinstance(program, StructOpsMap):
+            if not program.flags & MapFlag.LINK:  # writing its value would register it for good
+                raise BpfError(
+                    f"struct_ops {program.name} has no link and cannot take the place of "
+                    f'{self.target}; declare it in SEC(".struct_ops.link")'
+                )
             program.register(again=True)
-        with self._explaining(_HINTS):
+        with self._explaining(_UPDATE_HINTS):
             bpf.link_update(
                 self.fileno(), program.fileno(), old_fd=0 if old is None else old.fileno()
             )

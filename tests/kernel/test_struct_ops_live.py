@@ -113,14 +113,46 @@ def test_replacing_a_table_that_is_in_use(opened):
         link.update(two.maps["linked"])
         assert link.info().details["map_id"] == two.maps["linked"].info().id
         talk("pybpf_cc_link")
-        with pytest.raises(pybpfload.KernelError):
+        with pytest.raises(pybpfload.KernelError, match="another program is in place"):
             link.update(one.maps["linked"], old=one.maps["linked"])
+        with opened("struct_ops").load() as other:
+            with pytest.raises(pybpfload.BpfError, match="plain has no link and cannot take"):
+                link.update(other.maps["plain"])
+            assert "pybpf_cc" not in available()
+        assert link.info().details["map_id"] == two.maps["linked"].info().id
+
+
+@pytest.mark.kernel("6.4")
+def test_replacing_a_table_by_one_of_another_name(opened):
+    spec = opened("struct_ops_link")
+    contents = spec.maps["linked"].contents
+    at = contents.index(b"pybpf_cc_link")
+    contents[at : at + 13] = b"pybpf_cc_name"
+    with opened("struct_ops_link").load() as one, spec.load() as two:
+        link = one.maps["linked"].attach()
+        with pytest.raises(pybpfload.KernelError, match="of another kind or has another name"):
+            link.update(two.maps["linked"])
+        assert "pybpf_cc_name" not in available()
+
+
+def test_a_table_without_one_of_its_functions(opened):
+    """A member that is set to None is zero, and its program is not loaded."""
+    spec = opened("struct_ops")
+    table = next(each for each in spec.struct_ops if each.map.name == "plain")
+    table.programs["init"] = None
+    with spec.load() as obj:
+        assert "cc_init" not in obj.programs
+        with obj.maps["plain"].attach():
+            talk("pybpf_cc")
+            assert obj.maps["plain"][0].data.init == 0
+            assert obj.variables["initialised"].value == 0
 
 
 @pytest.mark.kernel(below="6.4")
 def test_no_links(opened):
-    with pytest.raises(pybpfload.BpfError, match=r"6\.4"):
+    with pytest.raises(pybpfload.NotSupportedError, match="no links of struct_ops") as caught:
         opened("struct_ops_link").load()
+    assert caught.value.since == "6.4"
 
 
 def test_a_program_that_no_table_names(opened):

@@ -107,6 +107,23 @@ def test_programs_are_shared_by_maps_that_use_them_alike():
     assert "cc_ssthresh: map off has it as another member" in refused(spec)
 
 
+def test_programs_without_a_place_are_not_loaded():
+    """As libbpf: a program goes with the maps that name it, not by its own switch."""
+    spec = opened()
+    names = {"cc_ssthresh", "cc_cong_avoid", "cc_undo_cwnd"}
+    assert set(spec.loaded_programs) == names | {"cc_init"}
+    plain = next(each for each in spec.struct_ops if each.map.name == "plain")
+    plain.programs["init"] = None
+    assert spec.programs["cc_init"].autoload
+    assert set(spec.loaded_programs) == names
+    plain.programs["undo_cwnd"] = plain.programs["ssthresh"] = spec.programs["cc_unused"]
+    assert set(spec.loaded_programs) == {"cc_cong_avoid", "cc_unused"}
+    spec.maps["plain"].autocreate = False
+    assert set(spec.loaded_programs) == set()
+    spec.maps["off"].autocreate = True
+    assert set(spec.loaded_programs) == names
+
+
 def test_modules_have_structs_of_their_own():
     base = Kernel("other", name="other_ops").btf
     kernel = Kernel(*MEMBERS, base=base)
@@ -222,6 +239,30 @@ class TestLoading:
             with pytest.raises(pybpfload.KernelError, match="of that name is registered already"):
                 obj.attach()
             assert obj.links == []
+
+    def test_a_member_set_to_none(self, fake, kernel):
+        spec = opened()
+        next(e for e in spec.struct_ops if e.map.name == "plain").programs["init"] = None
+        with spec.load() as obj:
+            at = kernel.offsets["init"]
+            assert obj.maps["plain"].contents[at : at + 8] == bytes(8)
+            assert "cc_init" not in obj.programs
+
+    def test_a_kernel_without_links(self, fake):
+        spec = opened()
+        spec.maps["plain"].flags = MapFlag.LINK
+
+        def too_old(call):
+            return -errno.EINVAL if call.fields["map_flags"] & MapFlag.LINK else None
+
+        fake.on("MAP_CREATE", too_old)
+        with pytest.raises(pybpfload.NotSupportedError, match="no links of struct_ops") as caught:
+            spec.load()
+        assert caught.value.since == "6.4"
+        is_table = MapType.STRUCT_OPS.__eq__
+        fake.on("MAP_CREATE", lambda c: -errno.EINVAL if is_table(c.fields["map_type"]) else None)
+        with pytest.raises(pybpfload.KernelError, match="map plain"):
+            spec.load()
 
     def test_any_call_may_fail(self, fake, kernel):
         with opened().load() as obj:
