@@ -118,13 +118,33 @@ class Link(Handle):
             error.hint = error.hint or hints.get(error.errno or 0)
             raise
 
+    def _require_link(self, what: str) -> None:
+        """Insist on a link of the kernel's.
+
+        Raises:
+            NotSupportedError: There is only a perf event.
+        """
+        if self._event is not None and self._event is self._fd:
+            raise NotSupportedError(
+                f"{self!r} {what}: this kernel has no links of perf events",
+                feature="perf event links",
+                since="5.15",
+            )
+
     def info(self) -> bpf.LinkInfo:
         """Ask the kernel about it (``BPF_OBJ_GET_INFO_BY_FD``, links since Linux 5.8).
 
+        Returns:
+            The record of its kind in :mod:`pybpfload.lowlevel`: ``XdpLinkInfo``,
+            ``KprobeMultiLinkInfo``, ...
+
         Raises:
-            KernelError: The attachment is not a link for this kernel (perf events before 5.15).
+            NotSupportedError: The attachment is not a link for this kernel (perf events before
+                5.15, and what is attached without links).
         """
-        return bpf.link_info(self.fileno())
+        self._require_link("has no info")
+        with self._explaining({}):
+            return bpf.link_info(self.fileno())
 
     def detach(self) -> None:
         """Detach at once but keep the link (``BPF_LINK_DETACH``, Linux 5.9).
@@ -132,7 +152,9 @@ class Link(Handle):
         Raises:
             KernelError: Links of this kind can only be closed (tracing, raw_tp, perf event and
                 iterator links).
+            NotSupportedError: As :meth:`info`.
         """
+        self._require_link("detaches when it is closed")
         with self._explaining({errno.EOPNOTSUPP: "links of this kind detach when they are closed"}):
             bpf.link_detach(self.fileno())
 
@@ -162,18 +184,25 @@ class Link(Handle):
     def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
         """Put another program in its place (``BPF_LINK_UPDATE``, Linux 5.7).
 
+        The link goes on to be closed with the program that made it.
+
         Args:
             program: The new program: anything with ``fileno()``.
             old: The program that must be there, else nothing is changed.
 
         Raises:
-            KernelError: Links of this kind cannot be updated, or ``old`` is not the one there.
+            KernelError: Links of this kind cannot be updated (only those of control groups,
+                network namespaces, XDP, tcx, netkit, maps of sockets, iterators and struct_ops
+                can), or ``old`` is not the one there.
+            NotSupportedError: As :meth:`info`.
         """
+        self._require_link("cannot be updated")
         old_fd = 0 if old is None else old.fileno()
         with self._explaining(
             {errno.EINVAL: "links of this kind cannot be updated, or not with such a program"}
         ):
             bpf.link_update(self.fileno(), program.fileno(), old_fd=old_fd)
+        self.program = getattr(program, "name", None) or self.program
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Keep the attachment beyond this process, as a file on a bpffs (Linux 5.7).
@@ -189,12 +218,7 @@ class Link(Handle):
         """
         if self.pin_path is not None:
             raise BpfError(f"{self!r} is pinned already at {self.pin_path}")
-        if self._event is self._fd:
-            raise NotSupportedError(
-                f"{self!r} cannot be pinned: this kernel has no links of perf events",
-                feature="perf event links",
-                since="5.15",
-            )
+        self._require_link("cannot be pinned")
         self.pin_path = bpffs.pin(self.fileno(), path)
 
     def unpin(self) -> None:
@@ -229,5 +253,5 @@ class Link(Handle):
                 cleanup()
 
     def __repr__(self) -> str:
-        state = "closed " if self._fd.closed else ""
+        state = "closed " if self.closed else ""
         return f"<{state}Link {self.kind} {self.program} -> {self.target}>"

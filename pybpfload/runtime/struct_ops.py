@@ -91,10 +91,16 @@ class StructOpsMap(Map[int, Any]):
             KernelError: The kernel refuses; EEXIST: that name is taken.
         """
         by_link = bool(self.flags & MapFlag.LINK)
-        self.register(again=by_link)
         if not by_link:
-            link: Link = LegacyLink(self, kind="struct_ops", target=self.name, undo=_unregister)
+            link: Link = LegacyLink(
+                self,
+                kind="struct_ops",
+                target=self.name,
+                do=lambda: self.register(again=False),
+                undo=_unregister,
+            )
         else:
+            self.register(again=True)
             try:
                 fd = bpf.link_create(self.fileno(), 0, AttachType.STRUCT_OPS)
             except KernelError as error:

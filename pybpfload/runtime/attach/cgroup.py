@@ -100,11 +100,13 @@ def attach(
 
 def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
     attach_type = program.spec.expected_attach_type
-    try:
-        bpf.prog_attach(program.fileno(), group.fileno(), attach_type, attach_flags=flags)
-    except KernelError as error:
-        explain(error, program, name, _HINTS)
-        raise
+
+    def do() -> None:
+        try:
+            bpf.prog_attach(program.fileno(), group.fileno(), attach_type, attach_flags=flags)
+        except KernelError as error:
+            explain(error, program, name, _HINTS)
+            raise
 
     def undo(fd: int) -> None:
         try:
@@ -115,7 +117,7 @@ def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
             if error.errno != errno.ENOENT:  # somebody else has taken it away
                 raise
 
-    return LegacyLink(program, kind="cgroup", target=name, undo=undo, held=group)
+    return LegacyLink(program, kind="cgroup", target=name, undo=undo, held=group, do=do)
 
 
 def _is_there(group: Any, attach_type: int, prog_fd: int) -> bool:

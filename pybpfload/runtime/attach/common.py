@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.errors import AttachError, BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door, netdev
 from pybpfload.kernel.errors import kernel_error, missing_capabilities
 from pybpfload.kernel.fd import FileDescriptor
@@ -50,8 +50,10 @@ class LegacyLink(Link):
         program: The program; the map, for struct_ops.
         kind: As for :class:`Link`.
         target: As for :class:`Link`.
-        undo: Takes the program away again; gets a descriptor of the program.
-        held: What ``undo`` needs to be open; closed after it, and if this fails.
+        do: Attaches the program; done last, so that Ctrl-C, whenever it comes, finds somebody who
+            undoes it.
+        undo: Takes the program away again if it is still there; gets a descriptor of the program.
+        held: What both need to be open; closed behind ``undo``, and if this fails.
     """
 
     def __init__(
@@ -60,21 +62,35 @@ class LegacyLink(Link):
         *,
         kind: str,
         target: str,
+        do: Callable[[], object],
         undo: Callable[[int], None],
         held: FileDescriptor | socket.socket | None = None,
     ) -> None:
+        self._undo = undo
+        self._held = held
         try:
             own = duplicate(program, f"owner of {kind} {program.name}")
         except BaseException:
-            try:
-                undo(program.fileno())  # it is attached, and nobody would hold it
-            finally:
-                if held is not None:
-                    held.close()
+            if held is not None:
+                held.close()
             raise
         super().__init__(own, kind=kind, target=target, program=program.name)
-        self._undo = undo
-        self._held = held
+        try:
+            do()
+        except BpfError:
+            self._release()  # it was refused: there is nothing to undo
+            raise
+        except BaseException:
+            with suppress(BpfError):  # what interrupts it is more telling than what follows
+                self.close()
+            raise
+
+    def _release(self) -> None:
+        try:
+            if self._held is not None:
+                self._held.close()
+        finally:
+            super().close()
 
     def close(self) -> None:
         """Detach. Closing again does nothing.
@@ -87,9 +103,7 @@ class LegacyLink(Link):
         try:
             self._undo(self.fileno())
         finally:
-            if self._held is not None:
-                self._held.close()
-            super().close()
+            self._release()
 
     def detach(self) -> None:
         """The same as :meth:`close`."""
@@ -128,7 +142,7 @@ class LegacyLink(Link):
 class LinkGroup(Link):
     """Several links that belong together, as one for each CPU; they are closed together.
 
-    ``fileno()`` and ``info()`` are those of the first one.
+    ``fileno()`` and ``info()`` are those of the first one that is open.
 
     Args:
         links: The links, at least one; owned from now on.
@@ -148,6 +162,14 @@ class LinkGroup(Link):
         """Whether all are closed."""
         return all(link.closed for link in self.links)
 
+    def fileno(self) -> int:
+        """The descriptor of the first link that is open.
+
+        Raises:
+            ValueError: All are closed.
+        """
+        return next((link for link in self.links if not link.closed), self.links[0]).fileno()
+
     def close(self) -> None:
         """Detach all. Closing again does nothing.
 
@@ -164,9 +186,16 @@ class LinkGroup(Link):
             link.detach()
 
     def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
-        """Put another program in the place of each; see :meth:`Link.update`."""
-        for link in self.links:
-            link.update(program, old=old)
+        """Put another program in the place of each, or of none; see :meth:`Link.update`."""
+        self.links[0]._require_link("cannot be updated")
+        with ExitStack() as kept, ExitStack() as undo:
+            for link in self.links:
+                before = old if old is not None else kept.enter_context(_program_of(link))
+                name = link.program
+                link.update(program, old=old)
+                undo.callback(_put_back, link, before, name)
+            undo.pop_all()
+        self.program = self.links[0].program
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Not to be had: pin each of :attr:`links`.
@@ -175,6 +204,16 @@ class LinkGroup(Link):
             NotSupportedError: Always.
         """
         raise NotSupportedError(f"{self!r} is {len(self.links)} links: pin each of `links`")
+
+
+def _put_back(link: Link, program: HasFileno, name: str) -> None:
+    link.update(program)
+    link.program = name
+
+
+def _program_of(link: Link) -> FileDescriptor:
+    number = link.info().prog_id
+    return FileDescriptor(bpf.prog_get_fd_by_id(number), f"program id {number}")
 
 
 def create_link(

@@ -44,14 +44,14 @@ def attach(program: Program, loaded_for: AttachTarget, target: Any) -> Link:
     """
     device = open_target(program, target, "infrared receiver")
     attach_type = program.spec.expected_attach_type
-    try:
-        bpf.prog_attach(program.fileno(), device.fileno(), attach_type)
-    except BaseException as error:
-        device.close()
-        if isinstance(error, KernelError):
+
+    def do() -> None:
+        try:
+            bpf.prog_attach(program.fileno(), device.fileno(), attach_type)
+        except KernelError as error:
             raise_if_young(error, program, "infrared programs", "4.18")
             explain(error, program, device.what, _HINTS)
-        raise
+            raise
 
     def undo(fd: int) -> None:
         try:
@@ -61,4 +61,4 @@ def attach(program: Program, loaded_for: AttachTarget, target: Any) -> Link:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
-    return LegacyLink(program, kind="lirc", target=device.what, undo=undo, held=device)
+    return LegacyLink(program, kind="lirc", target=device.what, undo=undo, held=device, do=do)

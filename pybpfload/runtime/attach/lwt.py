@@ -106,11 +106,11 @@ def attach(
     ifindex = 0 if device is None else device_index(program, device)
     route = Route(prefix, encap, ifindex, hop, _TYPES[type], table, metric)
     via = route_socket()  # the thread may be in another namespace when it detaches
-    try:
-        routes.add_route(route, replace=replace, via=via)
-    except BaseException as error:
-        via.close()
-        if isinstance(error, KernelError):
+
+    def do() -> None:
+        try:
+            routes.add_route(route, replace=replace, via=via)
+        except KernelError as error:
             explain(error, program, f"route {prefix}", _HINTS)
             if error.errno == errno.EOPNOTSUPP:
                 raise NotSupportedError(
@@ -118,13 +118,15 @@ def attach(
                     feature=feature,
                     since=since,
                 ) from error
-        raise
+            raise
+
     return LegacyLink(
         program,
         kind="lwt",
         target=f"route {prefix}",
         undo=lambda _: _remove(route, via),
         held=via,
+        do=do,
     )
 
 

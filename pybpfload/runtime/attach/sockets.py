@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import errno
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.runtime.attach.common import LegacyLink, create_link, explain
-from pybpfload.runtime.handles import duplicate
+from pybpfload.runtime.handles import descriptor, duplicate
 from pybpfload.uapi import ProgType, name_of
 
 if TYPE_CHECKING:
+    from pybpfload.runtime.handles import HasFileno
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
@@ -41,14 +43,17 @@ def attach(
 ) -> Link:
     """Attach to a socket (socket filters, reuseport) or to a map of sockets (sk_msg, sk_skb).
 
+    A socket has one program of a kind, and a later one takes its place. The link does not keep the
+    socket open, with which the attachment ends. Closing the link takes the program away unless
+    this function has put another one there since; the kernel does not tell whether somebody else
+    has.
+
     Args:
         program: The program.
         loaded_for: Unused: the target is chosen at attach.
         target: The socket or map: anything with ``fileno()``, or a descriptor.
         link: Maps: ``True``: only by a link (Linux 6.10); ``False``: without one. Sockets have
-            none: the socket stays open as long as the link, closing the link takes away whichever
-            program of the kind is there, and if the process is killed the socket's end is that of
-            the attachment.
+            none.
 
     Raises:
         AttachError: No socket or map is given.
@@ -59,14 +64,14 @@ def attach(
     kind = "map of sockets" if in_map else "socket"
     if not isinstance(target, int) and not hasattr(target, "fileno"):
         raise AttachError(f"it attaches to a {kind}: give one", program=program.name)
+    if not in_map:
+        if link:
+            raise NotSupportedError(
+                f"program {program.name}: sockets have no links", feature="links of sockets"
+            )
+        return _to_socket(program, target)
     held = duplicate(target, kind)
     try:
-        if not in_map:
-            if link:
-                raise NotSupportedError(
-                    f"program {program.name}: sockets have no links", feature="links of sockets"
-                )
-            return _to_socket(program, held)
         if link is not False:
             try:
                 made = create_link(
@@ -89,31 +94,72 @@ def attach(
         raise
 
 
-def _to_socket(program: Program, held: Any) -> Link:
-    attach_option, detach_option = _OPTIONS[program.spec.prog_type]
-    result = door.set_socket_option(held.fileno(), attach_option, program.fileno())
-    if result < 0:
+class _Place:
+    """A kind of program of a socket; the younger of two in one place has taken the older's."""
+
+    def __init__(self, socket: HasFileno | int, options: tuple[int, int]) -> None:
+        self.socket = socket
+        self.attach_option, self.detach_option = options
+        self.key = (self._identity(), self.detach_option)
+
+    def _identity(self) -> tuple[int, int]:
+        """Which socket it is; another one or none after it was closed."""
+        told = door.fstat(descriptor(self.socket))
+        return told.st_dev, told.st_ino
+
+    def take(self, program: Program) -> None:
+        before, _latest[self.key] = _latest.get(self.key), self
+        fd = descriptor(self.socket)
+        result = door.set_socket_option(fd, self.attach_option, program.fileno())
+        if result >= 0:
+            return
+        del _latest[self.key]
+        if before is not None:
+            _latest[self.key] = before
         hint = None
         if program.spec.prog_type == ProgType.SK_REUSEPORT and result == -errno.EINVAL:
             hint = "set SO_REUSEPORT on the socket and bind it first"
         raise kernel_error(result, "setsockopt", f"program {program.name} to socket", hint=hint)
 
-    def undo(_: int) -> None:
-        found = door.set_socket_option(held.fileno(), detach_option, 0)
-        if found < 0 and found != -errno.ENOENT:
-            raise kernel_error(found, "setsockopt", f"program {program.name} of socket")
+    def leave(self, program: str) -> None:
+        try:
+            if self._identity() != self.key[0] or _latest.get(self.key) is not self:
+                return
+        except (OSError, ValueError):
+            return  # it is closed
+        del _latest[self.key]
+        result = door.set_socket_option(descriptor(self.socket), self.detach_option, 0)
+        if result < 0 and result != -errno.ENOENT:
+            raise kernel_error(result, "setsockopt", f"program {program} of socket")
 
-    kind = name_of(program.spec.prog_type)
-    return LegacyLink(program, kind=kind, target=held.what, undo=undo, held=held)
+
+_latest: WeakValueDictionary[tuple[tuple[int, int], int], _Place] = WeakValueDictionary()
+
+
+def _to_socket(program: Program, target: HasFileno | int) -> Link:
+    try:
+        place = _Place(target, _OPTIONS[program.spec.prog_type])
+    except OSError as error:
+        what = f"program {program.name} to socket fd {descriptor(target)}"
+        raise kernel_error(error.errno or errno.EBADF, "fstat", what) from None
+    return LegacyLink(
+        program,
+        kind=name_of(program.spec.prog_type),
+        target=f"socket fd {descriptor(target)}",
+        undo=lambda _: place.leave(program.name),
+        do=lambda: place.take(program),
+    )
 
 
 def _to_map(program: Program, held: Any) -> Link:
     attach_type = program.spec.expected_attach_type
-    try:
-        bpf.prog_attach(program.fileno(), held.fileno(), attach_type)
-    except KernelError as error:
-        explain(error, program, held.what, _HINTS)
-        raise
+
+    def do() -> None:
+        try:
+            bpf.prog_attach(program.fileno(), held.fileno(), attach_type)
+        except KernelError as error:
+            explain(error, program, held.what, _HINTS)
+            raise
 
     def undo(fd: int) -> None:
         try:
@@ -122,4 +168,4 @@ def _to_map(program: Program, held: Any) -> Link:
             if error.errno != errno.ENOENT:  # another program has taken its place
                 raise
 
-    return LegacyLink(program, kind="sockmap", target=held.what, undo=undo, held=held)
+    return LegacyLink(program, kind="sockmap", target=held.what, undo=undo, held=held, do=do)

@@ -159,24 +159,31 @@ def _filter_of(
             program=program.name,
             target=target,
         )
-    try:
-        found = netdev.tc_attach(
-            ifindex,
-            _PARENTS[direction],
-            program.fileno(),
-            f"{program.name}:[{program.info().id}]",
-            handle=handle,
-            priority=priority,
-            replace=replace,
-        )
-    except BaseException as error:
-        if made:
-            _remove_unused(ifindex, via)
-        if isinstance(error, KernelError):
+    found: netdev.TcFilter | None = None
+
+    def do() -> None:
+        nonlocal found
+        try:
+            found = netdev.tc_attach(
+                ifindex,
+                _PARENTS[direction],
+                program.fileno(),
+                f"{program.name}:[{program.info().id}]",
+                handle=handle,
+                priority=priority,
+                replace=replace,
+            )
+        except KernelError as error:
+            if made:
+                _remove_unused(ifindex, via)
             explain(error, program, target, _FILTER_HINTS)
-        raise
+            raise
 
     def undo(_: int) -> None:
+        if found is None:  # interrupted before the kernel has said which filter it is
+            if made:
+                _remove_unused(ifindex, via)
+            return
         place = (ifindex, found.parent, found.handle, found.priority)
         try:
             if netdev.tc_query(*place, via=via).prog_id != found.prog_id:
@@ -190,7 +197,7 @@ def _filter_of(
         if made:
             _remove_unused(ifindex, via)
 
-    return LegacyLink(program, kind="tc", target=target, undo=undo, held=via)
+    return LegacyLink(program, kind="tc", target=target, undo=undo, held=via, do=do)
 
 
 def _remove_unused(ifindex: int, via: socket.socket) -> None:

@@ -89,19 +89,21 @@ def attach(
     if expected is None:
         flags |= XdpFlag.UPDATE_IF_NOEXIST
     via = route_socket()  # the thread may be in another namespace when it detaches
-    try:
-        netdev.xdp_attach(ifindex, program.fileno(), flags, expected_fd=expected, via=via)
-    except BaseException as error:
-        via.close()
-        if isinstance(error, KernelError):
+
+    def do() -> None:
+        try:
+            netdev.xdp_attach(ifindex, program.fileno(), flags, expected_fd=expected, via=via)
+        except KernelError as error:
             explain(error, program, name, _HINTS)
-        raise
+            raise
+
     return LegacyLink(
         program,
         kind="xdp",
         target=name,
         undo=lambda fd: _take_away(ifindex, fd, MODES[mode], via),
         held=via,
+        do=do,
     )
 
 
