@@ -135,6 +135,7 @@ class ArrayCodec(Codec):
         self.loss = element.loss
         self.cost = 1 + self.count * element.cost
         self.fields = element.fields
+        self.overlaps = element.overlaps
         self._unpack = None
         if element.convert is None and len(element.code) == 1:
             self._unpack = struct.Struct(f"{order}{self.count}{element.code}").unpack
@@ -168,6 +169,16 @@ class ArrayCodec(Codec):
         for index, item in enumerate(items):
             try:
                 self.element._write(out, offset + index * self.element_size, item)
+            except ValueMismatchError as error:
+                raise error.below(f"[{index}]") from None
+
+    def _check(self, out: bytearray, offset: int, value: Any) -> None:
+        if as_bytes(value) is not None or not self.element_size:
+            super()._check(out, offset, value)
+            return
+        for index, item in enumerate(self._items(value)):
+            try:
+                self.element._check(out, offset + index * self.element_size, item)
             except ValueMismatchError as error:
                 raise error.below(f"[{index}]") from None
 

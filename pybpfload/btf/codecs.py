@@ -89,6 +89,7 @@ class Codec:
             3 the number behind a truth value.
         cost: Number of Python values that reading makes.
         fields: Number of members of structs inside, those of arrays counted once.
+        overlaps: Whether members of structs inside share bytes.
     """
 
     __slots__ = (
@@ -101,6 +102,7 @@ class Codec:
         "loss",
         "name",
         "order",
+        "overlaps",
         "size",
     )
 
@@ -113,6 +115,7 @@ class Codec:
         self.loss = 0
         self.cost = 1
         self.fields = 0
+        self.overlaps = False
         self._struct = struct.Struct(order + code)
 
     def __repr__(self) -> str:
@@ -200,6 +203,8 @@ class Codec:
         out = self._blank()
         try:
             self._write(out, 0, value)
+            if self.overlaps:
+                self._check(out, 0, value)
         except ValueMismatchError as error:
             raise error.below(self.label) from None
         return bytes(out)
@@ -211,6 +216,21 @@ class Codec:
             ValueMismatchError: The value does not fit; its path starts below this type.
         """
         raise NotImplementedError
+
+    def _check(self, out: bytearray, offset: int, value: Any) -> None:
+        """Make sure that a value that was written is what is read.
+
+        It is not if a member that shares bytes with it says something else. This can be told only
+        when all is written: ``True`` is written as 1, but is what a byte of 2 means, too.
+
+        Raises:
+            ValueMismatchError: It is not.
+        """
+        alone = bytearray(self.size)
+        self._write(alone, 0, value)
+        wanted, found = Codec.decode(self, alone), Codec.decode(self, out, offset)
+        if self.encode(wanted) != self.encode(found):
+            raise ValueMismatchError.of("the value that other members give the same bytes", value)
 
     def named(self, name: str) -> Codec:
         """Return the same codec under another name of the type."""

@@ -246,6 +246,7 @@ class RecordCodec(Codec):
         tail = self.size - position
         padded = self._overlapping or holes or tail > 0
         self.loss = max([int(padded), *(member.codec.loss for member in self.members)])
+        self.overlaps = self._overlapping or any(m.codec.overlaps for m in self.members)
         self._conversions = tuple(
             (index, member.codec.convert)
             for index, member in enumerate(self.members)
@@ -267,6 +268,13 @@ class RecordCodec(Codec):
     def label(self) -> str:
         """Name of the struct without ``struct``."""
         return self.record.__name__
+
+    def index(self, name: str) -> int | None:
+        """Position of a field; a Python keyword may have an underscore behind it (``from_``)."""
+        found = self._by_name.get(name)
+        if found is None and isinstance(name, str) and keyword.iskeyword(name[:-1]):
+            found = self._by_name.get(name.removesuffix("_"))
+        return found
 
     def decode(self, buffer: Any, offset: int = 0, size: int | None = None) -> Record:
         """Read one record; see :meth:`Codec.decode`."""
@@ -308,8 +316,8 @@ class RecordCodec(Codec):
                     columns[index] = self.members[index].codec._convert_many(columns[index])
                 made += map(make, zip(*columns, strict=True))
             return made
-        columns = [
-            Codec.decode_many(member.codec, view, _shifted(offsets, member.offset))
+        columns = [  # as _read does it, so that flexible arrays inside hold nothing
+            Codec._many(member.codec, view, _shifted(offsets, member.offset), member.codec.size)
             for member in self.members
         ]
         return list(map(make, zip(*columns, strict=True)))
@@ -348,7 +356,9 @@ class RecordCodec(Codec):
             if raw is not None:
                 return self._exactly(raw)
             given = self._given(value)
-            self._put(out, 0, given, trusted=type(value) is self.record)
+            self._put(out, 0, given)
+            if self.overlaps and type(value) is not self.record:
+                self._check_given(out, 0, given)
             self._put_flexible(out, given)
         except ValueMismatchError as error:
             raise error.below(self.label) from None
@@ -367,20 +377,18 @@ class RecordCodec(Codec):
             out[offset : offset + self.size] = raw
             return
         given = self._given(value)
-        self._put(out, offset, given, trusted=type(value) is self.record)
+        self._put(out, offset, given)
         for index, start, codec in self._flexible:
             if index in given:
                 self._put_member(out, offset + start, codec, index, given)  # must be empty
 
-    def _put(self, out: bytearray, offset: int, given: dict[int, Any], *, trusted: bool) -> None:
+    def _put(self, out: bytearray, offset: int, given: dict[int, Any]) -> None:
         """Write the given fields, but not flexible arrays."""
         flexible = {index for index, _, _ in self._flexible}
         for index in self._write_order:
             if index in given and index not in flexible:
                 member = self.members[index]
                 self._put_member(out, offset + member.offset, member.codec, index, given)
-        if self._overlapping and len(given) > 1 and not trusted:
-            self._check_agreement(out, offset, given)
 
     def _put_member(
         self, out: bytearray, at: int, codec: Codec, index: int, given: dict[int, Any]
@@ -402,10 +410,7 @@ class RecordCodec(Codec):
             raise ValueMismatchError.of(f"{self.label} record, dict or bytes", value)
         given = {}
         for name, item in value.items():
-            index = self._by_name.get(name)
-            if index is None and isinstance(name, str) and name.endswith("_"):
-                keyword_named = name[:-1] if keyword.iskeyword(name[:-1]) else ""
-                index = self._by_name.get(keyword_named)
+            index = self.index(name)
             if index is None:
                 names = list(self._by_name)
                 shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -413,17 +418,20 @@ class RecordCodec(Codec):
             given[index] = item
         return given
 
-    def _check_agreement(self, out: bytearray, offset: int, given: dict[int, Any]) -> None:
-        for index, value in given.items():
+    def _check(self, out: bytearray, offset: int, value: Any) -> None:
+        if as_bytes(value) is not None:
+            super()._check(out, offset, value)
+            return
+        self._check_given(out, offset, self._given(value))
+
+    def _check_given(self, out: bytearray, offset: int, given: dict[int, Any]) -> None:
+        for index, item in given.items():
             name, start, codec = self.members[index]
-            if not codec.size:
-                continue
-            alone = bytearray(codec.size)
-            codec._write(alone, 0, value)
-            wanted, found = _read(codec, alone, 0), _read(codec, out, offset + start)
-            if codec.encode(wanted) != codec.encode(found):
-                expected = "the value that other members give the same bytes"
-                raise ValueMismatchError.of(expected, value).below(f".{name}")
+            if codec.size:
+                try:
+                    codec._check(out, offset + start, item)
+                except ValueMismatchError as error:
+                    raise error.below(f".{name}") from None
 
     def _put_flexible(self, out: bytearray, given: dict[int, Any]) -> None:
         """Write what the flexible arrays hold; the longest decides when there are several."""
@@ -453,7 +461,9 @@ class RecordCodec(Codec):
         out = bytearray(self.encode(record))
         try:
             given = self._given(fields)
-            self._put(out, 0, given, trusted=False)
+            self._put(out, 0, given)
+            if self.overlaps:
+                self._check_given(out, 0, given)
             self._put_flexible(out, given)
         except ValueMismatchError as error:
             raise error.below(self.label) from None
