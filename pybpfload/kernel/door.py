@@ -96,6 +96,7 @@ __all__ = [
     "perf_event_open",
     "pid",
     "pread",
+    "prepared",
     "read",
     "read_file",
     "real_path",
@@ -148,12 +149,12 @@ class _RealKernel:
         self.cache: dict[Any, Any] = {}
         nr_bpf, nr_perf = syscall_numbers(os.uname().machine)
         self._libc = ctypes.CDLL(None, use_errno=True)
-        long = ctypes.c_long
+        long = self._long = ctypes.c_long
         # Asking by index gives a function object of its own, so each call has its own prototype.
+        # bpf(2) has none: converting arguments by one costs as much as the system call.
         self._bpf = self._libc["syscall"]
         self._bpf.restype = long
-        self._bpf.argtypes = [long, long, ctypes.c_void_p, long]
-        self._nr_bpf = nr_bpf
+        self._nr_bpf = long(nr_bpf)
         self._perf = self._libc["syscall"]
         self._perf.restype = long
         self._perf.argtypes = [long, ctypes.c_void_p, long, long, long, long]
@@ -163,8 +164,25 @@ class _RealKernel:
         self._byref = ctypes.byref
 
     def bpf(self, cmd: int, attr: bytearray, size: int) -> int:
-        result: int = self._bpf(self._nr_bpf, cmd, self._byref(self._address(attr)), size)
+        long = self._long
+        memory = self._byref(self._address(attr))
+        result: int = self._bpf(self._nr_bpf, long(cmd), memory, long(size))
         return result if result >= 0 else -self._errno()
+
+    def prepared(self, cmd: int, attr: bytearray, size: int) -> Callable[[], int]:
+        from functools import partial
+
+        long, errno = self._long, self._errno
+        memory = self._byref(self._address(attr))  # no longer resizable, as long as the call lives
+        call = partial(self._bpf, self._nr_bpf, long(cmd), memory, long(size))
+
+        def run() -> int:
+            if _log is not None:
+                return bpf(cmd, attr, size)
+            result: int = call()
+            return result if result >= 0 else -errno()
+
+        return run
 
     def perf_event_open(
         self, attr: bytearray, pid: int, cpu: int, group_fd: int, flags: int
@@ -266,6 +284,14 @@ class _RealKernel:
         except OSError as error:
             return -(error.errno or 19)  # ENODEV
 
+    def interface_name(self, index: int) -> str | None:
+        import socket
+
+        try:
+            return socket.if_indextoname(index)
+        except (OSError, OverflowError):
+            return None
+
     def open(self, path: str, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC)
 
@@ -290,14 +316,6 @@ class _RealKernel:
             os.write(fd, data)
         finally:
             os.close(fd)
-    def interface_name(self, index: int) -> str | None:
-        import socket
-
-        try:
-            return socket.if_indextoname(index)
-        except (OSError, OverflowError):
-            return None
-
 
     def map_file(self, path: str) -> _mmap.mmap | memoryview | bytes:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
@@ -454,6 +472,23 @@ def bpf(cmd: int, attr: bytearray, size: int) -> int:
 
         _logged(f"bpf({Cmd(cmd).name}, {attr[:size].hex(' ', 8)}, {size})", result)
     return result
+
+
+def prepared(cmd: int, attr: bytearray, size: int) -> Callable[[], int]:
+    """:func:`bpf` for a call that is made many times: converting its arguments takes long.
+
+    Args:
+        cmd: As for :func:`bpf`.
+        attr: As for :func:`bpf`. What is in it is read by each call; its length stays as it is.
+        size: As for :func:`bpf`.
+
+    Returns:
+        What makes the call and returns its result or the negative error number.
+    """
+    kernel = _kernel or current()
+    if isinstance(kernel, _RealKernel):
+        return kernel.prepared(cmd, attr, size)
+    return lambda: bpf(cmd, attr, size)
 
 
 def perf_event_open(attr: bytearray, pid: int, cpu: int, group_fd: int, flags: int) -> int:
