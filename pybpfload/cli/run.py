@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pybpfload.cli.common import Parser, check_names, open_object
 from pybpfload.cli.failure import UsageError, complain, report
@@ -135,14 +135,14 @@ def _attach(obj: Object, *, verbose: bool) -> tuple[int, list[Program], int]:
         program could not be attached.
     """
     from pybpfload.errors import BpfError
-    from pybpfload.runtime.attach import is_automatic
+    from pybpfload.runtime.attach import left_alone
 
     attached = status = 0
     iterators = []
     for program in obj.programs.values():
         spec = program.spec
-        if not is_automatic(spec):
-            complain(f"program {program.name} is loaded, not attached: {_why(program)}")
+        if reason := left_alone(spec):
+            complain(f"program {program.name} is loaded, not attached: {reason}")
         elif spec.sec is not None and spec.sec.auto == "iter":
             iterators.append(program)
         else:
@@ -170,10 +170,3 @@ def _show_variables(obj: Object) -> None:
         if not variable.read_only and not name.startswith("__export_"):
             with suppress(BpfError):  # its type has no values
                 complain(f"{name} = {pretty(variable.value)}")
-
-
-def _why(program: Program) -> str:
-    spec: Any = program.spec
-    if spec.sec is not None and spec.sec.auto == "iter":
-        return "the iterator wants to know what to go over, which Python can tell it"
-    return f'SEC("{spec.section}") does not say to what'

@@ -9,7 +9,7 @@ from pybpfload.object.spec import Named, ObjectSpec, SectionVariables
 from pybpfload.runtime.loader import Loader
 from pybpfload.runtime.maps import data_offset
 from pybpfload.runtime.variable import Variable
-from pybpfload.uapi import MapFlag
+from pybpfload.uapi import MapFlag, ProgType
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -77,6 +77,25 @@ class Object:
         owners: list[Program | StructOpsMap] = [*self.programs.values(), *self._struct_ops()]
         return [link for owner in owners for link in owner.links if not link.closed]
 
+    @property
+    def unattached(self) -> dict[str, str]:
+        """Programs and struct_ops maps that are not attached now: names, and why, one clause each.
+
+        After :meth:`attach` these are those whose section does not say where, and those whose
+        ``autoattach`` is off. Programs of struct_ops maps are attached with their map.
+        """
+        from pybpfload.runtime.attach import left_alone
+
+        found = {}
+        for program in self.programs.values():
+            if not program.attached and program.type != ProgType.STRUCT_OPS:
+                automatic = program.spec.autoattach
+                found[program.name] = left_alone(program.spec) or _why_not(automatic)
+        for table in self._struct_ops():
+            if all(link.closed for link in table.links):
+                found[table.name] = _why_not(table.name in self._autoattach)
+        return found
+
     def _struct_ops(self) -> list[StructOpsMap]:
         from pybpfload.runtime.struct_ops import StructOpsMap
 
@@ -117,14 +136,16 @@ class Object:
         Those that are attached already stay as they are.
 
         Programs that need more than a section name (XDP, tc, cgroup, iterators that want
-        parameters, ...) are left alone. If one fails, those attached by this call are detached
-        again.
+        parameters, ...) are left alone; :attr:`unattached` names them. If one fails, those attached
+        by this call are detached again. (libbpf's ``bpf_object__attach_skeleton()`` leaves that to
+        its caller, and does not tell what it passed over.)
 
         Returns:
             The links made now, in the order of the programs.
 
         Raises:
-            AttachError, NotSupportedError, KernelError: As :meth:`Program.attach`.
+            AttachError, NotSupportedError, KernelError, FormatError: As :meth:`Program.attach`; the
+                error names the program.
         """
         from pybpfload.runtime.attach import is_automatic
 
@@ -168,6 +189,10 @@ class Object:
     def __repr__(self) -> str:
         state = "closed " if self._closed else ""
         return f"<{state}Object {self.name}: {len(self.programs)} programs, {len(self.maps)} maps>"
+
+
+def _why_not(automatic: bool) -> str:
+    return "attach() was not called, or it was detached" if automatic else "autoattach is off"
 
 
 def load_object(spec: ObjectSpec, **options: Any) -> Object:

@@ -390,7 +390,7 @@ class TestOpening:
             ):
                 assert fake.fds[pinned.fileno()] is fake.fds[program.fileno()]
                 assert pinned.type == by_id.type == program.type
-                with pytest.raises(pybpfload.AttachError, match="does not tell"):
+                with pytest.raises(pybpfload.AttachError, match="does not say where"):
                     by_id.attach()
                 pinned.unpin()
                 assert fake.pins == {}

@@ -20,7 +20,7 @@ from pybpfload.uapi import AttachFlag, AttachType, name_of
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pybpfload.runtime.handles import HasFileno
     from pybpfload.runtime.map import Map
@@ -30,6 +30,7 @@ __all__ = [
     "LegacyLink",
     "LinkGroup",
     "anchors",
+    "check_options",
     "create_link",
     "device_index",
     "explain",
@@ -204,6 +205,26 @@ class LinkGroup(Link):
             NotSupportedError: Always.
         """
         raise NotSupportedError(f"{self!r} is {len(self.links)} links: pin each of `links`")
+
+
+def check_options(program: Program, attach: Callable[..., Link], options: Iterable[str]) -> None:
+    """Refuse options that a family does not take.
+
+    Args:
+        program: The program.
+        attach: The family's ``attach()``, whose keyword-only arguments are its options.
+        options: Names of those that are given.
+
+    Raises:
+        AttachError: One of them is not among these.
+    """
+    known = attach.__kwdefaults__ or {}
+    if unknown := ", ".join(name for name in options if name not in known):
+        raise AttachError(
+            f"SEC({program.spec.section!r}) does not take {unknown}; "
+            + (f"its options are {', '.join(known)}" if known else "it has no options"),
+            program=program.name,
+        )
 
 
 def _put_back(link: Link, program: HasFileno, name: str) -> None:

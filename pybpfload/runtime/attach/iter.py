@@ -15,6 +15,7 @@ from pybpfload.kernel import bpf, door
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.attach.common import check_options
 from pybpfload.runtime.handles import descriptor
 from pybpfload.runtime.link import Link
 from pybpfload.uapi import AttachType, CgroupIterOrder
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["attach", "iter_info", "lines", "needs_parameters", "open_stream", "read_link"]
 
-_PARAMETERS = ("map", "pid", "tid", "pidfd", "cgroup", "cgroup_id", "order")
 _MAP_ITERATORS = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
 
 
@@ -106,7 +106,17 @@ def iter_info(
 
 
 def attach(
-    program: Program, loaded_for: AttachTarget, target: str | None, **parameters: Any
+    program: Program,
+    loaded_for: AttachTarget,
+    target: str | None,
+    *,
+    map: HasFileno | int | None = None,  # noqa: A002 - the name users expect
+    pid: int = 0,
+    tid: int = 0,
+    pidfd: HasFileno | int | None = None,
+    cgroup: HasFileno | str | os.PathLike[str] | int | None = None,
+    cgroup_id: int = 0,
+    order: CgroupIterOrder | str | None = None,
 ) -> Link:
     """Make an iterator link, which can be read any number of times or pinned as a file.
 
@@ -114,14 +124,18 @@ def attach(
         program: The program.
         loaded_for: The iterator it was loaded for.
         target: Must be ``None``.
-        **parameters: ``map`` (a map or descriptor) for ``bpf_map_elem``, ``bpf_sk_storage_map`` and
-            ``sockmap``; ``pid`` (a process), ``tid`` (a thread; 0 is every one) or ``pidfd`` for
-            ``task``, ``task_file`` and ``task_vma`` (6.1); ``cgroup`` (path or descriptor),
-            ``cgroup_id`` and ``order`` (``self_only``, ``descendants_pre``, ``descendants_post``,
-            ``ancestors_up``) for ``cgroup`` (6.1).
+        map: The map to go over, for ``bpf_map_elem``, ``bpf_sk_storage_map`` and ``sockmap``.
+        pid: The one process to look at, for ``task``, ``task_file`` and ``task_vma`` (Linux 6.1);
+            0 for all.
+        tid: The one thread instead; 0 for all.
+        pidfd: The one process instead.
+        cgroup: The group to begin with, for ``cgroup`` (Linux 6.1): path or descriptor.
+        cgroup_id: The same by its id.
+        order: ``"self_only"``, ``"descendants_pre"``, ``"descendants_post"``, ``"ancestors_up"``.
 
     Raises:
         AttachError: The parameters do not fit the iterator.
+        NotSupportedError: The kernel does not know them, or has no iterators.
         KernelError: The kernel refuses.
     """
     spec = program.spec
@@ -132,13 +146,15 @@ def attach(
         )
     if spec.expected_attach_type != AttachType.TRACE_ITER:
         raise AttachError(f"SEC({spec.section!r}) is not an iterator", program=program.name)
-    unknown = set(parameters) - set(_PARAMETERS)
-    if unknown:
-        raise AttachError(
-            f"iterators do not take {', '.join(sorted(unknown))}; they take "
-            f"{', '.join(_PARAMETERS)}",
-            program=program.name,
-        )
+    all_parameters: dict[str, Any] = {
+        "map": map, "pid": pid, "tid": tid, "pidfd": pidfd,
+        "cgroup": cgroup, "cgroup_id": cgroup_id, "order": order,
+    }  # fmt: skip
+    parameters = {
+        name: value
+        for name, value in all_parameters.items()
+        if value is not None and not (isinstance(value, int) and value == 0)
+    }
     if needs_parameters(spec) and not parameters:
         wanted = "cgroup=" if loaded_for.name.endswith("cgroup") else "map="
         raise AttachError(f"iterator {loaded_for.name} needs {wanted}", program=program.name)
@@ -241,5 +257,6 @@ def open_stream(
     program: Program, loaded_for: AttachTarget, parameters: dict[str, Any]
 ) -> io.BufferedReader:
     """Attach, run once, give the output; the link is closed, the run holds what it needs."""
+    check_options(program, attach, parameters)
     with attach(program, loaded_for, None, **parameters) as link:
         return read_link(link)
