@@ -64,6 +64,17 @@ class FileDescriptor:
         self._fd = -1
         return fd
 
+    def linger(self) -> FileDescriptor:
+        """Give it to an object that closes it silently as soon as nobody refers to it any more.
+
+        Raises:
+            ValueError: It is closed.
+        """
+        other = _Lingering(self.fileno(), self.what)
+        other._kernel = self._kernel
+        self.detach()
+        return other
+
     def __enter__(self) -> Self:
         return self
 
@@ -85,6 +96,13 @@ class FileDescriptor:
 
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close()
+
+
+class _Lingering(FileDescriptor):
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def at_least_3(fd: int) -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pybpfload.errors import BpfError, KernelError
+from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, cpus
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime import mapkinds
+from pybpfload.runtime import mapcodecs, mapkinds, maptable
+from pybpfload.runtime.mapcodecs import decode_all
 from pybpfload.runtime.maphandle import MapHandle
 from pybpfload.runtime.mapio import UNSUPPORTED, Elements
-from pybpfload.runtime.mapkinds import EVENTS, FULL_ARRAYS, INDEXED, PER_CPU, QUEUES, decode_all
+from pybpfload.runtime.mapkinds import EVENTS, FULL_ARRAYS, INDEXED, PER_CPU, QUEUES
 from pybpfload.uapi import Cmd, ElemFlag, MapType
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from pybpfload.btf import Btf
     from pybpfload.runtime.events import EventTypes
+    from pybpfload.runtime.mapcodecs import Codec
+    from pybpfload.runtime.program import Program
 
 __all__ = ["Map"]
 
@@ -48,11 +52,14 @@ class Map(MapHandle, MutableMapping[K, V]):
     * queues and stacks: :meth:`push`, :meth:`pop`, :meth:`peek`;
     * Bloom filters: :meth:`push` and ``in``;
     * maps of programs, sockets, control groups and maps: values are given as anything with
-      ``fileno()``; programs come back as ids, maps as :class:`Map` (opened at each lookup);
+      ``fileno()``; maps come back as :class:`Map` and programs as
+      :class:`~pybpfload.runtime.program.Program`, opened at each lookup, sockets as cookies;
+    * maps of network devices: a value is an index or a name, or ``(device, program)``;
     * socket, file, task and control group storage: keys are anything with ``fileno()`` (for tasks a
       pidfd), or the descriptor's number;
     * LPM tries: keys may be networks and addresses of :mod:`ipaddress`;
-    * stack traces: values are lists of addresses, innermost first;
+    * stack traces: values are lists of addresses, innermost first, or of
+      :class:`~pybpfload.runtime.mapcodecs.BuildIdFrame` with ``BPF_F_STACK_BUILD_ID``;
     * ring buffers and perf event arrays: ``for event in m`` iterates over events.
 
     What a type cannot do raises ``TypeError`` and says what it can.
@@ -110,25 +117,79 @@ class Map(MapHandle, MutableMapping[K, V]):
             address=address,
         )
         possible = cpus.possible_cpus() if type in PER_CPU else 1
-        padded = (value_size + 7 & -8) * possible if type in PER_CPU else value_size
-        self._keys = mapkinds.key_codec(type, key_size, btf, key_type_id)
-        self._values = mapkinds.value_codec(
-            type, value_size, flags, btf, value_type_id, possible, _open_inner
-        )
         self._can = mapkinds.can(type)
-        self._encode_key: Callable[[Any], bytes] | None = None
-        if self._keys is not None:
-            self._encode_key, _ = mapkinds.fast(self._keys)
-        self._encode, self._decode = mapkinds.fast(self._values)
         self._elements = Elements(
             fd,
             name=name,
             map_type=type,
             key_size=key_size,
-            value_size=padded,
+            value_size=(value_size + 7 & -8) * possible if type in PER_CPU else value_size,
             max_entries=max_entries,
             flags=flags,
         )
+        self._use(
+            mapcodecs.key_codec(type, key_size, btf, key_type_id),
+            mapcodecs.value_codec(
+                type,
+                value_size,
+                flags,
+                btf,
+                value_type_id,
+                possible,
+                _open_program if type == MapType.PROG_ARRAY else _open_map,
+            ),
+        )
+
+    def _use(self, keys: Codec | None, values: Codec) -> None:
+        """Read and write with these codecs from now on."""
+        self._keys = keys
+        self._values = values
+        self._encode = mapcodecs.encoder(values, f"map {self.name}: a value")
+        self._decode = mapcodecs.decoder(values)
+        self._encode_key: Callable[[Any], bytes] | None = None
+        self._get: Callable[[Any], Any] | None = None
+        if keys is not None:
+            self._encode_key = mapcodecs.encoder(keys, f"map {self.name}: a key")
+            if "l" in self._can:
+                self._get = self._elements.getter(self._encode_key, self._decode)
+
+    def typed(self, *, key: Any = None, value: Any = None) -> Map[Any, Any]:
+        """The same map with other types of keys and values.
+
+        Args:
+            key: What keys are: the name of a type of the map's BTF, a class of ``obj.types``, a
+                type of the user's that fits its layout, or a codec. ``None`` leaves them as they
+                are.
+            value: What values are, likewise; of per-CPU maps, on each CPU.
+
+        Returns:
+            A map on the same descriptor: closing one closes both.
+
+        Raises:
+            BpfError: There is no such type, it has another size, or the map has no keys.
+            TypeError: It is none of these.
+        """
+        keys, values = self._keys, self._values
+        if key is not None:
+            if keys is None:
+                raise BpfError(f"map {self.name}: maps of type {self.type.name} have no keys")
+            found = mapcodecs.chosen_codec(key, self.btf, self.key_type_id)
+            keys = self._fitting(found, self.key_size, "keys")
+        if value is not None:
+            found = mapcodecs.chosen_codec(value, self.btf, self.value_type_id)
+            values = self._fitting(found, self.value_size, "values")
+            if self.type in PER_CPU:
+                values = mapcodecs.per_cpu(values, cpus.possible_cpus())
+        other = copy.copy(self)
+        other._use(keys, values)
+        return other
+
+    def _fitting(self, codec: Codec, size: int, what: str) -> Codec:
+        if codec.size != size:
+            raise BpfError(
+                f"map {self.name}: {what} have {size} bytes, {codec.name} has {codec.size}"
+            )
+        return codec
 
     def close(self) -> None:
         """Close the descriptor and what was opened to read the map; again does nothing.
@@ -181,8 +242,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         value = self._decode(raw)
         if cpu is None:
             return value
-        if self.type not in PER_CPU:
-            raise TypeError(f"map {self.name} is no per-CPU map")
+        self._need_cpus()
         return value[cpu]
 
     def put(
@@ -193,6 +253,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         noexist: bool = False,
         exist: bool = False,
         lock: bool = False,
+        cpu: int | None = None,
     ) -> None:
         """Set the value of a key, as ``m[key] = value`` does.
 
@@ -202,20 +263,48 @@ class Map(MapHandle, MutableMapping[K, V]):
             noexist: Only if the key is not there yet.
             exist: Only if the key is there already.
             lock: Copy the value under its ``bpf_spin_lock`` (Linux 5.1).
+            cpu: Of a per-CPU map, set only the value of this CPU (Linux 7.0).
 
         Raises:
             KeyError: ``exist``, and there is no such key.
-            TypeError: This type of map has no update.
+            TypeError: This type of map has no update, or ``cpu`` and it is no per-CPU map.
+            NotSupportedError: ``cpu``, and the kernel is older than 7.0.
             ValueMismatchError: Key or value do not fit their C types.
             KernelError: EEXIST: ``noexist``, and the key is there; E2BIG: the map is full; EPERM:
                 it is frozen; and others.
         """
         flags = _flags(noexist, exist, lock)
         raw_key = self._key(key, "u")
-        if not self._elements.update(raw_key, self._value(value), flags):
+        if cpu is None:
+            done = self._elements.update(raw_key, self._encode(value), flags)
+        else:
+            self._need_cpus()
+            if not 0 <= cpu < cpus.possible_cpus():
+                raise ValueError(f"there are {cpus.possible_cpus()} possible CPUs, not CPU {cpu}")
+            # The kernel reads the value from the beginning, whatever the CPU.
+            done = self._put_on_cpu(
+                raw_key, self._encode([value] * cpus.possible_cpus()), flags, cpu
+            )
+        if not done:
             if exist:
                 raise self._no_key(key)
             raise self._elements.failed(errno.EEXIST, Cmd.MAP_UPDATE_ELEM)
+
+    def _put_on_cpu(self, key: bytes | None, value: bytes, flags: int, cpu: int) -> bool:
+        try:
+            return self._elements.update(key, value, flags | ElemFlag.CPU | cpu << 32)
+        except KernelError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise NotSupportedError(
+                f"map {self.name}: setting the value of one CPU",
+                feature="BPF_F_CPU",
+                since="7.0",
+            ) from error
+
+    def _need_cpus(self) -> None:
+        if self.type not in PER_CPU:
+            raise TypeError(f"map {self.name} is no per-CPU map")
 
     def lookup_bytes(self, key: bytes) -> bytes | None:
         """The bytes of a value by the bytes of its key, ``None`` if there is no such key."""
@@ -231,14 +320,16 @@ class Map(MapHandle, MutableMapping[K, V]):
         self._elements.update(key, value)
 
     def __getitem__(self, key: K) -> V:
-        raw = self._elements.lookup(self._key(key, "l"))
-        if raw is None:
+        get = self._get
+        if get is None:
+            raise self._cannot("lookup")
+        value: V | None = get(key)
+        if value is None:
             raise self._no_key(key)
-        value: V = self._decode(raw)
         return value
 
     def __setitem__(self, key: K, value: Any) -> None:
-        self._elements.update(self._key(key, "u"), self._value(value))
+        self._elements.update(self._key(key, "u"), self._encode(value))
 
     def __delitem__(self, key: K) -> None:
         if not self._elements.delete(self._key(key, "d")):
@@ -308,7 +399,7 @@ class Map(MapHandle, MutableMapping[K, V]):
 
     def setdefault(self, key: K, default: Any = None) -> Any:
         """The value of a key, which is first set to ``default`` if it is not there."""
-        raw_key, raw_value = self._key(key, "u"), self._value(default)
+        raw_key, raw_value = self._key(key, "u"), self._encode(default)
         while True:
             raw = self._elements.lookup(raw_key)
             if raw is not None:
@@ -367,16 +458,16 @@ class Map(MapHandle, MutableMapping[K, V]):
             for index in range(self.max_entries):
                 yield self._keys.decode(self._keys.encode(index))
             return
-        for keys, _, count in self._elements.portions():
-            yield from decode_all(self._keys, keys, count)
+        for keys, _values, _count in self._elements.portions():
+            yield from decode_all(self._keys, keys)
 
     def _iterate_items(self) -> Iterator[tuple[K, V]]:
         self._need("i", "iteration over keys")
         assert self._keys is not None
-        for keys, values, count in self._elements.portions():
+        for keys, values, _count in self._elements.portions():
             yield from zip(
-                decode_all(self._keys, keys, count),
-                decode_all(self._values, values, count),
+                decode_all(self._keys, keys),
+                decode_all(self._values, values),
                 strict=True,
             )
 
@@ -406,6 +497,40 @@ class Map(MapHandle, MutableMapping[K, V]):
         """All elements as they are now."""
         return dict(self._iterate_items())
 
+    def to_records(self) -> list[dict[str, Any]]:
+        """All elements as flat rows: ``pandas.DataFrame(m.to_records())``.
+
+        Members of structs are columns, those of structs inside ``outer.inner``; whatever is no
+        struct is in the column ``key`` or ``value``. What keys and values both have is called
+        ``key.x`` and ``value.x``. Per-CPU maps have a row for each CPU, with the column ``cpu``.
+        """
+        return maptable.records(self.type in PER_CPU, self._iterate_items())
+
+    def to_buffers(self) -> tuple[memoryview, memoryview]:
+        """All elements as bytes: keys one behind the other, and values likewise.
+
+        The fastest way into numpy, without a Python object for any element::
+
+            keys, values = m.to_buffers()
+            numpy.frombuffer(values, dtype)
+
+        Values of per-CPU maps have one for each possible CPU, each padded to 8 bytes.
+        """
+        self._need("i", "iteration over keys")
+        portions = list(self._elements.portions())
+        if len(portions) == 1:
+            keys, values, _count = portions[0]
+            return keys, values
+        return (
+            memoryview(b"".join([keys for keys, _, _ in portions])),
+            memoryview(b"".join([values for _, values, _ in portions])),
+        )
+
+    def _repr_html_(self) -> str:
+        """The first elements as a table, for notebooks."""
+        readable = not self.closed and "l" in self._can and "i" in self._can
+        return maptable.html(repr(self), self.type in PER_CPU, self.items() if readable else ())
+
     def update(  # type: ignore[override]
         self,
         other: Mapping[K, Any] | Iterable[tuple[K, Any]] = (),
@@ -429,7 +554,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         """
         pairs = list(other.items() if isinstance(other, Mapping) else other)
         keys = [self._key(key, "u") or b"" for key, _ in pairs]
-        values = [self._value(value) for _, value in pairs]
+        values = [self._encode(value) for _, value in pairs]
         self._elements.update_many(keys, values, _flags(noexist, exist, lock))
 
     def clear(self) -> None:
@@ -452,19 +577,7 @@ class Map(MapHandle, MutableMapping[K, V]):
     def _key(self, key: Any, ability: str) -> bytes | None:
         if ability not in self._can:
             raise self._cannot({"l": "lookup", "u": "update", "d": "deletion"}[ability])
-        if self._encode_key is None:
-            return None
-        raw = self._encode_key(key)
-        if len(raw) != self.key_size:
-            raise BpfError(f"map {self.name}: a key has {self.key_size} bytes, not {len(raw)}")
-        return raw
-
-    def _value(self, value: Any) -> bytes:
-        raw = self._encode(value)
-        if len(raw) != self._values.size:
-            size = self._values.size
-            raise BpfError(f"map {self.name}: a value has {size} bytes, not {len(raw)}")
-        return raw
+        return None if self._encode_key is None else self._encode_key(key)
 
     def _need(self, ability: str, what: str) -> None:
         if ability not in self._can:
@@ -488,18 +601,18 @@ class _Values(ValuesView[V]):
         return (value for _, value in self._mapping._iterate_items())
 
 
-class _LookedUp(FileDescriptor):
-    """Descriptor of a map that was a value of another: dropping it loses nothing."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        self.close()
+# Dropping a map or program that was a value of a map loses nothing.
 
 
-def _open_inner(number: int) -> Map[Any, Any]:
-    fd = _LookedUp(bpf.map_get_fd_by_id(number), f"map id {number}")
-    return Map._of(fd)
+def _open_map(number: int) -> Map[Any, Any]:
+    return Map._of(FileDescriptor(bpf.map_get_fd_by_id(number), f"map id {number}").linger())
+
+
+def _open_program(number: int) -> Program:
+    from pybpfload.runtime.program import Program
+
+    fd = FileDescriptor(bpf.prog_get_fd_by_id(number), f"program id {number}")
+    return Program._of(fd.linger())
 
 
 def _flags(noexist: bool, exist: bool, lock: bool) -> int:

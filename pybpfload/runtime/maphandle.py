@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime import mapkinds
 from pybpfload.runtime.handles import Handle, open_fd, open_pin
-from pybpfload.uapi import MapFlag, MapType
+from pybpfload.uapi import BPF_OBJ_NAME_LEN, MapFlag, MapType
 
 if TYPE_CHECKING:
     import mmap
@@ -26,6 +27,31 @@ if TYPE_CHECKING:
     from pybpfload.runtime.ringbuf import RingBuffer
 
 __all__ = ["MapHandle"]
+
+
+class _Opened:
+    """What was opened to read a map, shared by all views of it on one descriptor."""
+
+    def __init__(self) -> None:
+        self.view: mmap.mmap | memoryview | None = None
+        self.windows: list[memoryview] = []
+        self.reader: RingBuffer | PerfBuffer | None = None
+
+    def close(self) -> None:
+        reader, self.reader = self.reader, None
+        view, self.view = self.view, None
+        windows, self.windows = self.windows, []
+        if reader is not None:
+            reader.close()
+        for window in windows:
+            with suppress(BufferError):
+                window.release()
+        if view is not None:
+            with suppress(BufferError):  # somebody looks into it; it goes with the last of them
+                if isinstance(view, memoryview):
+                    view.release()
+                else:
+                    view.close()
 
 
 class MapHandle(Handle):
@@ -54,9 +80,8 @@ class MapHandle(Handle):
         address: int = 0,
     ) -> None:
         self._fd = fd
-        self._view: mmap.mmap | memoryview | None = None
         self._address = address
-        self._windows: list[memoryview] = []
+        self._opened = _Opened()
         self.name = name
         self.type = type
         self.key_size = key_size
@@ -68,7 +93,6 @@ class MapHandle(Handle):
         self.value_type_id = value_type_id
         self.pin_path = pin_path
         self._event_types = event_types
-        self._reader: RingBuffer | PerfBuffer | None = None
 
     # Opening
 
@@ -87,6 +111,41 @@ class MapHandle(Handle):
         made = cls._of(open_pin("map", path, file_flags=MapFlag.RDONLY if read_only else 0))
         made.pin_path = os.fspath(path)
         return made
+
+    @classmethod
+    def from_name(cls, name: str) -> Self:
+        """Open the only map of that name in the kernel (Linux 4.15; CAP_SYS_ADMIN).
+
+        Names are not unique: use an id or a pin where there may be several.
+
+        Args:
+            name: Its name; the kernel knows the first 15 characters.
+
+        Raises:
+            BpfError: There is none, or more than one.
+            KernelError: The kernel refused.
+        """
+        wanted = name.encode()[: BPF_OBJ_NAME_LEN - 1].decode(errors="replace")
+        found: list[FileDescriptor] = []
+        try:
+            for number in cls.ids():
+                try:
+                    fd = FileDescriptor(bpf.map_get_fd_by_id(number), f"map id {number}")
+                except KernelError as error:
+                    if error.errno != errno.ENOENT:  # it went meanwhile
+                        raise
+                    continue
+                found.append(fd)
+                if bpf.map_info(fd.fileno()).name != wanted:
+                    found.pop().close()
+            if len(found) != 1:
+                which = ", ".join(fd.what.removeprefix("map id ") for fd in found)
+                several = f"there are {len(found)} maps called {wanted}, with the ids {which}"
+                raise BpfError(several if found else f"there is no map called {wanted}")
+            return cls._of(found.pop())
+        finally:
+            for fd in found:
+                fd.close()
 
     @classmethod
     def from_fd(cls, fd: HasFileno | int) -> Self:
@@ -131,21 +190,8 @@ class MapHandle(Handle):
 
         The map itself lives as long as a program, a pin or another descriptor holds it.
         """
-        reader, self._reader = self._reader, None
-        view, self._view = self._view, None
-        windows, self._windows = self._windows, []
         try:
-            if reader is not None:
-                reader.close()
-            for window in windows:
-                with suppress(BufferError):
-                    window.release()
-            if view is not None:
-                with suppress(BufferError):  # somebody looks into it; it goes with the last of them
-                    if isinstance(view, memoryview):
-                        view.release()
-                    else:
-                        view.close()
+            self._opened.close()
         finally:
             self._fd.close()
 
@@ -179,8 +225,9 @@ class MapHandle(Handle):
             TypeError: The map cannot be mapped.
             KernelError: The kernel refused; EEXIST: something is at the arena's address.
         """
-        if self._view is not None:
-            return self._view
+        opened = self._opened
+        if opened.view is not None:
+            return opened.view
         import mmap
 
         page = mmap.PAGESIZE
@@ -193,17 +240,17 @@ class MapHandle(Handle):
         length = length + page - 1 & -page
         try:
             if self._address:
-                self._view = door.mmap_at(self.fileno(), length, self._address)
+                opened.view = door.mmap_at(self.fileno(), length, self._address)
             else:
-                self._view = door.mmap(self.fileno(), length, write=True)
+                opened.view = door.mmap(self.fileno(), length, write=True)
         except PermissionError:
             try:
-                self._view = door.mmap(self.fileno(), length, write=False)
+                opened.view = door.mmap(self.fileno(), length, write=False)
             except OSError as error:
                 raise kernel_error(error.errno or 0, "mmap", f"map {self.name}") from None
         except OSError as error:
             raise kernel_error(error.errno or 0, "mmap", f"map {self.name}") from None
-        return self._view
+        return opened.view
 
     def window(self, offset: int, size: int, code: Any = "B") -> memoryview:
         """A part of :meth:`view`; closing the map makes it unusable.
@@ -222,7 +269,7 @@ class MapHandle(Handle):
             if len(part) != size:
                 raise ValueError(f"map {self.name}: no {size} bytes at offset {offset}")
             window = part.cast(code)
-        self._windows.append(window)
+        self._opened.windows.append(window)
         return window
 
     def pin(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -289,19 +336,20 @@ class MapHandle(Handle):
             TypeError: This type of map has no events.
             KernelError: It cannot be opened.
         """
-        if self._reader is None or self._reader.closed:
+        opened = self._opened
+        if opened.reader is None or opened.reader.closed:
             this: Any = self
             if self.type == MapType.RINGBUF:
                 from pybpfload.runtime.ringbuf import RingBuffer
 
-                self._reader = RingBuffer(this)
+                opened.reader = RingBuffer(this)
             elif self.type == MapType.PERF_EVENT_ARRAY:
                 from pybpfload.runtime.perfbuf import PerfBuffer
 
-                self._reader = PerfBuffer(this)
+                opened.reader = PerfBuffer(this)
             else:
                 raise self._cannot("reading events")
-        return self._reader
+        return opened.reader
 
     def _cannot(self, what: str) -> TypeError:
         able = mapkinds.abilities(self.type)

@@ -22,14 +22,15 @@ from pybpfload.uapi import Cmd, ElemFlag, MapFlag, MapType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from pybpfload.kernel.fd import FileDescriptor
 
 __all__ = ["UNSUPPORTED", "Elements"]
 
 _ELEM = struct.Struct("=i4xQQQ")  # map_fd, key, value, flags: as kernel.attrs says
-_FLAGS = struct.Struct("=Q")
+_ADDRESS = _FLAGS = struct.Struct("=Q")
 _SIZE = 32
 _LOOKUP = int(Cmd.MAP_LOOKUP_ELEM)
 _UPDATE = int(Cmd.MAP_UPDATE_ELEM)
@@ -43,22 +44,42 @@ _PORTION = 1 << 20  # bytes of keys and values in one batch
 _PATIENCE = 16  # times that a batch is repeated whose elements vanish under it
 
 
+class _Held:
+    """The descriptor's number. It stays the map's as long as any call that uses it refers to this.
+
+    Otherwise closing the map in one thread could give the number to another file while a second
+    thread is on its way into the kernel with it, whose buffers are too small for that file.
+    """
+
+    __slots__ = ("number", "owner")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.owner: object = None  # closes the descriptor together with this
+
+
 class _Slot:
-    """Key, value and attribute of one call."""
+    """Key, value and attribute of one call.
 
-    __slots__ = ("attr", "flagged", "hold", "key", "no_value", "other", "value")
+    ``lookup`` and ``update`` make these calls, without flags.
+    """
 
-    def __init__(self, fd: int, key_size: int, value_size: int) -> None:
-        self.hold: list[object] = []  # exports, so that nobody can resize the memory
+    __slots__ = ("attr", "hold", "key", "lookup", "no_value", "other", "update", "value")
+
+    def __init__(self, held: _Held, key_size: int, value_size: int) -> None:
+        # Exports are kept, so that nobody can resize the memory.
+        self.hold: list[object] = [held]
         key = bytearray(key_size)
         value = bytearray(max(value_size, key_size))  # the next key goes where values go
         at = address(key, self.hold), address(value, self.hold)
         self.key = memoryview(key)
         self.value = memoryview(value)[:value_size]
         self.other = memoryview(value)[:key_size]
-        self.attr = bytearray(_ELEM.pack(fd, *at, 0))
-        self.no_value = bytearray(_ELEM.pack(fd, at[0], 0, 0))  # deleting refuses an address there
-        self.flagged = 0
+        self.attr = bytearray(_ELEM.pack(held.number, *at, 0))
+        # Deleting refuses an address of a value.
+        self.no_value = bytearray(_ELEM.pack(held.number, at[0], 0, 0))
+        self.lookup = door.prepared(_LOOKUP, self.attr, _SIZE)
+        self.update = door.prepared(_UPDATE, self.attr, _SIZE)
 
 
 class Elements:
@@ -93,28 +114,47 @@ class Elements:
         self._max_entries = max_entries
         self._flags = flags
         self._pool: list[_Slot] = []
+        self._held: _Held | None = _Held(fd.fileno())
         self._batches: bool | None = None  # whether the kernel has batches for it
 
     def close(self) -> None:
-        """Forget the descriptor."""
+        """Close the descriptor, at once or when the calls that other threads are making end."""
+        held, self._held = self._held, None
         self._pool = []
+        if held is not None and not self._fd.closed:
+            held.owner = self._fd.linger()
+
+    def _hold(self) -> _Held:
+        """What a call has to refer to until it returns.
+
+        Raises:
+            ValueError: The map is closed.
+        """
+        if self._held is None:
+            raise ValueError(f"map {self._name} is closed")
+        return self._held
+
+    def _slot(self) -> _Slot:
+        return _Slot(self._hold(), self._key_size, self._value_size)
+
+    def _take(self) -> tuple[list[_Slot], _Slot]:
+        """A slot, and the pool to put it back into: that of a closed map is thrown away."""
+        pool = self._pool
+        try:
+            return pool, pool.pop()
+        except IndexError:
+            return pool, self._slot()
 
     def _call(self, command: int, slot: _Slot, key: bytes | None, flags: int) -> int:
         if key is not None:
             slot.key[:] = key  # ValueError if the length is another
-        if flags != slot.flagged:
-            _FLAGS.pack_into(slot.attr, 24, flags)
-            slot.flagged = flags
-        return door.bpf(command, slot.attr, _SIZE)
-
-    def _take(self) -> _Slot:
+        if not flags:
+            return door.bpf(command, slot.attr, _SIZE)
+        _FLAGS.pack_into(slot.attr, 24, flags)
         try:
-            return self._pool.pop()
-        except IndexError:
-            return self._slot()
-
-    def _slot(self) -> _Slot:
-        return _Slot(self._fd.fileno(), self._key_size, self._value_size)
+            return door.bpf(command, slot.attr, _SIZE)
+        finally:
+            _FLAGS.pack_into(slot.attr, 24, 0)
 
     def lookup(self, key: bytes | None, flags: int = 0, *, take: bool = False) -> bytes | None:
         """The value of a key, or ``None``.
@@ -132,12 +172,11 @@ class Elements:
             slot = pool.pop()
         except IndexError:
             slot = self._slot()
-        command = _TAKE if take else _LOOKUP
-        if flags or slot.flagged or key is None:
-            result = self._call(command, slot, key, flags)
-        else:  # the same in short: this is the call that is made most often
+        if key is None or flags or take:
+            result = self._call(_TAKE if take else _LOOKUP, slot, key, flags)
+        else:
             slot.key[:] = key
-            result = door.bpf(command, slot.attr, _SIZE)
+            result = slot.lookup()
         if result >= 0:
             value = bytes(slot.value)
             pool.append(slot)
@@ -145,7 +184,42 @@ class Elements:
         pool.append(slot)
         if result == -errno.ENOENT:
             return None
-        raise self.failed(result, command)
+        del pool, slot  # whoever keeps the error shall not keep the descriptor open
+        raise self.failed(result, _TAKE if take else _LOOKUP)
+
+    def getter(
+        self, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]
+    ) -> Callable[[Any], Any]:
+        """:meth:`lookup` between codecs as one function: what a lookup costs besides the call.
+
+        Args:
+            encode: Makes the bytes of a key.
+            decode: Makes a value of its bytes.
+
+        Returns:
+            Gives the value of a key, or ``None``; raises as ``lookup`` does.
+        """
+
+        def get(key: Any) -> Any:
+            raw = encode(key)
+            pool = self._pool
+            try:
+                slot = pool.pop()
+            except IndexError:
+                slot = self._slot()
+            slot.key[:] = raw
+            result = slot.lookup()
+            if result >= 0:
+                value = bytes(slot.value)
+                pool.append(slot)
+                return decode(value)
+            pool.append(slot)
+            if result == -errno.ENOENT:
+                return None
+            del pool, slot
+            raise self.failed(result, _LOOKUP)
+
+        return get
 
     def contains(self, value: bytes) -> bool:
         """Whether a Bloom filter may have seen a value.
@@ -155,7 +229,7 @@ class Elements:
         """
         slot = self._slot()
         slot.value[:] = value
-        result = self._call(_LOOKUP, slot, None, 0)
+        result = slot.lookup()
         if result < 0 and result != -errno.ENOENT:
             raise self.failed(result, _LOOKUP)
         return result >= 0
@@ -170,9 +244,16 @@ class Elements:
             KernelError: The kernel refused for another reason.
         """
         pool = self._pool
-        slot = self._take()
+        try:
+            slot = pool.pop()
+        except IndexError:
+            slot = self._slot()
         slot.value[:] = value
-        result = self._call(_UPDATE, slot, key, flags)
+        if key is None or flags:
+            result = self._call(_UPDATE, slot, key, flags)
+        else:
+            slot.key[:] = key
+            result = slot.update()
         pool.append(slot)
         if result >= 0:
             return True
@@ -180,6 +261,7 @@ class Elements:
             result == -errno.EEXIST and flags & ElemFlag.NOEXIST
         ):
             return False
+        del pool, slot  # whoever keeps the error shall not keep the descriptor open
         raise self.failed(result, _UPDATE)
 
     def delete(self, key: bytes | None) -> bool:
@@ -188,8 +270,7 @@ class Elements:
         Raises:
             KernelError: The kernel refused.
         """
-        pool = self._pool
-        slot = self._take()
+        pool, slot = self._take()
         if key is not None:
             slot.key[:] = key
         result = door.bpf(_DELETE, slot.no_value, _SIZE)
@@ -198,6 +279,7 @@ class Elements:
             return True
         if result in (-errno.ENOENT, -errno.ESRCH):
             return False
+        del pool, slot  # whoever keeps the error shall not keep the descriptor open
         raise self.failed(result, _DELETE)
 
     def next_key(self, key: bytes | None) -> bytes | None:
@@ -206,17 +288,20 @@ class Elements:
         Raises:
             KernelError: The kernel refused.
         """
-        slot = self._slot() if key is None else self._take()
+        pool: list[_Slot] = []
         if key is None:
-            struct.pack_into("=Q", slot.attr, 8, 0)
+            slot = self._slot()
+            _ADDRESS.pack_into(slot.attr, 8, 0)
+        else:
+            pool, slot = self._take()
         result = self._call(_NEXT, slot, key, 0)
         following = bytes(slot.other)
-        if key is not None:
-            self._pool.append(slot)
+        pool.append(slot)
         if result >= 0:
             return following
         if result == -errno.ENOENT:
             return None
+        del pool, slot  # whoever keeps the error shall not keep the descriptor open
         raise self.failed(result, _NEXT)
 
     # Many elements

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import mmap
 
     from pybpfload.runtime.map import Map
-    from pybpfload.runtime.mapkinds import Codec
+    from pybpfload.runtime.mapcodecs import Codec
 
 __all__ = ["ReadOnlyError", "Variable"]
 

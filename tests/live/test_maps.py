@@ -401,13 +401,16 @@ def test_programs_as_values() -> None:
         m = next(each for each in obj.maps.values() if each.type == MapType.PROG_ARRAY)
         ids = {bpf.prog_info(each.fileno()).id for each in obj.programs.values()}
         assert m
-        assert set(m.values()) <= ids
+        assert {each.info().id for each in m.values()} <= ids
         program = next(iter(obj.programs.values()))
         key = next(iter(m))
         del m[key]
         assert key not in m
         m[key] = program
-        assert m[key] == bpf.prog_info(program.fileno()).id
+        with m[key] as same:
+            assert isinstance(same, pybpfload.Program)
+            assert same.info().id == program.info().id
+            assert program.name.startswith(same.name)
 
 
 @pytest.mark.parametrize("name", ["ringbuf", "user_ringbuf", "arena", "xskmap", "cgroup_array"])

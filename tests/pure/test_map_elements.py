@@ -14,9 +14,9 @@ from pybpfload.btf.values import ValueMismatchError
 from pybpfload.errors import KernelError
 from pybpfload.kernel import bpf
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime import mapkinds
+from pybpfload.runtime import mapcodecs, mapkinds
 from pybpfload.runtime.map import Map
-from pybpfload.runtime.mapkinds import PerCpu
+from pybpfload.runtime.mapcodecs import PerCpu
 from pybpfload.testing.fakekernel import FakeKernel
 from pybpfload.uapi import MapFlag, MapType
 
@@ -179,12 +179,12 @@ class File:
 
 
 def value_codec(kind: MapType, size: int, flags: int = 0, **options: Any) -> Any:
-    arguments = {"btf": None, "type_id": 0, "cpus": 1, "open_map": lambda n: f"map {n}"} | options
-    return mapkinds.value_codec(kind, size, flags, **arguments)
+    arguments = {"btf": None, "type_id": 0, "cpus": 1, "open_value": lambda n: f"map {n}"} | options
+    return mapcodecs.value_codec(kind, size, flags, **arguments)
 
 
 @pytest.mark.parametrize(
-    "kind", [MapType.PROG_ARRAY, MapType.CGROUP_ARRAY, MapType.SOCKMAP, MapType.XSKMAP]
+    "kind", [MapType.CGROUP_ARRAY, MapType.SOCKMAP, MapType.XSKMAP, MapType.PERF_EVENT_ARRAY]
 )
 def test_values_that_are_descriptors(kind: MapType) -> None:
     codec = value_codec(kind, 4)
@@ -199,8 +199,9 @@ def test_sockets_with_cookies() -> None:
     assert codec.encode(File()) == struct.pack("=Q", 42)
 
 
-def test_maps_in_maps() -> None:
-    codec = value_codec(MapType.HASH_OF_MAPS, 4)
+@pytest.mark.parametrize("kind", [MapType.HASH_OF_MAPS, MapType.PROG_ARRAY])
+def test_maps_and_programs_as_values(kind: MapType) -> None:
+    codec = value_codec(kind, 4)
     assert codec.encode(File()) == struct.pack("=I", 42)
     assert codec.decode(struct.pack("=I", 7)) == "map 7"
 
@@ -218,11 +219,17 @@ def test_stack_traces() -> None:
     assert codec.decode(struct.pack("=4Q", 9, 8, 0, 0)) == [9, 8]
     assert codec.decode(struct.pack("=4Q", 9, 8, 7, 6)) == [9, 8, 7, 6]
     by_build_id = value_codec(MapType.STACK_TRACE, 64, MapFlag.STACK_BUILD_ID)
-    assert by_build_id.decode(bytes(64)) == bytes(64)
+    frame = struct.Struct("=i20sQ")
+    assert by_build_id.decode(bytes(64)) == []
+    valid, address = frame.pack(1, b"x" * 20, 0x40), frame.pack(2, bytes(20), 0x7000)
+    assert by_build_id.decode(valid + address) == [(b"x" * 20, 0x40), (b"", 0x7000)]
+    assert by_build_id.decode(address + bytes(32)) == [(b"", 0x7000)]
+    with pytest.raises(TypeError, match="by programs only"):
+        codec.encode([1])
 
 
 def test_prefixes() -> None:
-    codec = mapkinds.key_codec(MapType.LPM_TRIE, 8, None, 0)
+    codec = mapcodecs.key_codec(MapType.LPM_TRIE, 8, None, 0)
     assert codec is not None
     ten = struct.pack("=I4B", 8, 10, 0, 0, 0)
     assert codec.encode(ipaddress.ip_network("10.0.0.0/8")) == ten
@@ -230,7 +237,7 @@ def test_prefixes() -> None:
     assert codec.encode(ten) == ten
     with pytest.raises(ValueError, match="4 bytes of address"):
         codec.encode(ipaddress.ip_address("::1"))
-    wide = mapkinds.key_codec(MapType.LPM_TRIE, 20, None, 0)
+    wide = mapcodecs.key_codec(MapType.LPM_TRIE, 20, None, 0)
     assert wide is not None
     assert len(wide.encode(ipaddress.ip_network("10.0.0.0/8"))) == 20
 
