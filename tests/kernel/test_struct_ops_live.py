@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
+from children import in_child
 
 import pybpfload
 from pybpfload.runtime.attach.common import LegacyLink
@@ -168,3 +172,80 @@ def test_a_kernel_without_such_a_member(opened):
     spec.maps["plain"].contents[-1] = 1
     with pytest.raises(pybpfload.RelocationError, match="has no member 'pybpfload_missing'"):
         spec.load()
+
+
+@pytest.mark.kernel("6.12")
+@pytest.mark.needs_feature("config:SCHED_CLASS_EXT")
+@pytest.mark.skipif("PYBPFLOAD_VM_EVENTS" not in os.environ, reason="not in a virtual machine")
+class TestScheduler:
+    """sched_ext: while it is attached, it schedules everything, so in virtual machines only."""
+
+    STATE = Path("/sys/kernel/sched_ext")
+
+    def state(self) -> str:
+        return (self.STATE / "state").read_text().strip()
+
+    def until(self, state: str) -> None:
+        """The kernel changes over in a thread of its own."""
+        end = time.monotonic() + 20
+        while self.state() != state and time.monotonic() < end:
+            time.sleep(0.05)
+        assert self.state() == state
+
+    @pytest.fixture
+    def spec(self, opened):
+        spec = opened("sched_ext")
+        spec.variables["target_tgid"].value = os.getpid()
+        return spec
+
+    def test_it_schedules_and_goes(self, spec):
+        self.until("disabled")
+        with spec.load() as obj:
+            values = {name: obj.variables[name] for name in ("initialised", "ran", "exited")}
+            (link,) = obj.attach()
+            assert link.info().type == LinkType.STRUCT_OPS
+            self.until("enabled")
+            assert (self.STATE / "root" / "ops").read_text().strip() == "pybpf_scx"
+            assert values["initialised"].value == 1
+            before = values["ran"].value
+            for _ in range(20):
+                time.sleep(0.01)
+            assert values["ran"].value - before >= 20
+            assert values["exited"].value == 0
+            link.close()
+            self.until("disabled")
+            assert not (self.STATE / "root").exists()
+            assert values["exited"].value == 1
+            assert obj.variables["exit_kind"].value == 64  # SCX_EXIT_UNREG
+            after = values["ran"].value
+            time.sleep(0.1)
+            assert values["ran"].value == after
+
+    def test_one_at_a_time(self, opened, spec):
+        other = opened("sched_ext")
+        with spec.load() as obj, other.load() as second:
+            obj.attach()
+            with pytest.raises(pybpfload.KernelError, match="or only one of its kind can be"):
+                second.attach()
+            assert second.links == []
+        self.until("disabled")
+
+    def test_a_process_that_is_killed(self, spec):
+        """The link goes with its last descriptor, and the kernel schedules by itself again."""
+
+        def attach_and_die() -> None:
+            obj = spec.load()
+            obj.attach()
+            self.until("enabled")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with pytest.raises(AssertionError, match="the child ended with status 9"):
+            in_child(attach_and_die)
+        self.until("disabled")
+
+
+def test_a_kernel_without_sched_ext(opened):
+    if Path("/sys/kernel/sched_ext").exists():
+        pytest.skip("this kernel has sched_ext")
+    with pytest.raises(pybpfload.RelocationError, match="no struct_ops called sched_ext_ops"):
+        opened("sched_ext").load()
