@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from pybpfload.btf import Btf
+from pybpfload.btf import Btf, Kind
+from pybpfload.btf.types import Composite
 from pybpfload.errors import FormatError, KernelError, NotPermittedError, NotSupportedError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pybpfload.errors import BpfError
 
-__all__ = ["ModuleBtf", "modules", "problems", "vmlinux"]
+__all__ = ["ModuleBtf", "has_member", "modules", "problems", "vmlinux"]
 
 _SYSFS = "/sys/kernel/btf"
 
@@ -217,3 +218,32 @@ def _from_files(prefix: str, known: dict[Any, Any], refusal: KernelError) -> lis
         if known[name] is not None:
             found.append(known[name])
     return found
+
+
+def has_member(name: str, *path: str) -> bool | None:
+    """Whether a type of the running kernel has a member: what it can be asked, without asking.
+
+    Args:
+        name: A struct or union, for example ``"bpf_attr"``.
+        *path: Names of members, each one of that before.
+
+    Returns:
+        ``None`` if the kernel shows no such type.
+    """
+    try:
+        btf = vmlinux()
+    except (FormatError, KernelError, NotSupportedError):
+        return None
+    places = [found for kind in (Kind.STRUCT, Kind.UNION) if (found := btf.find(name, kind))]
+    if not places:
+        return None
+    for wanted in path:
+        inside, places = places, []
+        while inside:
+            composite = btf[btf.strip(inside.pop())]
+            for member in composite.members if isinstance(composite, Composite) else ():
+                if member.name == wanted:
+                    places.append(member.type)
+                elif not member.name:  # what is in it counts as if it were outside
+                    inside.append(member.type)
+    return bool(places)

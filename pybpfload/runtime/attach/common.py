@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import AttachError, BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door, netdev
+from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.errors import kernel_error, missing_capabilities
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.netlink import KERNEL_SAYS
@@ -36,6 +37,7 @@ __all__ = [
     "explain",
     "open_target",
     "raise_if_young",
+    "require_cookies",
 ]
 
 _TOO_YOUNG = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP)  # what an old kernel says to new things
@@ -316,6 +318,26 @@ def raise_if_young(error: KernelError, program: Program, feature: str, since: st
         raise NotSupportedError(
             f"program {program.name}: this kernel has no {feature}", feature=feature, since=since
         ) from error
+
+
+def require_cookies(program: Program, *place: str, since: str) -> None:
+    """Insist on attach cookies; some kernels would not notice that they were given one.
+
+    Args:
+        program: The program.
+        *place: Members of ``union bpf_attr`` that lead to the structure with the cookie.
+        since: First kernel that has it.
+
+    Raises:
+        NotSupportedError: The running kernel's own type has no place for it.
+    """
+    if kernel_btf.has_member("bpf_attr", *place, "cookie") is False:
+        raise NotSupportedError(
+            f"program {program.name}: this kernel has no attach cookies "
+            f"for {program.spec.section.split('/')[0]} programs",
+            feature="attach cookies",
+            since=since,
+        )
 
 
 def anchors(

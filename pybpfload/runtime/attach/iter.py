@@ -7,8 +7,6 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.btf import Kind
-from pybpfload.btf.types import Composite
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.bpf_iter import link_info
 from pybpfload.kernel import bpf, door
@@ -197,10 +195,7 @@ def _check_known(program: Program, parameters: dict[str, Any]) -> None:
     wanted = {arms[name] for name in parameters if name in arms}
     if not wanted:
         return
-    btf = kernel_btf.vmlinux()
-    union = btf[btf.find("bpf_iter_link_info", Kind.UNION)]
-    known = {member.name for member in union.members} if isinstance(union, Composite) else wanted
-    if not wanted <= known:
+    if any(kernel_btf.has_member("bpf_iter_link_info", arm) is False for arm in wanted):
         raise NotSupportedError(
             f"program {program.name}: iterators of this kernel do not take {', '.join(parameters)}",
             feature="iterator parameters",

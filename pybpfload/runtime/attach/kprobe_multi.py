@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import AttachError, KernelError
-from pybpfload.kernel import tracefs
+from pybpfload.kernel import door, tracefs
 from pybpfload.pattern import glob_pattern
 from pybpfload.runtime.attach.common import create_link
 from pybpfload.uapi import AttachType, KprobeMultiFlag
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["attach"]
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?]+")
+_SYMBOL = re.compile(rb"^([0-9a-f]+) [tTwW] (\S+)", re.MULTILINE)
 _HINTS = {
     errno.ESRCH: "the kernel has no such function, or it cannot be traced "
     "(available_filter_functions in tracefs)",
@@ -102,6 +104,11 @@ def _functions(
     if "*" not in named and "?" not in named:
         return [named], [], named
     wanted = glob_pattern(named)
+    nothing = AttachError(
+        f"no traceable function of the kernel matches {named!r}",
+        program=program.name,
+        target=named,
+    )
     # A name can stand for several functions, so addresses are better where the kernel tells them.
     for file, with_address in (
         ("available_filter_functions_addrs", True),  # Linux 6.5
@@ -114,17 +121,37 @@ def _functions(
                 continue
             raise
         found = list(_matching(lines, wanted, with_address))
-        if not found:
-            raise AttachError(
-                f"no traceable function of the kernel matches {named!r}",
-                program=program.name,
-                target=named,
-            )
-        label = f"{named} ({len(found)} functions)"
         if with_address:
-            return [], [int(address, 16) for address, _ in found], label
-        return sorted({name for _, name in found}), [], label
-    raise AssertionError("the loop returns or raises")
+            names: list[str] = []
+            addresses = [int(address, 16) for address, _ in found]
+        else:
+            names, addresses = _resolved([name for _, name in found])
+        if not names and not addresses:
+            raise nothing
+        return names, addresses, f"{named} ({len(names or addresses)} functions)"
+    raise nothing
+
+
+def _resolved(found: list[str]) -> tuple[list[str], list[int]]:
+    """Names or addresses of what tracefs lists, as far as kallsyms has it too.
+
+    The kernel refuses all if one name is not there, which happens. Addresses are better, because a
+    name can stand for several functions; but if some of these cannot be traced, nobody can say
+    which, and so it is left to the kernel to take one of each name.
+    """
+    listed = Counter(name.encode(errors="surrogateescape") for name in found)
+    known: dict[bytes, list[int]] = {}
+    try:
+        symbols = door.read_file("/proc/kallsyms")
+    except OSError:
+        return sorted(set(found)), []
+    for address, name in _SYMBOL.findall(symbols):
+        plain = name if name in listed else name.partition(b".llvm.")[0]
+        if plain in listed:
+            known.setdefault(plain, []).append(int(address, 16))
+    if all(all(places) and len(places) == listed[name] for name, places in known.items()):
+        return [], sorted(address for places in known.values() for address in places)
+    return sorted(name.decode(errors="surrogateescape") for name in known), []
 
 
 def _matching(

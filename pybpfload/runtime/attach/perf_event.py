@@ -5,13 +5,14 @@ Source of the rules: libbpf, ``bpf_program__attach_perf_event_opts()``; ``man 2 
 
 from __future__ import annotations
 
+import errno
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.errors import AttachError
-from pybpfload.kernel import cpus, perf
+from pybpfload.errors import AttachError, KernelError
+from pybpfload.kernel import cpus, door, perf
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime.attach.common import LinkGroup
+from pybpfload.runtime.attach.common import LinkGroup, explain
 from pybpfload.runtime.attach.tracepoint import attach_perf_event
 from pybpfload.runtime.handles import duplicate
 from pybpfload.uapi import PerfHardware, PerfSoftware, PerfType
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from pybpfload.runtime.target import AttachTarget
 
 __all__ = ["attach", "event_names"]
+
+_LIMIT = "/proc/sys/kernel/perf_event_max_sample_rate"
+_NO_COUNTER = "this machine has no such counter, as most virtual machines"
+_HINTS = {
+    errno.ENOENT: _NO_COUNTER,
+    errno.EOPNOTSUPP: _NO_COUNTER,
+    errno.ENODEV: "this CPU is offline",
+    errno.ESRCH: "there is no such process",
+    errno.EINVAL: "the kernel knows no such event, or the CPU does not exist",
+}
 
 
 def event_names() -> dict[str, tuple[PerfType, int]]:
@@ -93,7 +104,11 @@ def attach(
     try:
         for place in places:
             what = f"{target}{f' of CPU {place}' if place >= 0 else ''}"
-            fd = perf.open_event(attr, pid=pid, cpu=place, target=f"perf event {what}")
+            try:
+                fd = perf.open_event(attr, pid=pid, cpu=place)
+            except KernelError as error:
+                explain(error, program, f"perf event {what}", _hints(frequency))
+                raise
             event = FileDescriptor(fd, f"perf event {what}")
             made.append(attach_perf_event(program, event, target=what, **options))
     except BaseException:
@@ -102,3 +117,15 @@ def attach(
                 undo.callback(each.close)
         raise
     return made[0] if len(made) == 1 else LinkGroup(made, target=str(target))
+
+
+def _hints(frequency: int) -> dict[int, str]:
+    """What error numbers mean; the limit of the frequency is the administrator's."""
+    hints = dict(_HINTS)
+    try:
+        limit = int(door.read_file(_LIMIT))
+    except (OSError, ValueError):
+        return hints
+    if frequency > limit:
+        hints[errno.EINVAL] = f"the kernel samples at most {limit} times a second ({_LIMIT})"
+    return hints

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pybpfload.errors import AttachError, KernelError, NotSupportedError
+from pybpfload.errors import AttachError, KernelError
 from pybpfload.kernel import bpf
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.attach.common import require_cookies
 from pybpfload.runtime.link import Link
 
 if TYPE_CHECKING:
@@ -38,15 +39,11 @@ def attach(
             f"SEC({program.spec.section!r}) names no tracepoint; give attach() one",
             program=program.name,
         )
+    if cookie:
+        require_cookies(program, "raw_tracepoint", since="6.10")
     try:
         fd = bpf.raw_tracepoint_open(name, program.fileno(), cookie=cookie)
     except KernelError as error:
-        if cookie and error.errno in (errno.EINVAL, errno.E2BIG):
-            raise NotSupportedError(
-                f"program {program.name}: this kernel has no attach cookies for raw tracepoints",
-                feature="raw_tp cookies",
-                since="6.10",
-            ) from error
         if error.errno == errno.ENOENT:
             raise AttachError(
                 f"there is no raw tracepoint {name!r} (tracepoints are named without category)",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.attach.common import require_cookies
 from pybpfload.runtime.link import Link
 from pybpfload.uapi import AttachType, ProgType
 
@@ -47,17 +48,14 @@ def attach(
         raise AttachError("freplace programs cannot be given a cookie", program=program.name)
     if spec.prog_type == ProgType.LSM:
         check_lsm(program.name)
+    if cookie and spec.expected_attach_type == AttachType.TRACE_RAW_TP:
+        require_cookies(program, "raw_tracepoint", since="6.10")  # tp_btf got them together with it
+    elif cookie:
+        require_cookies(program, "link_create", "tracing", since="5.19")
     try:
         # Where the kernel knows no such links (before 5.19), this opens a raw tracepoint instead.
         fd = bpf.link_create(program.fileno(), 0, spec.expected_attach_type, cookie=cookie)
     except KernelError as error:
-        if cookie and error.errno == errno.EINVAL:
-            raise NotSupportedError(
-                f"program {program.name}: this kernel has no attach cookies "
-                f"for {spec.section.split('/')[0]} programs",
-                feature="attach cookies",
-                since="6.10" if spec.expected_attach_type == AttachType.TRACE_RAW_TP else "5.19",
-            ) from error
         raise _explained(error, program, loaded_for) from None
     return Link(
         FileDescriptor(fd, f"link of {program.name}"),

@@ -60,7 +60,8 @@ def attach(
             APK is ``archive.apk!/lib/x.so``. Only the path if one of the next two is given.
         symbol: The function, which may have a version: ``name@VERSION``.
         offset: Bytes from the beginning of the function; without a function, from the beginning of
-            the file, as for stripped ones.
+            the file, as for stripped ones. A path with a colon in it is taken as a whole if there
+            is such a file.
         pid: Process to watch, 0 for this one; -1 for all, also those that will start later.
         cookie: What ``bpf_get_attach_cookie()`` gives (Linux 5.15).
         ref_ctr_offset: Offset in the file of a 16-bit counter that is raised in every process as
@@ -122,8 +123,9 @@ def _place(
     """Path, function or ``""``, and offset."""
     if offset < 0 or offset >= 1 << 64:
         raise ValueError(f"offset is {offset}, not within a file")
-    if symbol is not None and isinstance(target, str):
-        return target, symbol, offset
+    whole = symbol is not None or (offset and isinstance(target, str) and door.exists(target))
+    if whole and isinstance(target, str):
+        return target, symbol or "", offset
     path, name = split_target(program, target, "function")
     if symbol is not None:
         return path, symbol, offset

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pybpfload.elf.usdt import arguments, probes
+from pybpfload.elf.usdt import SECTION, arguments, probes
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.usdt import SPEC_SIZES, ArgumentKind, layouts
 from pybpfload.kernel import bpf, door, probe
@@ -123,6 +123,13 @@ def _sites(program: Program, file: UserFile, provider: str, name: str) -> list[P
             f"{machine or f'ELF machine {binary.machine}'}, USDT probes are read in 64-bit ones of "
             f"{', '.join(_MACHINES.values())}, on the same machine",
             feature="USDT",
+        )
+    if binary.section(SECTION) is None:
+        raise AttachError(
+            f"{binary.name} has no USDT probes; they may be in a library that it uses, or it was "
+            "built without them",
+            program=program.name,
+            target=f"{provider}:{name}",
         )
     known = list(probes(binary))
     sites = [site for site in known if (site.provider, site.name) == (provider, name)]
