@@ -5,22 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 from warnings import warn
 
 from pybpfload.runtime.fence import full_fence
-from pybpfload.runtime.poller import Poller
+from pybpfload.runtime.poller import EDGE, READABLE, Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from typing_extensions import Self
 
 __all__ = ["EventBuffer"]
 
-_PORTION = 1024  # events that an iteration keeps at most
-_NAP = 0.0005  # seconds between looks at a record that a program is still writing
+_Batch = TypeVar("_Batch")
+
+_PORTION = 256  # events that an iteration keeps at most
+_NAP, _LONGEST_NAP = 0.0005, 0.02  # seconds between looks at a record that is being written
 
 
 class EventBuffer:
@@ -42,6 +44,7 @@ class EventBuffer:
         self._closed = False
         self._readers = 0  # more than 0 means this thread is reading, while the lock is held
         self._poller = Poller()
+        self._watchers: set[Poller] = set()
 
     def _drain(self, out: list[Any], limit: int) -> None:
         """Append the events that are there now, at most ``limit``, and give their space back."""
@@ -50,6 +53,9 @@ class EventBuffer:
     def _has_data(self) -> bool:
         """Whether there is a finished record."""
         raise NotImplementedError
+
+    def _begin(self) -> None:
+        """Called at the start of each reading."""
 
     def _release(self) -> None:
         """Close everything but the poller."""
@@ -82,28 +88,39 @@ class EventBuffer:
         """
         out: list[Any] = []
         room = 1 << 62 if limit is None else limit
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"the {self._what} is closed")
+        with self._reading():
             pending = self._pending
             while pending and len(out) < room:
                 out.append(pending.popleft())
-            self._readers += 1
             try:
                 if len(out) < room:
                     self._drain(out, room)
             except BaseException:
                 pending.extend(out)  # their space is given back already
                 raise
-            finally:
-                self._done()
+            if len(out) > room:
+                pending.extend(out[room:])
+                del out[room:]
         return out
 
-    def _done(self) -> None:
-        """A reading has ended; if a signal handler has closed the buffer meanwhile, let go."""
-        self._readers -= 1
-        if self._closed and not self._readers:
-            self._release()
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Hold the lock, and the memory even if a signal handler closes the buffer meanwhile.
+
+        Raises:
+            ValueError: The buffer is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the {self._what} is closed")
+            self._readers += 1
+            try:
+                self._begin()
+                yield
+            finally:
+                self._readers -= 1
+                if self._closed and not self._readers:
+                    self._release()
 
     def poll(self, timeout: float | None = None, *, limit: int | None = None) -> list[Any]:
         """Wait for events and return those that are there then.
@@ -118,31 +135,39 @@ class EventBuffer:
         Raises:
             ValueError: The buffer is closed.
         """
+        return self._wait(lambda: self.consume(limit), timeout)
+
+    def _wait(self, take: Callable[[], _Batch], timeout: float | None) -> _Batch:
+        """Call ``take`` until it gives something; the last time when the time is over.
+
+        Raises:
+            ValueError: The buffer is closed; but not if it was closed meanwhile.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        events = self.consume(limit)
-        while not events:
+        nap = _NAP
+        found = take()
+        while not _any(found):
             rest = None if deadline is None else deadline - time.monotonic()
             if rest is not None and rest <= 0:
                 break
             # Programs wake nobody while they see a reader that has not caught up. That reader's
             # position must be visible before it looks a last time, or each waits for the other.
             full_fence()
-            with self._lock:
-                if self._closed:
-                    break
-                self._readers += 1
-                try:
+            try:
+                with self._reading():
                     ready = self._has_data()
-                finally:
-                    self._done()
-            ready = ready or self._poller.wait(rest)
-            with self._lock:
+                ready = ready or self._poller.wait(rest)
+                found = take()
+            except ValueError:
                 if self._closed:
                     break
-                events = self.consume(limit)
-            if ready and not events:
-                time.sleep(_NAP)  # a record that is still being written, or was thrown away
-        return events
+                raise
+            if ready and not _any(found):
+                # A record that is still being written, or was thrown away. Whoever writes may have
+                # been put to sleep in the middle of it: look again, but less and less often.
+                time.sleep(nap if rest is None else min(nap, rest))
+                nap = min(2 * nap, _LONGEST_NAP)
+        return found
 
     def dispatch(self, callback: Callable[[Any], object], timeout: float | None = None) -> int:
         """Wait for events and call ``callback`` with each.
@@ -166,26 +191,75 @@ class EventBuffer:
     def __iter__(self) -> Iterator[Any]:
         """Events as they come, until the buffer is closed."""
         pending = self._pending
+        take = pending.popleft
         while True:
             try:
-                event = pending.popleft()
+                while True:
+                    yield take()
             except IndexError:
+                pass
+            try:
                 if self._closed:
                     return
-                try:
-                    pending.extend(self.poll(limit=_PORTION))
-                except ValueError:
-                    if self._closed:  # by another thread, just now
-                        return
-                    raise
-            else:
-                yield event
+                pending.extend(self.poll(limit=_PORTION))
+            except ValueError:
+                if self._closed:  # by another thread, just now
+                    return
+                raise
+
+    async def stream(
+        self, wait_readable: Callable[[int], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Any]:
+        """Events as they come, until the buffer is closed: for ``async for``.
+
+            async for event in buffer.stream(trio.lowlevel.wait_readable): ...
+
+        Nothing is lost by leaving the loop or cancelling it. Of a record that is still being
+        written, the loop sleeps until the program that writes it wakes it.
+
+        Args:
+            wait_readable: Coroutine function that waits until a descriptor is readable:
+                ``trio.lowlevel.wait_readable``, ``anyio.wait_readable``; asyncio's by default,
+                which ``async for event in buffer`` takes too.
+
+        Raises:
+            ValueError: The buffer is closed already.
+        """
+        if self._closed:
+            raise ValueError(f"the {self._what} is closed")
+        wait = wait_readable or _asyncio_readable
+        pending = self._pending
+        with closing(Poller()) as watcher:
+            watcher.add(self.fileno(), READABLE | EDGE)
+            self._watchers.add(watcher)
+            try:
+                while not self._closed:
+                    while pending:
+                        yield pending.popleft()
+                    watcher.clear()
+                    full_fence()  # as in _wait
+                    try:
+                        pending.extend(self.consume(_PORTION))
+                    except ValueError:
+                        if self._closed:  # by another thread, just now
+                            return
+                        raise
+                    if not pending:
+                        await wait(watcher.fileno())
+            finally:
+                self._watchers.discard(watcher)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Events as they come, in asyncio; see :meth:`stream`."""
+        return self.stream()
 
     def close(self) -> None:
         """Close it and end all iterations; again does nothing."""
         if self._closed:
             return
         self._closed = True
+        for watcher in list(self._watchers):
+            watcher.ring()
         self._poller.close()
         with self._lock:
             if not self._readers:
@@ -205,3 +279,25 @@ class EventBuffer:
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             with suppress(ImportError):  # the interpreter is going down
                 self.close()
+
+
+def _any(batch: Any) -> bool:
+    """Whether there is something in a batch; arrays do not say so themselves."""
+    return batch is not None and len(batch) > 0
+
+
+async def _asyncio_readable(fd: int) -> None:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+
+    def tell() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(fd, tell)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(fd)

@@ -7,23 +7,38 @@ it is. :class:`EventTypes` has the rule.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from pybpfload.btf.types import Kind
 from pybpfload.errors import BpfError, FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias
+    from typing import TypeAlias
 
     from pybpfload.btf import Btf
-    from pybpfload.runtime.mapkinds import Codec
+    from pybpfload.runtime.mapcodecs import Codec
 
     Choice: TypeAlias = str | Codec | Callable[[memoryview], "str | Codec | None"] | None
 
-__all__ = ["EventTypes"]
+__all__ = ["BYTES", "Decoder", "EventTypes"]
 
 _TAG = "record:"
 _COMPOSITE = (Kind.STRUCT, Kind.UNION)
+
+
+class Decoder(NamedTuple):
+    """How records of one size become Python values.
+
+    Attributes:
+        one: A function of a buffer, the offset of the record in it, and its size.
+        many: A function of a buffer, the offsets of records, and their size, that returns a list;
+            ``None`` if they are decoded one by one.
+    """
+
+    one: Callable[[memoryview, int, int], Any]
+    many: Callable[[memoryview, range, int], list[Any]] | None = None
 
 
 class EventTypes:
@@ -68,7 +83,7 @@ class EventTypes:
         self._choice: Choice = None
         self._fixed: Codec | None = None
         self._candidates: list[tuple[Codec, bool]] | None = None
-        self._by_size: dict[tuple[int, bool], Callable[[memoryview, int, int], Any]] = {}
+        self._by_size: dict[tuple[int, bool], Decoder] = {}
         self.choice = choice
 
     @property
@@ -98,14 +113,15 @@ class EventTypes:
         return [found.name for found, _ in self._found()]
 
     def decoder(self, size: int, *, padded: bool = False) -> Callable[[memoryview, int, int], Any]:
-        """The function that decodes records of one size; ask again for each other size.
+        """The function that decodes a record of one size, see :meth:`decoders`."""
+        return self.decoders(size, padded=padded).one
+
+    def decoders(self, size: int, *, padded: bool = False) -> Decoder:
+        """What decodes records of one size; ask again for each other size.
 
         Args:
             size: Bytes of the record.
             padded: Whether padding is counted in.
-
-        Returns:
-            A function of a buffer, the offset of the record in it, and its size.
         """
         key = (size, padded)
         found = self._by_size.get(key)
@@ -115,25 +131,47 @@ class EventTypes:
             found = self._by_size[key] = self._choose(size, padded)
         return found
 
-    def _choose(self, size: int, padded: bool) -> Callable[[memoryview, int, int], Any]:
+    def codec(self, size: int) -> Codec | None:
+        """The codec of all records of one size; ``None`` if they are bytes.
+
+        Raises:
+            TypeError: Records of one size are of several types.
+        """
+        if self._fixed is None and (self._choice is not None or self._tagged_types() is not None):
+            raise TypeError(
+                f"map {self.map_name}: records of {size} bytes may be of several types; choose one "
+                "by event_type"
+            )
+        return self._settled(size, padded=False)
+
+    def _choose(self, size: int, padded: bool) -> Decoder:
+        if self._fixed is None:
+            if self._choice is not None:
+                return Decoder(self._ask)
+            tagged = self._tagged_types()
+            if tagged is not None:
+                return Decoder(self._by_tag(*tagged, padded))
+        found = self._settled(size, padded)
+        return BYTES if found is None else _decoder(found, size)
+
+    def _tagged_types(self) -> tuple[Codec, dict[int, Codec]] | None:
+        return _tags([codec for codec, _ in self._found()])
+
+    def _settled(self, size: int, padded: bool) -> Codec | None:
+        """The codec of records of a size, where nothing in them says which."""
         if self._fixed is not None:
-            return _decoder(self._fixed, size)
-        if self._choice is not None:
-            return self._ask
+            return self._fixed
         found = self._found()
-        by_tag = _tags([codec for codec, _ in found])
-        if by_tag is not None:
-            return self._by_tag(*by_tag, padded)
         sized = [
             pair for pair in found if size == (_padded(pair[0].size) if padded else pair[0].size)
         ]
         if len(sized) > 1:
             sized = [pair for pair in sized if pair[1]]
         if len(sized) == 1:
-            return _decoder(sized[0][0], size)
-        if not sized and len(found) == 1:
-            return _decoder_if_fit(found[0][0], size, padded)
-        return _bytes
+            return sized[0][0]
+        if not sized and len(found) == 1 and _fits(found[0][0], size, padded):
+            return found[0][0]
+        return None
 
     def _by_tag(
         self, tag: Codec, table: dict[int, Codec], padded: bool
@@ -145,7 +183,8 @@ class EventTypes:
             found = known.get((value, size))
             if found is None:
                 chosen = table.get(value)
-                found = _bytes if chosen is None else _decoder_if_fit(chosen, size, padded)
+                fits = chosen is not None and _fits(chosen, size, padded)
+                found = _decoder(chosen, size).one if chosen and fits else _bytes
                 if len(known) < 4096:
                     known[value, size] = found
             return found(buffer, offset, size)
@@ -158,7 +197,7 @@ class EventTypes:
         if chosen is None:
             return _bytes(buffer, offset, size)
         found = self._named(chosen) if isinstance(chosen, str) else chosen
-        return _decoder(found, size)(buffer, offset, size)
+        return _decoder(found, size).one(buffer, offset, size)
 
     # Candidates
 
@@ -272,14 +311,12 @@ def _last_array(found: Codec) -> tuple[int | None, bool]:
     return members[-1].offset, not members[-1].codec.size
 
 
-def _decoder_if_fit(found: Codec, size: int, padded: bool) -> Callable[[memoryview, int, int], Any]:
-    """Decoder for records whose type is settled, if they have a size that it can have."""
-    start, flexible = _last_array(found)
+def _fits(found: Codec, size: int, padded: bool) -> bool:
+    """Whether a record of a type can have that size."""
     if size == (_padded(found.size) if padded else found.size):
-        return _decoder(found, size)
-    if start is not None and (flexible if size > found.size else size >= start):
-        return _decoder(found, size)
-    return _bytes
+        return True
+    start, flexible = _last_array(found)
+    return start is not None and (flexible if size > found.size else size >= start)
 
 
 def _tags(candidates: list[Codec]) -> tuple[Codec, dict[int, Codec]] | None:
@@ -307,15 +344,22 @@ def _tags(candidates: list[Codec]) -> tuple[Codec, dict[int, Codec]] | None:
     return tags[0], table
 
 
-def _decoder(found: Codec, size: int) -> Callable[[memoryview, int, int], Any]:
+def _decoder(found: Codec, size: int) -> Decoder:
     if size < found.size:
         missing = bytes(found.size - size)
-        return lambda buffer, offset, size: found.decode(
-            bytes(buffer[offset : offset + size]) + missing
+        return Decoder(
+            lambda buffer, offset, size: found.decode(
+                bytes(buffer[offset : offset + size]) + missing
+            )
         )
     from pybpfload.btf.codecs import Codec as OwnCodec
 
-    decode = found.decode
     if isinstance(found, OwnCodec):
-        return found.decode  # takes the size: a flexible array ends with the record
-    return lambda buffer, offset, size: decode(buffer, offset)
+        # They take the size: a flexible array ends with the record.
+        return Decoder(found.decode, found.decode_many)
+    decode = found.decode
+    return Decoder(lambda buffer, offset, size: decode(buffer, offset))
+
+
+BYTES = Decoder(_bytes)
+"""For records without a type: they stay bytes."""

@@ -11,11 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import select
 
-__all__ = ["Poller"]
+__all__ = ["EDGE", "READABLE", "WRITABLE", "Poller"]
+
+READABLE, WRITABLE, EDGE = 1, 4, 1 << 31  # EPOLLIN, EPOLLOUT, EPOLLET
 
 
 class Poller:
-    """An epoll object, and an eventfd in it that :meth:`close` rings.
+    """An epoll object, and an eventfd in it as a bell.
 
     Its own descriptor becomes readable when one of the others does, or when it is closed by another
     thread, so any event loop can wait for it.
@@ -23,7 +25,7 @@ class Poller:
 
     def __init__(self) -> None:
         self._waiting = threading.RLock()
-        self._closing = False
+        self._closing = self._closed = False
         self._epoll: select.epoll = door.epoll()
         try:
             self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -31,7 +33,7 @@ class Poller:
             self._epoll.close()
             raise
         try:
-            self._epoll.register(self._bell, 1)  # EPOLLIN
+            self._epoll.register(self._bell, READABLE)
         except BaseException:
             self.close()
             raise
@@ -44,22 +46,26 @@ class Poller:
         """
         return self._epoll.fileno()
 
-    def add(self, fd: int) -> None:
-        """Wait for this one too, until it is readable.
+    def add(self, fd: int, events: int = READABLE) -> None:
+        """Wait for this one too.
+
+        Args:
+            fd: The descriptor.
+            events: For what; with ``EDGE``, only for what happens from now on, once for each time.
 
         Raises:
             OSError: As epoll_ctl(2).
         """
-        self._epoll.register(fd, 1)
+        self._epoll.register(fd, events)
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until something is readable, or closed; signals are handled meanwhile.
+        """Wait until something is ready, or closed; signals are handled meanwhile.
 
         Args:
             timeout: Seconds; ``None`` waits for ever.
 
         Returns:
-            Whether something is readable.
+            Whether something is ready.
         """
         if not self._waiting.acquire(timeout=-1 if timeout is None else timeout):
             return False  # another thread has waited all the time
@@ -72,12 +78,21 @@ class Poller:
         finally:
             self._waiting.release()
 
-    def close(self) -> None:
-        """Wake who waits, and close; again does nothing."""
-        if self._closing:
-            return
+    def clear(self) -> None:
+        """Forget what has happened so far at descriptors that are waited for with ``EDGE``."""
+        self._epoll.poll(0)
+
+    def ring(self) -> None:
+        """Wake who waits, for good."""
         self._closing = True
         os.eventfd_write(self._bell, 1)
+
+    def close(self) -> None:
+        """Wake who waits, and close; again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self.ring()
         with self._waiting:
             self._epoll.close()
             os.close(self._bell)

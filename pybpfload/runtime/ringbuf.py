@@ -4,12 +4,13 @@ The layout is described in :mod:`pybpfload.formats.ringbuf`. What the reader owe
 how it is kept (:mod:`pybpfload.runtime.fence` has the reasons):
 
 1. The producer's position is read, then :func:`fence` (acquire): records up to it have headers.
-2. Headers are read up to that position or to the first record that is still being written, then
-   :func:`fence` (acquire): these records are complete.
+2. Headers are read up to that position or to the first record that is still being written
+   (:func:`~pybpfload.runtime.ringscan.scan`), then :func:`fence` (acquire): these records are
+   complete.
 3. Records are decoded, which copies them; then :func:`fence` (release), and the consumer's position
    is written, in one aligned 8-byte store: their space is free.
 
-This goes in batches of at most 256 records, so a full ring gets room early, and the price of the
+This goes in portions of at most 256 records, so a full ring gets room early, and the price of the
 fences (nothing on x86-64 and s390x) is shared.
 
 Programs wake a reader only when it had read everything before their record, so before waiting it
@@ -19,89 +20,46 @@ reordered even on x86-64, and then both sides would believe that the other is bu
 
 from __future__ import annotations
 
-from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from pybpfload.errors import BpfError, NotSupportedError
+from pybpfload.errors import BpfError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.runtime.buffer import EventBuffer
+from pybpfload.runtime.events import BYTES
 from pybpfload.runtime.fence import Position, fence
 from pybpfload.runtime.maphandle import MapHandle
+from pybpfload.runtime.ringscan import BUSY, Run, end_of, scan, stride
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
+    import numpy
+
+    from pybpfload.runtime.events import Decoder
     from pybpfload.runtime.map import Map
 
-__all__ = ["Ring", "RingBuffer", "scan"]
+__all__ = ["Ring", "RingBuffer", "Taken"]
 
-# As in formats.ringbuf, which costs construct to import; a test compares them.
-_BUSY = 1 << 31
-_DISCARD = 1 << 30
-_LENGTH = _DISCARD - 1
-_HEADER = 8
-
-_BATCH = 256  # records
-_RUN = 64  # headers
+_PORTION = 256  # records: with their values they fit into the first cache
 
 
-def scan(
-    words: memoryview, consumer: int, producer: int, size: int, limit: int
-) -> tuple[list[tuple[int, int]], int]:
-    """Find the finished records between two positions. Pure: makes no system call.
+class Taken(NamedTuple):
+    """Finished records where they lie in memory.
 
-    Args:
-        words: The ring's data, as 32-bit words; each of its ``size`` bytes may be read.
-        consumer: Position of the first record.
-        producer: Position behind the last one.
-        size: Bytes of the ring, a power of two.
-        limit: At most so many records.
-
-    Returns:
-        Offset of the data in the ring and length of each record, those that were thrown away left
-        out; and the position behind the last record that was looked at. A record that is still
-        being written ends the search.
-
-    Raises:
-        BpfError: A record reaches beyond ``producer``: somebody else writes to the ring.
+    Attributes:
+        data: The memory.
+        runs: The records in it.
+        base: What makes positions in the ring of those in ``runs``.
+        end: Position in the ring behind the last one.
     """
-    mask = size - 1
-    found: list[tuple[int, int]] = []
-    position = consumer
-    last = -1
-    while position < producer and len(found) < limit:
-        at = position & mask
-        word = words[at >> 2]
-        if word & _BUSY:
-            break
-        length = word & _LENGTH
-        step = (length + _HEADER + 7) & -8
-        position += step
-        if word & _DISCARD:
-            continue
-        found.append((at + _HEADER, length))
-        if word != last:
-            last = word
-            continue
-        # Records of one size often follow each other: look at many of their headers in one go.
-        most = min((producer - position) // step, limit - len(found), _RUN)
-        first = at + step >> 2
-        heads = words[first : first + most * step // 4 : step // 4].tolist()
-        run = most
-        if heads.count(word) != most:
-            run = next(index for index, head in enumerate(heads) if head != word)
-        start = at + step + _HEADER
-        found += zip(range(start, start + run * step, step), repeat(length))
-        position += run * step
-        last = -1
-    if position > producer:
-        raise BpfError(
-            f"ring buffer: the record at position {position} reaches beyond {producer}, the end of "
-            "what programs have written; is there another reader?"
-        )
-    return found, position
+
+    data: memoryview
+    runs: list[Run]
+    base: int
+    end: int
 
 
 class Ring:
@@ -112,20 +70,18 @@ class Ring:
         size: Bytes of the ring.
     """
 
+    portion = _PORTION
+
     def __init__(self, map: Map[Any, Any], raw: bool, sources: bool) -> None:  # noqa: A002
-        if map.type != MapType.RINGBUF:
-            raise TypeError(f"map {map.name} is of type {map.type.name}, not a ring buffer")
-        if map.flags & MapFlag.RB_OVERWRITE:
-            raise NotSupportedError(
-                f"map {map.name}: reading rings that programs overwrite is not supported"
-            )
         import mmap
 
         page = mmap.PAGESIZE
         self.map = map
         self.size = map.max_entries
-        self._decoder = _raw if raw else map.event_types.decoder
+        self._types = None if raw else map.event_types
         self._source = map if sources else None
+        self._leased: list[memoryview] = []
+        self._lease_end = 0
         fd = map.fileno()
         try:
             head = door.mmap(fd, page, 0, write=True)
@@ -151,73 +107,167 @@ class Ring:
         """
         if not self._memory:
             raise ValueError("the ring buffer is closed")
-        return self._producer.load() - self._consumer.load()
+        oldest = self.oldest()
+        return self._producer.load() - oldest
+
+    def oldest(self) -> int:
+        """Position of the oldest record that was not read."""
+        return self._consumer.load()
 
     def has_data(self) -> bool:
         """Whether there is a finished record."""
-        position = self._consumer.load()
-        if self._producer.load() <= position:
+        position = self.oldest()
+        if self._producer.load() == position:
             return False
         fence()
-        return not self._words[(position & self.size - 1) >> 2] & _BUSY
+        return not self._words[(position & self.size - 1) >> 2] & BUSY
+
+    def take(self, producer: int, limit: int, *, uniform: bool = False) -> Taken | None:
+        """Find the oldest finished records, which stay in the ring until :meth:`free`.
+
+        Args:
+            producer: Only records below this position, which was read before.
+            limit: At most so many.
+            uniform: Only records of the first one's length.
+
+        Returns:
+            At least one record, perhaps of those that were thrown away and are left out; ``None``
+            if there are none.
+
+        Raises:
+            BpfError: The positions or headers make no sense.
+        """
+        consumer = self._consumer.load()
+        self.check(consumer, producer, most=self.size)
+        fence()
+        runs, end = scan(self._words, consumer, producer, self.size, limit, uniform=uniform)
+        if end == consumer:
+            return None
+        fence()
+        return Taken(self._data, runs, 0, end)
+
+    def check(self, consumer: int, producer: int, *, most: int) -> None:
+        """Refuse positions that cannot be: somebody else has written the consumer's.
+
+        Raises:
+            BpfError: They are more than ``most`` bytes apart, or odd.
+        """
+        if consumer & 7 or not 0 <= producer - consumer <= most:
+            raise BpfError(
+                f"map {self.map.name}: the reader's position {consumer} does not fit that of "
+                f"programs, {producer}; is there another reader?"
+            )
+
+    def free(self, position: int) -> None:
+        """Give back everything below a position, which nobody may look at any more."""
+        fence()
+        self._consumer.store(position)
 
     def drain(self, out: list[Any], limit: int) -> None:
-        """Append what is there now to ``out``, until that has ``limit`` events."""
-        consumer = self._consumer.load()
+        """Append what is there now to ``out``, until that has ``limit`` events (or a few more)."""
         producer = self._producer.load()
-        while consumer < producer and len(out) < limit:
-            fence()
-            records, behind = scan(
-                self._words, consumer, producer, self.size, min(_BATCH, limit - len(out))
-            )
-            if behind == consumer:
+        while len(out) < limit:
+            taken = self.take(producer, min(self.portion, limit - len(out)))
+            if taken is None:
                 return
-            fence()
             start = len(out)
+            end, failure = taken.end, None
             try:
-                self._decode(records, out)
-            except Exception:
+                self._decode(taken, out)
+            except Exception as error:
                 # Events before the bad record are given out now. It is first the next time; then
                 # its error is raised, and it is left behind.
                 done = len(out) - start
-                kept = done or 1
-                if kept < len(records):
-                    behind = consumer + (records[kept][0] - _HEADER - consumer & self.size - 1)
-                self._free(behind)
-                if not done:
-                    raise
-                return
+                end = taken.base + end_of(taken.runs, done or 1)
+                failure = error
             except BaseException:
                 del out[start:]  # not given back, so they are read again
                 raise
-            self._free(behind)
-            consumer = behind
+            self.free(end)
+            if self._source is not None:
+                out[start:] = [(self._source, event) for event in out[start:]]
+            if failure is not None:
+                if len(out) == start:
+                    raise failure
+                return
+            if end >= producer:
+                return
 
-    def _decode(self, records: list[tuple[int, int]], out: list[Any]) -> None:
-        data, decoder, source = self._data, self._decoder, self._source
-        known, decode, append = -1, decoder(0), out.append
-        for at, length in records:
+    def _decode(self, taken: Taken, out: list[Any]) -> None:
+        data, append = taken.data, out.append
+        known, decoder = -1, BYTES
+        for at, length, count, _ in taken.runs:
             if length != known:
-                decode, known = decoder(length), length
-            append(decode(data, at, length))
-        if source is not None:
-            start = len(out) - len(records)
-            out[start:] = [(source, event) for event in out[start:]]
+                decoder, known = self.decoder(length), length
+            if count == 1:
+                append(decoder.one(data, at, length))
+                continue
+            step = stride(length)
+            offsets = range(at, at + count * step, step)
+            if decoder.many is not None:
+                with suppress(Exception):  # going one by one shows which
+                    out += decoder.many(data, offsets, length)
+                    continue
+            for each in offsets:
+                append(decoder.one(data, each, length))
 
-    def _free(self, position: int) -> None:
-        fence()
-        self._consumer.store(position)
+    def decoder(self, length: int) -> Decoder:
+        """What decodes records of one length."""
+        return BYTES if self._types is None else self._types.decoders(length)
+
+    def array(self, limit: int) -> numpy.ndarray[Any, Any] | None:
+        """The oldest records of one length as a numpy array, copied; ``None`` if there are none."""
+        from pybpfload.runtime.ringarray import array_of
+
+        producer = self._producer.load()
+        while taken := self.take(producer, limit, uniform=True):
+            found = None
+            if taken.runs:
+                codec = self._types.codec(taken.runs[0][1]) if self._types else None
+                found = array_of(taken.data, taken.runs, codec)
+            self.free(taken.end)
+            if found is not None:
+                return found
+        return None
+
+    def lease(self, limit: int) -> list[memoryview]:
+        """The oldest records where they are; their space is given back by :meth:`end_lease`."""
+        producer = self._producer.load()
+        while taken := self.take(producer, limit):
+            if not taken.runs:  # all were thrown away
+                self.free(taken.end)
+                continue
+            data = taken.data
+            self._lease_end = taken.end
+            self._leased = [
+                data[each : each + length]
+                for at, length, count, _ in taken.runs
+                for each in range(at, at + count * stride(length), stride(length))
+            ]
+            return self._leased.copy()
+        return []
+
+    def end_lease(self) -> None:
+        """Make leased views unusable and give their space back."""
+        leased, self._leased = self._leased, []
+        if leased:
+            for view in leased:
+                with suppress(BufferError):  # somebody made an array of it
+                    view.release()
+            self.free(self._lease_end)
 
     def close(self) -> None:
         """Let go of the memory; again does nothing."""
         memory, self._memory = self._memory, ()
         if memory:
+            self.end_lease()
             self._words.release()
             self._data.release()
             self._consumer.close()
             self._producer.close()
             for part in memory:
-                part.close()
+                with suppress(BufferError):  # somebody looks into it; it goes with the last of them
+                    part.close()
 
 
 class RingBuffer(EventBuffer):
@@ -233,7 +283,8 @@ class RingBuffer(EventBuffer):
     position is in the ring.
 
     A record that does not fit is lost, and only the program knows (its ``bpf_ringbuf_output`` or
-    ``bpf_ringbuf_reserve`` fails): let it count.
+    ``bpf_ringbuf_reserve`` fails): let it count. A ring with ``BPF_F_RB_OVERWRITE`` (6.19) loses
+    the oldest records instead, see :class:`~pybpfload.runtime.overwritable.OverwritableRing`.
 
     Args:
         maps: The map or maps.
@@ -259,9 +310,11 @@ class RingBuffer(EventBuffer):
     ) -> None:
         self.rings: list[Ring] = []
         super().__init__()
+        self._sources = sources
+        self._turn = 0  # the ring that the next batch comes from
         try:
             for each in [maps] if isinstance(maps, MapHandle) else maps:
-                self.rings.append(Ring(each, raw, sources))
+                self.rings.append(_ring_of(each, raw, sources))
                 self._poller.add(each.fileno())
         except BaseException:
             self.close()
@@ -282,6 +335,80 @@ class RingBuffer(EventBuffer):
         """Bytes of all rings."""
         return sum(ring.size for ring in self.rings)
 
+    @overload
+    def read_batch(
+        self,
+        form: Literal["records"] = ...,
+        *,
+        limit: int | None = ...,
+        timeout: float | None = ...,
+    ) -> list[Any]: ...
+    @overload
+    def read_batch(
+        self, form: Literal["array"], *, limit: int | None = ..., timeout: float | None = ...
+    ) -> Any: ...
+    @overload
+    def read_batch(
+        self, form: Literal["views"], *, limit: int | None = ..., timeout: float | None = ...
+    ) -> list[memoryview]: ...
+
+    def read_batch(
+        self,
+        form: Literal["records", "array", "views"] = "records",
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Wait for events and return those that are there then, in one of three forms.
+
+        * ``"records"``: a list of typed records, as :meth:`poll` gives them.
+        * ``"array"``: a numpy array of the records' BTF type (rows of bytes if they have none), one
+          copy of the ring's memory. All are of one length: one of another length ends the batch and
+          begins the next.
+        * ``"views"``: a list of read-only ``memoryview``, which are the ring's own memory. They are
+          *leased until the next call that reads*: then, or when the buffer is closed, their space
+          is given back to programs and they cannot be used any more (``ValueError``). What was made
+          of them and is no copy (slices, arrays) shows from then on what programs write.
+
+        The last two come from one ring at a time, of several each in its turn; with ``sources``
+        they are ``(map, batch)``.
+
+        Args:
+            form: As above.
+            limit: At most so many events.
+            timeout: Seconds to wait at most; ``None`` waits for ever.
+
+        Returns:
+            At least one event; none (for arrays, ``None``) after the time, or when the buffer was
+            closed meanwhile.
+
+        Raises:
+            ValueError: The buffer is closed, or iterating has read ahead (``consume()`` has these).
+            TypeError: ``"array"``, and the type of a record is not settled by its length.
+            ImportError: ``"array"`` needs numpy.
+        """
+        if form == "records":
+            return self.poll(timeout, limit=limit)
+        if form not in ("array", "views"):
+            raise ValueError(f"no form of batches: {form!r}")
+        return self._wait(lambda: self._batch(form, 1 << 62 if limit is None else limit), timeout)
+
+    def _batch(self, form: str, limit: int) -> Any:
+        with self._reading():
+            if self._pending:
+                raise ValueError("iterating has read events ahead; consume() has them")
+            for _ in self.rings:
+                ring = self.rings[self._turn % len(self.rings)]
+                self._turn += 1
+                found = ring.array(limit) if form == "array" else ring.lease(limit)
+                if found is not None and len(found):
+                    return (ring.map, found) if self._sources else found
+        return None if form == "array" else []
+
+    def _begin(self) -> None:
+        for ring in self.rings:
+            ring.end_lease()
+
     def _drain(self, out: list[Any], limit: int) -> None:
         for ring in self.rings:
             ring.drain(out, limit)
@@ -294,9 +421,11 @@ class RingBuffer(EventBuffer):
             ring.close()
 
 
-def _raw(length: int) -> Callable[[memoryview, int, int], bytes]:
-    return _bytes
+def _ring_of(map: Map[Any, Any], raw: bool, sources: bool) -> Ring:  # noqa: A002
+    if map.type != MapType.RINGBUF:
+        raise TypeError(f"map {map.name} is of type {map.type.name}, not a ring buffer")
+    if map.flags & MapFlag.RB_OVERWRITE:
+        from pybpfload.runtime.overwritable import OverwritableRing
 
-
-def _bytes(data: memoryview, at: int, length: int) -> bytes:
-    return bytes(data[at : at + length])
+        return OverwritableRing(map, raw, sources)
+    return Ring(map, raw, sources)
