@@ -36,6 +36,9 @@ _HINTS = {
     errno.EBUSY: "the device has an XDP program already; `replace` takes its place",
     errno.EEXIST: "the device has another XDP program than expected, or one in another mode",
     errno.EOPNOTSUPP: "its driver does not run XDP programs in this mode; try mode='generic'",
+    errno.ERANGE: "its MTU is too large for a program without SEC('xdp.frags') (Linux 5.18)",
+    errno.EINVAL: "the program is not for this device and mode: one to be offloaded, or bound to a "
+    "device, is loaded for it (`ifindex` of its spec)",
 }
 _IN_MAPS = {AttachType.XDP_DEVMAP: "devmap", AttachType.XDP_CPUMAP: "cpumap"}
 
@@ -55,7 +58,8 @@ def attach(
         program: The program.
         loaded_for: Unused: the device is chosen at attach.
         target: Name or index of the device.
-        mode: ``"native"``, ``"generic"``, ``"offload"``; ``None`` leaves the choice to the kernel.
+        mode: ``"native"``, ``"generic"``; ``"offload"`` of a program that was loaded with the
+            device's index in :attr:`ProgramSpec.ifindex`; ``None`` leaves the choice to the kernel.
         link: ``True``: only by a link; ``False``: only by rtnetlink, which outlives the process if
             it is killed; ``None``: by rtnetlink on kernels without such links.
         replace: The program that is there and shall give way (rtnetlink only, Linux 5.7). To
@@ -64,7 +68,8 @@ def attach(
     Raises:
         AttachError: No device is named, or there is none; the program is for a map.
         NotSupportedError: The kernel has no XDP links (before 5.9), and nothing else was allowed.
-        KernelError: EBUSY: there is a program already; EOPNOTSUPP: not in this mode.
+        KernelError: EBUSY: there is a program already; EOPNOTSUPP: not in this mode; ERANGE: the
+            MTU is too large; EINVAL: the program was not loaded for this device or mode.
         ValueError: There is no such mode.
     """
     if mode not in MODES:
