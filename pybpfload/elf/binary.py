@@ -29,7 +29,15 @@ if TYPE_CHECKING:
         def __getitem__(self, part: slice, /) -> bytes: ...
 
 
-__all__ = ["BinarySection", "Function", "RawSymbols", "Segment", "Symbol", "UserBinary"]
+__all__ = [
+    "BinarySection",
+    "Function",
+    "RawSymbols",
+    "Segment",
+    "Symbol",
+    "UserBinary",
+    "address_at",
+]
 
 PT_LOAD = 1
 PF_X = 1
@@ -41,6 +49,7 @@ STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 NT_GNU_BUILD_ID = ("NT_GNU_BUILD_ID", 3)
 VER_FLG_BASE = 1
 _HIDDEN = 0x8000  # of an entry in the table of versions: not the default one
+_MOST_HEADERS = 1 << 16  # what can be told without an escape, which only objects need
 _NAMES_LIMIT = 16  # as in the reader of objects
 _TABLES = {"symtab": ("SHT_SYMTAB", 2), "dynsym": ("SHT_DYNSYM", 11)}
 _VERSYM = ("SHT_GNU_versym", 0x6FFFFFFF)
@@ -191,16 +200,6 @@ class UserBinary:
     def segment_at(self, address: int) -> Segment | None:
         """The segment that is loaded to an address, or ``None``."""
         return next((s for s in self.segments if 0 <= address - s.address < s.size), None)
-
-    def address_at(self, offset: int) -> int | None:
-        """Where a byte of the file is in memory (as :attr:`Segment.address`); ``None``: nowhere.
-
-        Code goes before data: what follows the code in the file may be loaded twice.
-        """
-        for segment in sorted(self.segments, key=lambda each: not each.executable):
-            if 0 <= offset - segment.offset < segment.size:
-                return segment.address + offset - segment.offset
-        return None
 
     @property
     def build_id(self) -> bytes:
@@ -422,6 +421,17 @@ class UserBinary:
         return found
 
 
+def address_at(segments: Iterable[Segment], offset: int) -> int | None:
+    """Where a byte of a file is in memory (as :attr:`Segment.address`); ``None``: nowhere.
+
+    Code goes before data: what follows the code in the file may be loaded twice.
+    """
+    for segment in sorted(segments, key=lambda each: not each.executable):
+        if 0 <= offset - segment.offset < segment.size:
+            return segment.address + offset - segment.offset
+    return None
+
+
 def _offsets_of(name: str, strings: bytes) -> set[int]:
     """Where a string table has a name, alone or with a version behind it."""
     wanted = re.compile(re.escape(name.encode(errors="surrogateescape")) + rb"(?=[\0@])")
@@ -484,6 +494,8 @@ class _Headers:
     def _table(self, start: str, entry: str, count: int, record: str) -> list[Any]:
         offset, size = self.header[start], self.header[entry]
         layout = getattr(self.structs, record)
+        if count > _MOST_HEADERS:
+            raise FormatError(f"{count} headers, more than {_MOST_HEADERS}")
         if count and size < layout.sizeof():
             raise FormatError(f"headers of {size} bytes, expected {layout.sizeof()}")
         if offset + count * size > len(self._data):

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pybpfload.errors import RelocationError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["find_symbols", "lookup"]
+__all__ = ["addresses", "find_symbols", "lookup", "read"]
 
 _BEFORE_NAME = 64  # bytes of a line before the name: address and type, each followed by a blank
+
+
+def read() -> bytes:
+    """The text of ``/proc/kallsyms``: symbols of the kernel, its modules and of BPF programs.
+
+    Raises:
+        KernelError: It cannot be read.
+    """
+    try:
+        return door.read_file("/proc/kallsyms")
+    except OSError as error:
+        raise kernel_error(error.errno or 5, "open", "/proc/kallsyms") from None
 
 
 def lookup(names: Iterable[str]) -> dict[str, int]:
@@ -31,11 +45,7 @@ def lookup(names: Iterable[str]) -> dict[str, int]:
         KernelError: The list cannot be read.
         RelocationError: A name stands for several addresses.
     """
-    try:
-        symbols = door.read_file("/proc/kallsyms")
-    except OSError as error:
-        raise kernel_error(error.errno or 5, "open", "/proc/kallsyms") from None
-    return find_symbols(symbols, names)
+    return find_symbols(read(), names)
 
 
 def find_symbols(symbols: bytes, names: Iterable[str]) -> dict[str, int]:
@@ -49,29 +59,38 @@ def find_symbols(symbols: bytes, names: Iterable[str]) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for name in names:
-        wanted = b" " + name.encode(errors="surrogateescape")
-        position = symbols.find(wanted)
-        while position >= 0:
-            after = symbols[position + len(wanted) : position + len(wanted) + 6]
-            before = symbols[max(position - _BEFORE_NAME, 0) : position]
-            start = before.rfind(b"\n") + 1
-            line = before[start:].split() if start or position <= _BEFORE_NAME else []
-            exact = after[:1] in (b"", b"\n", b"\t", b" ")
-            if len(line) == 2 and (exact or (after == b".llvm." and line[1] == b"d")):
-                _remember(found, name, line[0])
-            position = symbols.find(wanted, position + 1)
+        for address in _lines_of(symbols, name):
+            if found.setdefault(name, address) != address:
+                raise RelocationError(
+                    f"kernel symbol {name!r} is ambiguous: it stands for {found[name]:#x} and "
+                    f"{address:#x}",
+                    section=".ksyms",
+                    symbol=name,
+                    hint="declare it with its type, so that BTF finds it, or use another symbol",
+                )
     return found
 
 
-def _remember(found: dict[str, int], name: str, text: bytes) -> None:
-    try:
-        address = int(text, 16)
-    except ValueError:
-        return
-    if found.setdefault(name, address) != address:
-        raise RelocationError(
-            f"kernel symbol {name!r} is ambiguous: it stands for {found[name]:#x} and {address:#x}",
-            section=".ksyms",
-            symbol=name,
-            hint="declare it with its type, so that BTF finds it, or use another symbol",
-        )
+def addresses(symbols: bytes, name: str) -> list[int]:
+    """All addresses that a name stands for in the text of ``/proc/kallsyms``, lowest first.
+
+    The rules are those of :func:`find_symbols`. Functions that are local to their files often share
+    a name.
+    """
+    return sorted(set(_lines_of(symbols, name)))
+
+
+def _lines_of(symbols: bytes, name: str) -> Iterator[int]:
+    """The address in each line with that name."""
+    wanted = b" " + name.encode(errors="surrogateescape")
+    position = symbols.find(wanted)
+    while position >= 0:
+        after = symbols[position + len(wanted) : position + len(wanted) + 6]
+        before = symbols[max(position - _BEFORE_NAME, 0) : position]
+        start = before.rfind(b"\n") + 1
+        line = before[start:].split() if start or position <= _BEFORE_NAME else []
+        exact = after[:1] in (b"", b"\n", b"\t", b" ")
+        if len(line) == 2 and (exact or (after == b".llvm." and line[1] == b"d")):
+            with suppress(ValueError):
+                yield int(line[0], 16)
+        position = symbols.find(wanted, position + 1)
