@@ -17,9 +17,10 @@ __all__ = ["run"]
 
 _EXAMPLES = """\
 examples:
-  pybpfload features                       # all but helpers
+  pybpfload features                       # all but what programs may call
   pybpfload features -v map                # how each answer was found out
   pybpfload features --helpers kprobe ringbuf
+  pybpfload features --kfuncs xdp -v
   pybpfload features --json | jq '.["program types"].xdp'
 
 Answers are found out by trying, as far as that changes nothing, and "unknown" where that
@@ -38,12 +39,27 @@ def run(arguments: Sequence[str]) -> int:
         default=[],
         help="the helpers that programs of this type may call; may be repeated",
     )
+    parser.add_argument(
+        "--kfuncs",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="the functions of the kernel that programs of this type may call; may be repeated",
+    )
     options = parser.read(arguments)
     from pybpfload.kernel import features
 
-    if options.helpers:
-        found = {f"helpers of {name}": features.helpers(_type(name)) for name in options.helpers}
-    else:
+    calls = bool(options.helpers or options.kfuncs)
+    found = {f"helpers of {name}": features.helpers(_type(name)) for name in options.helpers}
+    for name in options.kfuncs:
+        answers = features.kfuncs_for(_type(name))
+        if answers is None:
+            complain(
+                "this kernel's BTF does not say which functions programs may call (Linux 6.10)"
+            )
+            return 1
+        found[f"kfuncs of {name}"] = answers
+    if not calls:
         found = features.sweep()
     found = {
         area: {
@@ -54,8 +70,8 @@ def run(arguments: Sequence[str]) -> int:
         }
         for area, answers in found.items()
     }
-    settings = [] if options.helpers or options.words else list(features.settings())
-    kfuncs = None if options.helpers or options.words else features.kfuncs()
+    settings = [] if calls or options.words else list(features.settings())
+    kfuncs = None if calls or options.words else features.kfuncs()
     if options.json:
         print_json(_as_json(found, settings, kfuncs))
     else:

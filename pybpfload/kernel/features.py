@@ -1,9 +1,10 @@
 """What the kernel can do with BPF, for people who want to know before they write a program.
 
 Every answer is one of three: yes, no, or could not tell; and says why. Program types, map types,
-helpers and instructions are tried out, by loading the smallest program or map that needs them; what
-kinds of links and attach types there are is read from the kernel's own BTF, because making them
-would attach something. :mod:`pybpfload.kernel.probe` knows the features that loading depends on.
+helpers, kfuncs and instructions are tried out, by loading the smallest program or map that needs
+them; what kinds of links and attach types there are is read from the kernel's own BTF, because
+making them would attach something. :mod:`pybpfload.kernel.probe` knows the features that loading
+depends on.
 
 Source of the probes: libbpf, ``libbpf_probes.c``; the kernel's ``syscall.c`` and ``verifier.c`` for
 what refusals mean.
@@ -16,6 +17,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pybpfload.btf.types import DeclTag, Enum, Enum64, Func, Kind, Struct
 from pybpfload.isa.insn import Insn, encode
 from pybpfload.kernel import door, probe
 from pybpfload.kernel.attrs import layout
@@ -30,6 +32,8 @@ from pybpfload.uapi import AttachType, Helper, LinkType, MapFlag, MapType, ProgF
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from pybpfload.btf import Btf
+
 __all__ = [
     "INSTRUCTIONS",
     "SETTINGS",
@@ -40,7 +44,9 @@ __all__ = [
     "helper",
     "helpers",
     "instruction",
+    "kfunc",
     "kfuncs",
+    "kfuncs_for",
     "link_types",
     "map_type",
     "prog_type",
@@ -50,6 +56,8 @@ __all__ = [
 
 _ORDER: Final[Any] = "<" if sys.byteorder == "little" else ">"
 _UNCLEAR = (errno.EPERM, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSYS)
+_ENOTSUPP: Final = 524
+_NO_BTF: Final = "the kernel shows no BTF"
 _LOG_SIZE: Final = 1 << 16
 _LONG_LOG_SIZE: Final = 1 << 20  # the log has a line for every instruction
 
@@ -77,26 +85,100 @@ class Answer(NamedTuple):
 
 
 def _word(number: int) -> str:
-    return errno.errorcode.get(number, "ENOTSUPP" if number == 524 else str(number))
+    return errno.errorcode.get(number, "ENOTSUPP" if number == _ENOTSUPP else str(number))
 
 
 # Programs
 
 _RETURN_0 = (Insn(0xB7), Insn(0x95))
 
-# What types want besides two instructions.
-_WANTS: dict[ProgType, dict[str, int]] = {
-    ProgType.CGROUP_SOCK_ADDR: {"expected_attach_type": AttachType.CGROUP_INET4_CONNECT},
-    ProgType.CGROUP_SOCKOPT: {"expected_attach_type": AttachType.CGROUP_GETSOCKOPT},
-    ProgType.SK_LOOKUP: {"expected_attach_type": AttachType.SK_LOOKUP},
-    ProgType.NETFILTER: {"expected_attach_type": AttachType.NETFILTER},
-    ProgType.SYSCALL: {"prog_flags": ProgFlag.SLEEPABLE},
-    ProgType.TRACING: {"expected_attach_type": AttachType.TRACE_FENTRY, "attach_btf_id": 1},
-    ProgType.LSM: {"expected_attach_type": AttachType.LSM_MAC, "attach_btf_id": 1},
-    ProgType.EXT: {"attach_btf_id": 1},
-    ProgType.STRUCT_OPS: {"attach_btf_id": 1},
+
+class _Form(NamedTuple):
+    """A way to try a program type out: what a program needs besides its instructions.
+
+    Attributes:
+        name: For people, where a type has several.
+        attach_type: Its ``expected_attach_type``; of struct_ops the name of a member.
+        flags: Its ``prog_flags``.
+        place: Type in the kernel's BTF that it names; loading attaches nothing there.
+    """
+
+    name: str = ""
+    attach_type: int | str = 0
+    flags: int = 0
+    place: tuple[Kind, str] | None = None
+
+
+_SLEEPABLE: Final = ProgFlag.SLEEPABLE
+_SCHED_SWITCH: Final = (Kind.TYPEDEF, "btf_trace_sched_switch")
+_ITER: Final = (Kind.FUNC, "bpf_iter_task")
+_TESTED: Final = (Kind.FUNC, "bpf_fentry_test1")
+_HOOK: Final = (Kind.FUNC, "bpf_lsm_file_open")
+
+# All other types need nothing.
+_FORMS: Final[dict[ProgType, tuple[_Form, ...]]] = {
+    ProgType.CGROUP_SOCK_ADDR: (_Form(attach_type=AttachType.CGROUP_INET4_CONNECT),),
+    ProgType.CGROUP_SOCKOPT: (_Form(attach_type=AttachType.CGROUP_GETSOCKOPT),),
+    ProgType.SK_LOOKUP: (_Form(attach_type=AttachType.SK_LOOKUP),),
+    ProgType.NETFILTER: (_Form(attach_type=AttachType.NETFILTER),),
+    ProgType.SYSCALL: (_Form(flags=_SLEEPABLE),),
+    ProgType.KPROBE: (_Form("kprobe"), _Form("uprobe.s", flags=_SLEEPABLE)),
+    ProgType.TRACING: (
+        _Form("tp_btf", AttachType.TRACE_RAW_TP, place=_SCHED_SWITCH),
+        _Form("iter", AttachType.TRACE_ITER, place=_ITER),
+        _Form("iter.s", AttachType.TRACE_ITER, _SLEEPABLE, _ITER),
+        _Form("fentry", AttachType.TRACE_FENTRY, place=_TESTED),
+        _Form("fexit", AttachType.TRACE_FEXIT, place=_TESTED),
+    ),
+    ProgType.LSM: (
+        _Form("lsm", AttachType.LSM_MAC, place=_HOOK),
+        _Form("lsm.s", AttachType.LSM_MAC, _SLEEPABLE, _HOOK),
+    ),
+    ProgType.STRUCT_OPS: (
+        _Form("tcp_congestion_ops", "ssthresh", place=(Kind.STRUCT, "tcp_congestion_ops")),
+    ),
+    ProgType.EXT: (),  # the function of another program, which is not made here
 }
-_BY_BTF = (ProgType.TRACING, ProgType.LSM, ProgType.EXT, ProgType.STRUCT_OPS)
+_PLACED: Final = (ProgType.TRACING, ProgType.LSM, ProgType.EXT, ProgType.STRUCT_OPS)
+
+
+def _vmlinux() -> Btf | None:
+    """The kernel's BTF, where it can be read."""
+    from pybpfload.errors import BpfError
+    from pybpfload.kernel import btf
+
+    try:
+        return btf.vmlinux()
+    except (BpfError, OSError):
+        return None
+
+
+def _forms(kind: ProgType) -> list[tuple[str, dict[str, int]]]:
+    """The ways to try a type out that this kernel has places for: name, arguments of the load."""
+    known: dict[ProgType, list[tuple[str, dict[str, int]]]] = door.cache().setdefault("forms", {})
+    if kind not in known:
+        found = ((form.name, _arguments(form)) for form in _FORMS.get(kind, (_Form(),)))
+        known[kind] = [(name, arguments) for name, arguments in found if arguments is not None]
+    return known[kind]
+
+
+def _arguments(form: _Form) -> dict[str, int] | None:
+    """Arguments of a load; ``None`` if the kernel has no such place, or shows no BTF."""
+    place, attach_type = 0, form.attach_type
+    if form.place is not None:
+        table = _vmlinux()
+        place = table.find(form.place[1], form.place[0]) if table is not None else 0
+        if table is None or not place:
+            return None
+        struct = table[place]
+        if isinstance(struct, Struct):
+            names = [member.name for member in struct.members]
+            attach_type = names.index(attach_type) if attach_type in names else 0
+    return {
+        "expected_attach_type": int(attach_type),
+        "prog_flags": form.flags,
+        "attach_btf_id": place,
+    }
 
 
 def _load(kind: int, insns: Sequence[Insn], **options: Any) -> tuple[int, bytes]:
@@ -115,16 +197,35 @@ def _load(kind: int, insns: Sequence[Insn], **options: Any) -> tuple[int, bytes]
 def prog_type(kind: ProgType) -> Answer:
     """Whether programs of a type can be loaded."""
     since = first_version("ProgType", kind)
-    result, log = _load(kind, _RETURN_0, **_WANTS.get(kind, {}))
-    if result == 0:
-        return Answer(True, "one was loaded", since)
-    number = -result
-    if kind in _BY_BTF and (log or number == 524):
-        # They name a place in the kernel, and type 1 of its BTF is none; the verifier got so far.
+    numbers = []
+    for name, options in _forms(kind):
+        result, _ = _load(kind, _RETURN_0, **options)
+        if result == 0:
+            return Answer(True, f"one was loaded{_in(name)}", since)
+        numbers.append(-result)
+    if not numbers:
+        return _without_place(kind, since)
+    unclear = [number for number in numbers if number in _UNCLEAR]
+    if unclear:
+        return Answer(None, _word(unclear[0]), since)
+    return Answer(False, f"loading one gives {_word(numbers[0])}", since)
+
+
+def _in(name: str) -> str:
+    return f" ({name})" if name else ""
+
+
+def _without_place(kind: ProgType, since: str | None) -> Answer:
+    """Whether the kernel knows a type whose programs name a place, when there is none to name.
+
+    Type 1 of the kernel's BTF is no place; what counts is whether the verifier gets so far.
+    """
+    result, log = _load(kind, _RETURN_0, attach_btf_id=1)
+    if log or result == -_ENOTSUPP:
         return Answer(True, "the verifier looked at one", since)
-    if number in _UNCLEAR:
-        return Answer(None, _word(number), since)
-    return Answer(False, f"loading one gives {_word(number)}", since)
+    if -result in _UNCLEAR:
+        return Answer(None, _word(-result), since)
+    return Answer(False, f"loading one gives {_word(-result)}", since)
 
 
 # Maps
@@ -189,7 +290,7 @@ def map_type(kind: MapType) -> Answer:
     finally:
         for fd in opened:
             door.close(fd)
-    if kind == MapType.STRUCT_OPS and made == -524:
+    if kind == MapType.STRUCT_OPS and made == -_ENOTSUPP:
         return Answer(True, "the kernel looked for the type of its value", since)
     if -made in _UNCLEAR:
         return Answer(None, _word(-made), since)
@@ -209,38 +310,103 @@ def _make_map(kind: int, arguments: dict[str, Any]) -> int:
 # Helpers
 
 
-def helper(kind: ProgType, number: int) -> Answer:
-    """Whether programs of a type may call a helper.
+def _callable(kind: ProgType, call: Insn, since: str | None) -> Answer:
+    """Whether programs of a type may contain a call, in any of the type's forms.
 
-    A program that calls it without arguments is refused in any case; what counts is whether the
-    verifier knows the helper.
+    A call without arguments is refused in most cases; what counts is what the verifier says of the
+    function itself.
     """
-    since = first_version("Helper", number)
-    result, log = _load(kind, (Insn(0x85, imm=number), Insn(0x95)), **_WANTS.get(kind, {}))
+    answers = []
+    for name, options in _forms(kind):
+        result, log = _load(kind, (call, Insn(0x95)), **options)
+        answer = _verdict(result, log.decode(errors="replace"), since)
+        if answer.has:
+            return answer._replace(why=answer.why + _in(name))
+        answers.append(answer)
+    if not answers:
+        return Answer(None, "programs of this type name a place, and there is none to try", since)
+    unclear = [answer for answer in answers if answer.has is None]
+    return (unclear or answers)[0]
+
+
+# What the verifier says of helpers and kfuncs that it does not know, or not for this type.
+_REFUSALS: Final = (
+    "unknown func", "invalid func", "program of this type", "is not allowed", "reserved fields",
+    "JIT does not support",
+)  # fmt: skip
+
+
+def _verdict(result: int, log: str, since: str | None) -> Answer:
     if result == 0:
         return Answer(True, "a program that calls it was loaded", since)
-    text = log.decode(errors="replace")
-    if any(word in text for word in ("unknown func", "invalid func", "program of this type")):
-        return Answer(False, text.strip().splitlines()[-1], since)
-    if -result in _UNCLEAR and not text:
+    refusal = next((line for line in log.splitlines() if any(w in line for w in _REFUSALS)), None)
+    if refusal is not None:
+        return Answer(False, refusal.strip(), since)
+    if log:
+        return Answer(True, "the verifier looked at its arguments", since)
+    if -result in _UNCLEAR:
         return Answer(None, _word(-result), since)
-    if kind in _BY_BTF:
-        return Answer(None, "programs of this type must name what they attach to", since)
-    if not text:
-        return Answer(None, f"programs of this type cannot be tried: {_word(-result)}", since)
-    return Answer(True, "the verifier looked at its arguments", since)
+    return Answer(None, f"programs of this type cannot be tried: {_word(-result)}", since)
+
+
+def helper(kind: ProgType, number: int) -> Answer:
+    """Whether programs of a type may call a helper, in at least one form of the type.
+
+    Args:
+        kind: Program type.
+        number: :class:`~pybpfload.uapi.Helper`.
+    """
+    return _callable(kind, Insn(0x85, imm=number), first_version("Helper", number))
 
 
 def helpers(kind: ProgType) -> dict[str, Answer]:
     """All helpers by name, for programs of a type; it takes about a tenth of a second."""
-    first = helper(kind, 1)
-    if first.has is None:
-        return {
-            f"bpf_{each.name.lower()}": first._replace(since=first_version("Helper", each))
-            for each in Helper
-            if each
-        }
     return {f"bpf_{each.name.lower()}": helper(kind, each) for each in Helper if each}
+
+
+# Kernel functions
+
+
+def kfuncs() -> list[str] | None:
+    """Names of the functions of the kernel, without its modules, that some programs may call.
+
+    Returns:
+        ``None`` where the kernel's BTF does not mark them (before Linux 6.10), or is not there;
+        :func:`kfunc` tells of single ones all the same.
+    """
+    table = _vmlinux()
+    if table is None:
+        return None
+    found = set()
+    for type_id in table.find_all("bpf_kfunc", Kind.DECL_TAG):
+        tag = table[type_id]
+        assert isinstance(tag, DeclTag)
+        marked = table[tag.type]
+        if isinstance(marked, Func):
+            found.add(marked.name)
+    return sorted(found) or None
+
+
+def kfunc(kind: ProgType, name: str) -> Answer:
+    """Whether programs of a type may call a function of the kernel (Linux 5.13).
+
+    Args:
+        kind: Program type; in at least one form of it.
+        name: The function; one of a module counts as absent.
+    """
+    table = _vmlinux()
+    if table is None:
+        return Answer(None, _NO_BTF)
+    number = table.find(name, Kind.FUNC)
+    if not number:
+        return Answer(False, "no function of the kernel's BTF")
+    return _callable(kind, Insn(0x85, src=2, imm=number), None)
+
+
+def kfuncs_for(kind: ProgType) -> dict[str, Answer] | None:
+    """All of :func:`kfuncs` by name, for programs of a type; ``None`` where they are not known."""
+    names = kfuncs()
+    return None if names is None else {name: kfunc(kind, name) for name in names}
 
 
 # Instructions
@@ -325,13 +491,8 @@ def instruction(name: str) -> Answer:
 
 
 def _enumerators(name: str) -> frozenset[str] | None:
-    from pybpfload.btf.types import Enum, Enum64, Kind
-    from pybpfload.errors import BpfError
-    from pybpfload.kernel import btf
-
-    try:
-        table = btf.vmlinux()
-    except (BpfError, OSError):
+    table = _vmlinux()
+    if table is None:
         return None
     found = table.find(name, Kind.ENUM)
     if not found:
@@ -347,7 +508,7 @@ def _told(enum: str, prefix: str, kinds: Sequence[Any]) -> dict[str, Answer]:
     for kind in kinds:
         since = first_version(type(kind).__name__, kind)
         if known is None:
-            answer = Answer(None, "the kernel shows no BTF", since)
+            answer = Answer(None, _NO_BTF, since)
         else:
             has = prefix + kind.name in known
             answer = Answer(
@@ -369,30 +530,6 @@ def link_types() -> dict[str, Answer]:
 def attach_types() -> dict[str, Answer]:
     """Attach types by name; as for :func:`link_types`."""
     return _told("bpf_attach_type", "BPF_", list(AttachType))
-
-
-def kfuncs() -> list[str] | None:
-    """Names of the kernel functions that programs may call.
-
-    Returns:
-        ``None`` where the kernel's BTF does not mark them (before Linux 6.10), or is not there.
-    """
-    from pybpfload.btf.types import DeclTag, Func, Kind
-    from pybpfload.errors import BpfError
-    from pybpfload.kernel import btf
-
-    try:
-        table = btf.vmlinux()
-    except (BpfError, OSError):
-        return None
-    found = set()
-    for type_id in table.find_all("bpf_kfunc", Kind.DECL_TAG):
-        tag = table[type_id]
-        assert isinstance(tag, DeclTag)
-        marked = table[tag.type]
-        if isinstance(marked, Func):
-            found.add(marked.name)
-    return sorted(found) or None
 
 
 # The features that loading depends on, and the system's settings

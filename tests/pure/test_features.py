@@ -65,6 +65,34 @@ def test_what_the_log_says(monkeypatch):
     answer = load(b"0: (85) call 181\n" + last + b"\n", -errno.EINVAL)
     assert (answer.has, answer.why) == (False, last.decode())
     assert load(b"", -errno.EPERM).has is None
+    assert load(b"calling kernel function f is not allowed", -errno.EACCES).has is False
+    answer = load(b"", -errno.EINVAL)
+    assert (answer.has, answer.why) == (None, "programs of this type cannot be tried: EINVAL")
+
+
+def test_types_that_name_a_place(monkeypatch):
+    """One form that may is a yes; one that cannot be tried leaves it open; all else is a no."""
+    asked = [("tp_btf", {}), ("fentry", {})]
+    monkeypatch.setattr("pybpfload.kernel.features._forms", lambda kind: asked)
+
+    def tell(first, second) -> features.Answer:
+        logs = iter((first, second))
+        monkeypatch.setattr("pybpfload.kernel.features._load", lambda *_, **__: next(logs))
+        return features.helper(ProgType.TRACING, 1)
+
+    no, yes = (-errno.EINVAL, b"unknown func"), (-errno.EACCES, b"R1 !read_ok")
+    assert tell(no, no).has is False
+    assert tell(no, yes) == (True, "the verifier looked at its arguments (fentry)", "3.19")
+    assert tell(no, (-errno.EPERM, b"")).has is None
+    assert tell(yes, no).has is True
+
+
+def test_types_without_a_place(old):
+    """A kernel that shows no BTF."""
+    assert features.helper(ProgType.TRACING, 1).has is None
+    assert features.kfunc(ProgType.XDP, "vfs_read").why == "the kernel shows no BTF"
+    assert features.kfuncs_for(ProgType.XDP) is None
+    assert features.prog_type(ProgType.TRACING).has is False  # it came with 5.5
 
 
 def test_text(old, capsys):
@@ -88,4 +116,6 @@ def test_mistakes(old, capsys):
     assert main(["features", "--helpers", "xpd"]) == 2
     assert "did you mean 'xdp'" in capsys.readouterr().err
     assert main(["features", "no-such-thing"]) == 1
+    assert main(["features", "--kfuncs", "xdp"]) == 1
+    assert "does not say which functions" in capsys.readouterr().err
     assert door.current() is old
