@@ -119,11 +119,11 @@ def value_codec(
         if flags & MapFlag.STACK_BUILD_ID:
             return _BuildIdStack(size) if size % 32 == 0 else _raw(size)
         return _Stack(size) if size % 8 == 0 else _raw(size)
-    found = typed_codec(size, btf, type_id)
-    if map_type in TARGETS and size in (4, 8):
-        found = found or (_Target() if size == 8 else None)
-        return _Device(found or _raw(size)) if map_type != MapType.CPUMAP else found or _raw(size)
-    found = found or _raw(size)
+    if map_type in TARGETS and size == 8:  # programs go in by fd, so the C type is of no use
+        return _Target() if map_type == MapType.CPUMAP else _Device(_Target())
+    found = typed_codec(size, btf, type_id) or _raw(size)
+    if map_type in TARGETS and size == 4:
+        return found if map_type == MapType.CPUMAP else _Device(found)
     return per_cpu(found, cpus) if map_type in PER_CPU else found
 
 
