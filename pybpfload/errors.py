@@ -242,6 +242,7 @@ class VerifierError(KernelError):
         summary: The verifier's own reason (the last telling line of the log).
         insn: Index of the instruction it stopped at, or ``None``.
         source: C source line of that instruction (``file:line: text``), or ``None``.
+        explanation: What the log means, and what helps.
         relocation: The failed CO-RE relocation at that instruction, or ``None``: the instruction
             was poisoned, which only matters because it can be reached.
     """
@@ -265,6 +266,20 @@ class VerifierError(KernelError):
         self.insn = insn
         self.source = source
         self.relocation = relocation
+
+    @property
+    def explanation(self) -> Any:
+        """The log explained: cause and remedies, registers, the way there; ``str()`` is all of it.
+
+        A :class:`pybpfload.verifier.Explanation`, made when it is first asked for.
+        """
+        found = self.__dict__.get("_explanation")
+        if found is None:
+            from importlib import import_module  # this room knows of none above it
+
+            found = import_module("pybpfload.verifier").explain(self.log, program=self.program)
+            self.__dict__["_explanation"] = found
+        return found
 
     def __reduce__(self) -> Any:
         # OSError would give back its own two arguments; worker processes send errors by pickle.

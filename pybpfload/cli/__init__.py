@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "inspect": "show what is in an object: programs, maps, variables, BTF (offline)",
     "relocate": "show the final instructions and every CO-RE decision (offline)",
+    "log": "explain why the verifier refused a program (offline)",
     "run": "load an object, attach its programs, print their events until Ctrl-C",
     "features": "show what this kernel can do with BPF",
     "probes": "show where programs can be attached",

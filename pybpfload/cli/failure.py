@@ -102,6 +102,7 @@ def _line(error: Exception) -> str:
 def _details(error: Exception) -> Iterator[str]:
     """What ``-v`` shows below the line."""
     if isinstance(error, VerifierError) and error.log:
+        yield from (visible(line) for line in error.explanation.lines())
         yield f"verifier log of program {visible(error.program)}:"
         yield from (f"  {visible(line)}" for line in error.log.splitlines())
     if isinstance(error, RelocationError) and error.decision is not None:

@@ -31,18 +31,7 @@ POISON_MAP = 2001000000
 POISON_KFUNC = 2002000000
 """Helper number, plus the extern's index, that marks a call of an unresolved kfunc."""
 
-# The second form is what explain_poison() writes in place of an instruction.
-_INSN = re.compile(r"(\d+): (?:\([0-9a-f]{2}\) |<invalid )")
-_SOURCE = re.compile(r"; (.*?)(?: @ ([^@]+:\d+))?$")
-_AT_INSN = re.compile(r"\binsn (\d+)\b")
-
-# Lines that tell what the verifier did, not why it stopped.
-_NOISE = re.compile(
-    r"processed \d+ insns|verification time |stack depth |max_states|func#\d+ @|"
-    r"(?:\d+: )?R\d+(?:_\w+)?=|\d+: frame\d+|frame\d+: |from \d+ to \d+|"
-    r"mark_precise: |last_idx |regs=|parent (?:didn't|already)|Live regs before|Validating |"
-    r"Func#\d+ |\d+: safe|arg#\d+ reference type|propagating |\s*$"
-)
+_TAIL = 1 << 16  # characters; the reason is at the end, and a log may have a hundred megabytes
 
 
 class LogReading(Record):
@@ -64,26 +53,12 @@ def read_log(log: str) -> LogReading:
     """Find the reason, the instruction and the source line in a log of level 1 or 2.
 
     The reason is what stands behind the last instruction (without statistics and register states),
-    its last two lines at most.
+    its last two lines at most. :func:`pybpfload.verifier.explain` has the rest.
     """
-    insn: int | None = None
-    source: str | None = None
-    reasons: list[str] = []
-    for line in log.splitlines():
-        if match := _INSN.match(line):
-            insn = int(match.group(1))
-            reasons.clear()
-        elif line.startswith("; "):
-            if found := _SOURCE.match(line):
-                text, place = found.groups()
-                source = f"{place}: {text.strip()}" if place else text.strip()
-        elif not _NOISE.match(line):
-            reasons.append(line.strip())
-    summary = "; ".join(reasons[-2:])
-    if insn is None and (match := _AT_INSN.search(summary)):
-        insn = int(match.group(1))
-        source = None
-    return LogReading(summary=summary, insn=insn, source=source)
+    from pybpfload.verifier.log import read  # needed after a failure only
+
+    found = read(log[-_TAIL:])
+    return LogReading(summary="; ".join(found.reasons[-2:]), insn=found.insn, source=found.source)
 
 
 _POISONED = re.compile(r"(\d+): \(85\) call unknown#(\d+)\s*$")

@@ -216,8 +216,11 @@ def _blank_records(options: dict[str, Any], attr: Attr) -> bool:
 
 
 def _verifier_hint(number: int, summary: str) -> str | None:
-    if unknown := _UNKNOWN_HELPER.search(summary):
-        return too_young_helper(int(unknown[1]), kernel_version())
+    from pybpfload.verifier.causes import find  # needed after a failure only
+
     if number == errno.ENOSPC:
         return "the log is longer than the kernel can give; this is not the verifier's last word"
-    return None
+    unknown = _UNKNOWN_HELPER.search(summary)
+    young = too_young_helper(int(unknown[1]), kernel_version()) if unknown else None
+    cause = find(summary.split("; "))
+    return young or (cause.why if cause else None)

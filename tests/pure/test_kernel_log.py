@@ -173,7 +173,9 @@ def test_without_a_log_first() -> None:
     error = caught.value
     assert error.errno == errno.EACCES
     assert error.log == "0: (95) exit\nR0 !read_ok\n"
-    assert str(error) == "program bad: the verifier refused it at instruction 0: R0 !read_ok"
+    assert str(error).startswith(
+        "program bad: the verifier refused it at instruction 0: R0 !read_ok; R0 has no value here"
+    )
     assert not isinstance(error, PermissionError)
 
 
