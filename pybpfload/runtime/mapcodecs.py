@@ -315,8 +315,13 @@ class _Target(_Codec):
         return number, program
 
     def encode(self, value: Any) -> bytes:
-        number, program = value if isinstance(value, tuple) else (value, None)
-        return struct.pack("=II", number, 0 if program is None else _fileno(program))
+        try:
+            number, program = value if isinstance(value, tuple) else (value, None)
+            return struct.pack("=II", number, 0 if program is None else _fileno(program))
+        except (struct.error, TypeError, ValueError):
+            from pybpfload.btf.codecs import ValueMismatchError
+
+            raise ValueMismatchError.of("a number, or a number and a program", value) from None
 
 
 class _Device(_Codec):

@@ -86,6 +86,9 @@ def test_a_program_for_devices_is_none_for_entries(wire, xdp):
             obj.maps["devices"][0] = 1, obj.programs["to_device"]
         with pytest.raises(KeyError):
             obj.maps["devices"][0]
+        for wrong in (-1, (1, "name"), (1, 2, 3)):
+            with pytest.raises(pybpfload.ValueMismatchError, match="number and a program"):
+                obj.maps["cpus"][0] = wrong
 
 
 @pytest.mark.parametrize("mode", [None, "native", "generic"])
