@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.ringbuf import RingBuffer
     from pybpfload.runtime.trace import trace_pipe
+    from pybpfload.runtime.user_ringbuf import RingFullError, UserRingBuffer
     from pybpfload.runtime.variable import ReadOnlyError, Variable
 
 __version__ = "0.1.0"
@@ -70,6 +71,7 @@ __all__ = [  # noqa: RUF022 - by topic
     "attached",
     "RingBuffer",
     "PerfBuffer",
+    "UserRingBuffer",
     "trace_pipe",
     "BpfError",
     "FormatError",
@@ -80,6 +82,7 @@ __all__ = [  # noqa: RUF022 - by topic
     "VerifierError",
     "AttachError",
     "ReadOnlyError",
+    "RingFullError",
     "ValueMismatchError",
 ]
 
@@ -100,6 +103,8 @@ _HOMES = {
     "PerfBuffer": "runtime.perfbuf",
     "Program": "runtime.program",
     "RingBuffer": "runtime.ringbuf",
+    "RingFullError": "runtime.user_ringbuf",
+    "UserRingBuffer": "runtime.user_ringbuf",
     "Variable": "runtime.variable",
     "trace_pipe": "runtime.trace",
     "AttachError": "errors",

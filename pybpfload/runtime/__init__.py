@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.perfbuf import PerfBuffer
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.ringbuf import RingBuffer
+    from pybpfload.runtime.user_ringbuf import UserRingBuffer
     from pybpfload.runtime.variable import Variable
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "PerfBuffer",
     "Program",
     "RingBuffer",
+    "UserRingBuffer",
     "Variable",
     "load_object",
 ]
@@ -31,6 +33,7 @@ _HOMES = {
     "PerfBuffer": "perfbuf",
     "Program": "program",
     "RingBuffer": "ringbuf",
+    "UserRingBuffer": "user_ringbuf",
     "Variable": "variable",
     "load_object": "object",
 }

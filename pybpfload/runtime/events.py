@@ -144,6 +144,28 @@ class EventTypes:
             )
         return self._settled(size, padded=False)
 
+    def encode(self, value: Any) -> bytes:
+        """The bytes of a record that is to be sent.
+
+        Its type is what the user chose, else that of the record if it is one of this BTF, else the
+        only candidate.
+
+        Raises:
+            ValueMismatchError: The value does not fit the type.
+            TypeError: There is no type, or more than one.
+        """
+        if self._fixed is not None:
+            return self._fixed.encode(value)
+        found = [codec for codec, _ in self._found()]
+        own = [codec for codec in found if type(value) is getattr(codec, "record", None)]
+        if len(own or found) != 1 or self._choice is not None:
+            names = ", ".join(codec.name for codec in found) or "nothing"
+            raise TypeError(
+                f"map {self.map_name}: type of {type(value).__name__} to send is not settled; "
+                f"candidates are {names}"
+            )
+        return (own or found)[0].encode(value)
+
     def _choose(self, size: int, padded: bool) -> Decoder:
         if self._fixed is None:
             if self._choice is not None:
