@@ -390,7 +390,7 @@ def test_maps_in_maps() -> None:
             1: "third",
             2: "fourth",
         }
-        with pytest.raises(KernelError, match="does not take this value"):
+        with pytest.raises(KernelError, match="inner maps are like the one"):
             outer[1] = obj.maps["third"]
         with pytest.raises(TypeError, match="fileno"):
             outer[1] = "second"
