@@ -55,7 +55,7 @@ class TextCodec(Codec):
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of a text, filled up with NULs."""
-        self._check_size()
+        self.check_size()
         try:
             return self._fitting(value)
         except ValueMismatchError as error:

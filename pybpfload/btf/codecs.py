@@ -164,6 +164,13 @@ class Codec:
                 the buffer does not hold a whole number of values.
         """
         view = memoryview(buffer)
+        places = self.places(view, offsets, size)
+        return self._many(view, places, self.size if size is None else size)
+
+    def places(
+        self, view: memoryview, offsets: Sequence[int] | None = None, size: int | None = None
+    ) -> Sequence[int]:
+        """Return where each value starts; see :meth:`decode_many` for arguments and errors."""
         if size is None:
             size = self.size
         elif size < self.size:
@@ -172,12 +179,12 @@ class Codec:
             if len(view) % size if size else len(view):
                 found = f"{len(view)} bytes"
                 raise ValueMismatchError(f"a multiple of {size} bytes", found, self.label)
-            offsets = range(0, len(view), size or 1)
-        elif offsets:
+            return range(0, len(view), size or 1)
+        if offsets:
             ends = (offsets[0], offsets[-1]) if isinstance(offsets, range) else offsets
             if len(view) - max(ends) < size:
                 raise self._short(len(view) - max(ends))
-        return self._many(view, offsets, size)
+        return offsets
 
     def _many(self, view: memoryview, offsets: Sequence[int], size: int) -> list[Any]:
         """Do what :meth:`decode_many` does, once it is known that the buffer is long enough."""
@@ -240,12 +247,17 @@ class Codec:
         other.name = name
         return other
 
-    def _check_size(self) -> None:
+    def check_size(self) -> None:
+        """Make sure that memory may be taken for a value by the size that BTF claims.
+
+        Raises:
+            FormatError: It claims more than 1 GiB.
+        """
         if self.size > _MAX_ENCODE:
             raise FormatError(f"{self.name} of {self.size} bytes is too large to be written")
 
     def _blank(self) -> bytearray:
-        self._check_size()
+        self.check_size()
         return bytearray(self.size)
 
     def _short(self, available: int) -> ValueMismatchError:
@@ -344,9 +356,12 @@ class EnumCodec(IntCodec):
 
     Enumerators that Python does not take as names (``mro``, ``_like_``, ``__these__``) get an
     ``e`` in front. An enum of no enumerators, or more than 4096, stays plain integers.
+
+    Attributes:
+        pairs: Names and numbers of the enumerators.
     """
 
-    __slots__ = ("_known", "_label", "_pairs", "_type")
+    __slots__ = ("_known", "_label", "_type", "pairs")
 
     def __init__(
         self,
@@ -359,10 +374,10 @@ class EnumCodec(IntCodec):
     ) -> None:
         super().__init__(name, size, signed, order)
         self._label = label
-        self._pairs = tuple(pair for pair in pairs if pair[0])
+        self.pairs = tuple(pair for pair in pairs if pair[0])
         self._type: type[BtfEnum] | None = None
         self._known: dict[int, BtfEnum] = {}
-        if 0 < len(self._pairs) <= _MAX_ENUMERATORS:
+        if 0 < len(self.pairs) <= _MAX_ENUMERATORS:
             self.convert = self._member
 
     @property
@@ -370,7 +385,7 @@ class EnumCodec(IntCodec):
         """The enumeration; ``None`` when values stay plain integers."""
         if self._type is None and self.convert is not None:
             members: dict[str, int] = {}
-            for name, value in self._pairs:
+            for name, value in self.pairs:
                 odd = (
                     name == "mro"
                     or (name[0] == "_" and name[-1] == "_")
@@ -404,7 +419,7 @@ class EnumCodec(IntCodec):
     def number(self, value: Any) -> Any:
         """Return the number of an enumerator given by name; anything else as it is."""
         if isinstance(value, str):
-            for name, number in self._pairs:
+            for name, number in self.pairs:
                 if name == value:
                     return number
             raise ValueMismatchError.of(f"enumerator of {self.name}", value)

@@ -128,46 +128,50 @@ class BitsCodec(Codec):
         bit: Its first bit in the first byte: from the least significant one in little-endian BTF,
             from the most significant one in big-endian BTF, as compilers number them.
         width: In bits.
+
+    Attributes:
+        inner, width: As above.
+        shift: Its lowest bit in the number that its bytes are in the byte order of the BTF.
     """
 
-    __slots__ = ("_bool", "_byteorder", "_inner", "_mask", "_shift", "_width")
+    __slots__ = ("_bool", "_byteorder", "_mask", "inner", "shift", "width")
 
     def __init__(self, inner: Codec, bit: int, width: int) -> None:
         size = (bit + width + 7) // 8
         super().__init__(f"{inner.name}:{width}", size, f"{size}s", inner.order)
         self._byteorder = _BYTEORDER[inner.order]
-        self._inner = inner
+        self.inner = inner
         self._bool = isinstance(inner, BoolCodec)
-        self._width = width
+        self.width = width
         self._mask = (1 << width) - 1
-        self._shift = bit if inner.order == "<" else 8 * size - bit - width
+        self.shift = bit if inner.order == "<" else 8 * size - bit - width
         self.loss = 3 if self._bool and width > 1 else 1
         self.convert = self._from_bytes
 
     @property
     def signed(self) -> bool:
         """Whether its highest bit is a sign."""
-        return bool(getattr(self._inner, "signed", False))
+        return bool(getattr(self.inner, "signed", False))
 
     def _from_bytes(self, raw: bytes) -> Any:
-        number = int.from_bytes(raw, self._byteorder) >> self._shift & self._mask
+        number = int.from_bytes(raw, self._byteorder) >> self.shift & self._mask
         if self._bool:
             return number != 0
-        if self.signed and number >> self._width - 1:
+        if self.signed and number >> self.width - 1:
             number -= self._mask + 1
-        if isinstance(self._inner, EnumCodec) and self._inner.convert:
-            return self._inner.convert(number)
+        if isinstance(self.inner, EnumCodec) and self.inner.convert:
+            return self.inner.convert(number)
         return number
 
     def _write(self, out: bytearray, offset: int, value: Any) -> None:
         if self._bool:
             value = as_bool(value)
-        elif isinstance(self._inner, EnumCodec):
-            value = self._inner.number(value)
-        number = as_int(value, self._width, self.signed) & self._mask
+        elif isinstance(self.inner, EnumCodec):
+            value = self.inner.number(value)
+        number = as_int(value, self.width, self.signed) & self._mask
         end = offset + self.size
         old = int.from_bytes(out[offset:end], self._byteorder)
-        new = old & ~(self._mask << self._shift) | number << self._shift
+        new = old & ~(self._mask << self.shift) | number << self.shift
         out[offset:end] = new.to_bytes(self.size, self._byteorder)
 
 
