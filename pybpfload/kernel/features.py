@@ -194,12 +194,23 @@ def _load(kind: int, insns: Sequence[Insn], **options: Any) -> tuple[int, bytes]
     return min(fd, 0), bytes(log).partition(b"\0")[0]
 
 
+def _trial(kind: ProgType, name: str, options: dict[str, int]) -> int:
+    """Load a program that does nothing, in a form of a type: 0 or the negative error number."""
+    known: dict[tuple[int, str], int] = door.cache().setdefault("trials", {})
+    result = known.get((kind, name))
+    if result is None:
+        result, _ = _load(kind, _RETURN_0, **options)
+        if -result not in _UNCLEAR:
+            known[kind, name] = result
+    return result
+
+
 def prog_type(kind: ProgType) -> Answer:
     """Whether programs of a type can be loaded."""
     since = first_version("ProgType", kind)
     numbers = []
     for name, options in _forms(kind):
-        result, _ = _load(kind, _RETURN_0, **options)
+        result = _trial(kind, name, options)
         if result == 0:
             return Answer(True, f"one was loaded{_in(name)}", since)
         numbers.append(-result)
@@ -318,13 +329,17 @@ def _callable(kind: ProgType, call: Insn, since: str | None) -> Answer:
     """
     answers = []
     for name, options in _forms(kind):
+        if (result := _trial(kind, name, options)) < 0:
+            if -result in _UNCLEAR:
+                answers.append(Answer(None, _word(-result), since))
+            continue
         result, log = _load(kind, (call, Insn(0x95)), **options)
         answer = _verdict(result, log.decode(errors="replace"), since)
         if answer.has:
             return answer._replace(why=answer.why + _in(name))
         answers.append(answer)
     if not answers:
-        return Answer(None, "programs of this type name a place, and there is none to try", since)
+        return Answer(None, "no program of this type can be loaded to try it", since)
     unclear = [answer for answer in answers if answer.has is None]
     return (unclear or answers)[0]
 
@@ -344,9 +359,7 @@ def _verdict(result: int, log: str, since: str | None) -> Answer:
         return Answer(False, refusal.strip(), since)
     if log:
         return Answer(True, "the verifier looked at its arguments", since)
-    if -result in _UNCLEAR:
-        return Answer(None, _word(-result), since)
-    return Answer(None, f"programs of this type cannot be tried: {_word(-result)}", since)
+    return Answer(None, _word(-result), since)
 
 
 def helper(kind: ProgType, number: int) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,12 @@ from pybpfload.cli import main
 from pybpfload.kernel import door
 from pybpfload.testing.fakekernel import FakeKernel
 from pybpfload.uapi import Helper, MapType, ProgType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+FEATURES = "pybpfload.kernel.features."
 
 
 @pytest.fixture
@@ -56,7 +63,9 @@ def test_what_the_log_says(monkeypatch):
     """Whether the verifier knows a helper is told by its words, as its error numbers do not."""
 
     def load(log: bytes, result: int):
-        monkeypatch.setattr("pybpfload.kernel.features._load", lambda *_, **__: (result, log))
+        answers = iter([(0, b""), (result, log)])  # a program that does nothing, then the call
+        monkeypatch.setattr(FEATURES + "_load", lambda *_, **__: next(answers))
+        door.cache().clear()
         return features.helper(ProgType.XDP, 181)
 
     assert load(b"0: (85) call 181\nR1 !read_ok", -errno.EACCES).has is True
@@ -66,18 +75,19 @@ def test_what_the_log_says(monkeypatch):
     assert (answer.has, answer.why) == (False, last.decode())
     assert load(b"", -errno.EPERM).has is None
     assert load(b"calling kernel function f is not allowed", -errno.EACCES).has is False
-    answer = load(b"", -errno.EINVAL)
-    assert (answer.has, answer.why) == (None, "programs of this type cannot be tried: EINVAL")
+    assert load(b"", -errno.EINVAL)[:2] == (None, "EINVAL")
 
 
 def test_types_that_name_a_place(monkeypatch):
     """One form that may is a yes; one that cannot be tried leaves it open; all else is a no."""
     asked = [("tp_btf", {}), ("fentry", {})]
-    monkeypatch.setattr("pybpfload.kernel.features._forms", lambda kind: asked)
+    monkeypatch.setattr(FEATURES + "_forms", lambda kind: asked)
 
-    def tell(first, second) -> features.Answer:
-        logs = iter((first, second))
-        monkeypatch.setattr("pybpfload.kernel.features._load", lambda *_, **__: next(logs))
+    def tell(*answers: tuple[int, bytes], trials: Sequence[int] = (0, 0)) -> features.Answer:
+        """What comes of these answers of the verifier, by form."""
+        results, left = iter(trials), iter(answers)
+        monkeypatch.setattr(FEATURES + "_trial", lambda *_: next(results))
+        monkeypatch.setattr(FEATURES + "_load", lambda *_, **__: next(left))
         return features.helper(ProgType.TRACING, 1)
 
     no, yes = (-errno.EINVAL, b"unknown func"), (-errno.EACCES, b"R1 !read_ok")
@@ -85,6 +95,9 @@ def test_types_that_name_a_place(monkeypatch):
     assert tell(no, yes) == (True, "the verifier looked at its arguments (fentry)", "3.19")
     assert tell(no, (-errno.EPERM, b"")).has is None
     assert tell(yes, no).has is True
+    assert tell(no, trials=(0, -errno.EINVAL)).has is False
+    assert tell(no, trials=(0, -errno.EPERM)).has is None
+    assert tell(trials=(-errno.EINVAL, -errno.EINVAL)).why.startswith("no program of this type")
 
 
 def test_types_without_a_place(old):
