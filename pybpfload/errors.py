@@ -8,7 +8,8 @@ else. ``str()`` of an error is one or two lines; what it knows beyond that is in
 * A refused system call is a :class:`KernelError` (it is an ``OSError`` too, so ``errno`` works),
   refused for want of privilege a :class:`NotPermittedError` (also a ``PermissionError``), refused
   by the verifier a :class:`VerifierError`.
-* What this kernel, architecture or byte order cannot do is a :class:`NotSupportedError`.
+* What this kernel, architecture or byte order cannot do is a :class:`NotSupportedError`; a system
+  call refused for that is a :class:`KernelTooOldError`, which is a :class:`KernelError` too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "BpfError",
     "FormatError",
     "KernelError",
+    "KernelTooOldError",
     "NotPermittedError",
     "NotSupportedError",
     "RelocationError",
@@ -202,7 +204,7 @@ class KernelError(BpfError, OSError):
     ) -> None:
         # 524 is ENOTSUPP, which is the kernel's own and has no strerror text.
         text = "operation not supported by this object" if errno == 524 else os_strerror(errno)
-        super().__init__(errno, text)
+        OSError.__init__(self, errno, text)
         self.operation = operation
         self.target = target
         self.hint = hint
@@ -212,6 +214,32 @@ class KernelError(BpfError, OSError):
         where = f"{self.operation} of {self.target}" if self.target else self.operation
         line = f"{where}: {self.strerror} ({name or self.errno})"
         return f"{line}; {self.hint}" if self.hint else line
+
+
+class KernelTooOldError(KernelError, NotSupportedError):
+    """A system call was refused, and asked for something that came later than this kernel.
+
+    Judged by the version, after the kernel has refused: distributions backport.
+
+    Attributes:
+        feature: What came later, for example ``"the map type ARENA"``.
+        since: First kernel version that has it, for example ``"6.9"``.
+    """
+
+    def __init__(
+        self,
+        errno: int,
+        operation: str,
+        target: str | None = None,
+        *,
+        hint: str | None = None,
+        feature: str | None = None,
+        since: str | None = None,
+    ) -> None:
+        super().__init__(errno, operation, target, hint=hint)
+        self.message = hint or str(self)
+        self.feature = feature
+        self.since = since
 
 
 class NotPermittedError(KernelError, PermissionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from pybpfload.errors import KernelTooOldError
 from pybpfload.kernel import door, token
 from pybpfload.kernel.attrs import Attr, layout
 from pybpfload.kernel.errors import kernel_error
@@ -75,13 +76,26 @@ def refused(result: int, attr: Attr, target: str | None = None) -> KernelError:
         result: The negative error number.
         attr: The attribute of the call.
         target: On what, for example ``"map events"``.
+
+    Returns:
+        A :class:`KernelTooOldError` if the kernel is too old for it, otherwise as
+        :func:`kernel_error`.
     """
     hint = None
     if result in (-errno.EINVAL, -errno.E2BIG):
-        from pybpfload.kernel.since import too_young
+        from pybpfload.kernel.since import came_later, too_young
         from pybpfload.kernel.version import kernel_version
 
-        hint = too_young(attr, kernel_version())
+        running = kernel_version()
+        if (young := too_young(attr, running)) is not None:
+            return KernelTooOldError(
+                -result,
+                f"BPF_{attr.command.name}",
+                target,
+                hint=came_later(young.what, young.since, running),
+                feature=young.what,
+                since=young.since,
+            )
     elif result == -errno.EPERM:
         hint = token.lacking(attr)
     return kernel_error(result, f"BPF_{attr.command.name}", target, hint=hint)

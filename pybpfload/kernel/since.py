@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENUMS",
     "Used",
+    "came_later",
     "first_version",
     "too_young",
     "too_young_attach_type",
@@ -298,32 +299,32 @@ def used(layout: Layout, fields: dict[str, Any]) -> Iterator[Used]:
             yield Used(what, first_version(enum, bit))
 
 
-def too_young(attr: Attr, running: int) -> str | None:
-    """One sentence about what the running kernel is probably too old for.
+def too_young(attr: Attr, running: int) -> Used | None:
+    """What the running kernel is probably too old for.
 
     Args:
         attr: The attribute of a call that the kernel refused.
         running: Its version, ``major << 16 | minor << 8 | patch``; 0 if it is not known.
 
     Returns:
-        The sentence; ``None`` if everything is older than the kernel.
+        The first such thing; ``None`` if everything is older than the kernel.
     """
-    for what, since, _field in used(attr.layout, attr.layout.unpack(attr.data, attr.size)):
-        if sentence := _came_later(what, since, running):
-            return sentence
+    for each in used(attr.layout, attr.layout.unpack(attr.data, attr.size)):
+        if came_later(each.what, each.since, running):
+            return each
     return None
 
 
 def too_young_helper(number: int, running: int) -> str | None:
-    """As :func:`too_young` for a helper that the verifier does not know."""
+    """One sentence, as of :func:`came_later`, about a helper that the verifier does not know."""
     since = first_version("Helper", number)
     if since is None:
         return None
-    return _came_later(f"the helper {uapi.Helper(number).name}", since, running)
+    return came_later(f"the helper {uapi.Helper(number).name}", since, running)
 
 
 def too_young_attach_type(prog_type: int, attach_type: int, running: int) -> str | None:
-    """As :func:`too_young` for the expected attach type of a tracing program.
+    """As :func:`too_young_helper` for the expected attach type of a tracing program.
 
     Of other types, kernels do not look at it before the program is attached; of struct_ops it is no
     attach type.
@@ -331,12 +332,13 @@ def too_young_attach_type(prog_type: int, attach_type: int, running: int) -> str
     if prog_type != uapi.ProgType.TRACING or not attach_type:
         return None
     member = uapi.AttachType(attach_type)
-    return _came_later(
+    return came_later(
         f"the attach type {member.name}", first_version("AttachType", attach_type), running
     )
 
 
-def _came_later(what: str, since: str | None, running: int) -> str | None:
+def came_later(what: str, since: str | None, running: int) -> str | None:
+    """One sentence if something came later than the running kernel, otherwise ``None``."""
     age = running >> 16, running >> 8 & 255
     if not running or since is None or version_pair(since) <= age:
         return None

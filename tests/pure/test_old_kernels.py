@@ -61,6 +61,7 @@ on old kernels (7.9), whose tests are those of attaching.
 from __future__ import annotations
 
 import errno
+import pickle
 import re
 import struct
 import sys
@@ -198,6 +199,16 @@ def test_refusals_say_what_is_too_young(
         assert "came with" not in str(caught.value)
     else:
         assert words in str(caught.value)
+
+
+def test_what_is_too_young_is_not_supported() -> None:
+    with FakeKernel.like("6.8"), pytest.raises(pybpfload.NotSupportedError) as caught:
+        lowlevel.map_create(uapi.MapType.ARENA, 0, 0, 1, map_flags=1 << 10)
+    error = caught.value
+    assert isinstance(error, pybpfload.KernelError)
+    assert (error.errno, error.feature, error.since) == (22, "the map type ARENA", "6.9")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.since) == (str(error), "6.9")
 
 
 def test_a_helper_that_is_too_young() -> None:
