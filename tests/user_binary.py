@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EM_386, EM_S390, EM_X86_64, EM_AARCH64, EM_RISCV = 3, 22, 62, 183, 243
+EM_386, EM_S390, EM_ARM, EM_X86_64, EM_AARCH64, EM_RISCV = 3, 22, 40, 62, 183, 243
 ET_EXEC, ET_DYN = 2, 3
 FUNC, OBJECT, IFUNC = 2, 1, 10
 GLOBAL, WEAK = 1, 2
@@ -37,6 +37,7 @@ class Sym(NamedTuple):
     binding: int
     version: str
     hidden: bool
+    size: int
 
 
 class UserBinaryBuilder:
@@ -55,6 +56,8 @@ class UserBinaryBuilder:
         self.code, self.data = bytearray(), bytearray(64)
         self.tables: dict[str, list[Sym]] = {".symtab": [], ".dynsym": []}
         self.notes = b""
+        self.build_id = b""
+        self.debug_link: tuple[str, int] | None = None
         self.stapsdt_base: int | None = None
 
     @property
@@ -67,11 +70,13 @@ class UserBinaryBuilder:
 
     def symbol(
         self, name: str, at: int = 0, *, table: str = ".symtab", section: int = 1, kind: int = FUNC,
-        binding: int = GLOBAL, version: str = "", hidden: bool = False,
+        binding: int = GLOBAL, version: str = "", hidden: bool = False, size: int = 8,
     ) -> None:  # fmt: skip
         """Add a symbol `at` so many bytes into the code (section 1) or data (2); 0: an import."""
         start = {0: 0, 1: self.code_address, 2: self.data_address}[section]
-        self.tables[table].append(Sym(name, start + at, section, kind, binding, version, hidden))
+        self.tables[table].append(
+            Sym(name, start + at, section, kind, binding, version, hidden, size)
+        )
 
     def note(self, content: bytes, *, owner: bytes = b"stapsdt\0", kind: int = 3) -> None:
         pad = bytes(-len(owner) % 4)
@@ -127,6 +132,13 @@ class UserBinaryBuilder:
             made.append(
                 {"name": ".stapsdt.base", "type": 1, "addr": self.stapsdt_base, "data": b"\0"}
             )
+        if self.build_id:
+            head = struct.pack(self.order + "III", 4, len(self.build_id), 3) + b"GNU\0"
+            made.append({"name": ".note.gnu.build-id", "type": 7, "data": head + self.build_id})
+        if self.debug_link is not None:
+            name, crc = self.debug_link[0].encode() + b"\0", self.debug_link[1]
+            data = name + bytes(-len(name) % 4) + struct.pack(self.order + "I", crc)
+            made.append({"name": ".gnu_debuglink", "type": 1, "data": data})
         made.append({"name": ".shstrtab", "type": 3})
         return self._file(made, sections)
 
@@ -157,7 +169,7 @@ class UserBinaryBuilder:
                     "st_other": 0,
                     "st_shndx": each.section,
                     "st_value": each.address,
-                    "st_size": 8,
+                    "st_size": each.size,
                 }
             )
         place = len(made)

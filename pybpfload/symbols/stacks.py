@@ -108,7 +108,7 @@ class Stacks:
         """What a negative stack id means, one sentence; ``None`` for others."""
         if stack_id >= 0:
             return None
-        name = errno.errorcode.get(-stack_id, str(stack_id))
+        name = errno.errorcode.get(-stack_id, str(-stack_id))
         entries = self._map.max_entries if self._map is not None else "its"
         why = _WHY.get(-stack_id, "the kernel did not take it").format(entries=entries)
         return f"no stack was kept (-{name}): {why}"
