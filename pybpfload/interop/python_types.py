@@ -50,9 +50,10 @@ from pybpfload.btf.codecs import (
     WideIntCodec,
 )
 from pybpfload.btf.records import BitsCodec, Record, RecordCodec
+from pybpfload.btf.values import raw_codec
 from pybpfload.errors import BpfError
 
-__all__ = ["Mismatch", "PythonCodec", "TypeMismatchError", "codec_for"]
+__all__ = ["Mismatch", "PythonCodec", "TypeMismatchError", "codec_for", "own_codec"]
 
 _MAX_DEPTH = 32  # classes inside classes; BTF has no more levels
 _SHOWN = 4  # mismatches in a message
@@ -184,6 +185,21 @@ def codec_for(python_type: Any, codec: Codec) -> Codec:
     if make is None and unmake is None:
         return codec
     return PythonCodec(codec, make or _same, unmake or _same)
+
+
+def own_codec(python_type: Any) -> Codec | None:
+    """Return the codec of a class that has a layout of its own.
+
+    That is a record class, or a ctypes structure, which then is as large as it says. ``None`` for
+    any other.
+    """
+    if isinstance(python_type, type) and issubclass(python_type, Record):
+        return python_type._codec
+    if not _is_ctypes(python_type):
+        return None
+    import ctypes
+
+    return codec_for(python_type, raw_codec(ctypes.sizeof(python_type)))
 
 
 def type_name(python_type: Any) -> str:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pybpfload.btf import Btf
     from pybpfload.runtime.mapcodecs import Codec
 
-    Choice: TypeAlias = str | Codec | Callable[[memoryview], "str | Codec | None"] | None
+    Choice: TypeAlias = (
+        str | type | tuple[str, Any] | Codec | Callable[[memoryview], "str | Codec | None"] | None
+    )
 
 __all__ = ["BYTES", "Decoder", "EventTypes"]
 
@@ -48,7 +50,9 @@ class EventTypes:
 
     1. what the user chose: ``obj.maps["events"].event_type = "event"``, the name of a struct of the
        object's BTF, a codec, or a function that gets the record (a ``memoryview``, valid during the
-       call) and returns either, or ``None`` for bytes;
+       call) and returns either, or ``None`` for bytes; or a class of the user's (see
+       :mod:`pybpfload.interop.python_types`) for the only candidate, with a name in front for any
+       other struct: ``("event", Event)``;
     2. of several candidates, the one that the record's first member names: if the first member of
        all is of the same enum, and for each candidate an enumerator ends in its name
        (``EVENT_OPEN`` for ``struct open`` or ``struct open_event``);
@@ -92,6 +96,8 @@ class EventTypes:
 
         Raises:
             BpfError: On assignment of a name that is not in the BTF.
+            TypeMismatchError: On assignment of a class that does not fit the struct.
+            TypeError: On assignment of anything else, or of a class for one of several structs.
         """
         return self._choice
 
@@ -100,10 +106,12 @@ class EventTypes:
         fixed: Any = None
         if isinstance(value, str):
             fixed = self._named(value)
+        elif isinstance(value, (type, tuple)):
+            fixed = self._own(value)
         elif value is not None and hasattr(value, "decode"):
             fixed = value
         elif value is not None and not callable(value):
-            raise TypeError(f"{value!r} is no name of a struct, no codec and no function")
+            raise TypeError(f"{value!r} is no name of a struct, no class, codec or function")
         self._choice, self._fixed = value, fixed
         self._by_size.clear()
 
@@ -295,6 +303,26 @@ class EventTypes:
                     if btf.kind(target) in _COMPOSITE and btf.size(target):
                         found.append(target)
         return found
+
+    def _own(self, value: type | tuple[str, Any]) -> Codec:
+        """Codec for a class of the user's, and the struct that it is for."""
+        from pybpfload.btf.records import Record
+        from pybpfload.interop.python_types import codec_for, own_codec
+
+        if isinstance(value, tuple):
+            name, wanted = value
+            return codec_for(wanted, self._named(name))  # type: ignore[arg-type]
+        found = self._found()
+        if len(found) == 1 and not issubclass(value, Record):
+            return codec_for(value, found[0][0])  # type: ignore[arg-type]
+        own = own_codec(value)
+        if own is not None:
+            return own
+        names = ", ".join(self.candidates) or "none"
+        raise TypeError(
+            f"map {self.map_name}: which struct is {value.__qualname__} for? Its candidates are: "
+            f"{names}; choose one by event_type = ('event', {value.__qualname__})"
+        )
 
     def _type_name(self, type_id: int) -> str:
         return self.btf.type_name(type_id) if self.btf is not None else ""

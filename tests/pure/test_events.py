@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -235,3 +236,43 @@ def test_a_struct_without_values_is_no_candidate() -> None:
     fwd = builder.add_fwd("x")
     builder.add_struct("event", 4, [("f", fwd, 0)])
     assert EventTypes(builder.btf(), "events").candidates == []
+
+
+class Own(NamedTuple):
+    """A class of the user's for ``struct event``."""
+
+    b: int
+    a: int
+
+
+class Wrong(NamedTuple):
+    a: str
+
+
+class Structure(ctypes.LittleEndianStructure):
+    _fields_ = (("a", ctypes.c_uint32), ("b", ctypes.c_uint32))
+
+
+def test_classes_of_the_user():
+    types = Types()
+    types.struct("event", "a", "b")
+    other = types.struct("other", "a", "b", "c")
+    types.struct("third", "a", "b")
+    record = struct.pack("<II", 1, 2)
+    assert decode(types.events(choice=Own), record) == Own(b=2, a=1)
+    assert decode(types.events(choice=Structure), record).b == 2
+    assert decode(types.events("unlike", ("third", Own)), record) == Own(b=2, a=1)
+    chosen = types.events()
+    chosen.choice = codec(chosen.btf, other).record
+    assert decode(chosen, record + b"\3\0\0\0") == (1, 2, 3)
+    many = types.events(choice=Own).decoder(8)
+    assert many(memoryview(record), 0, 8) == Own(b=2, a=1)
+    with pytest.raises(BpfError, match=r"Wrong does not fit struct event: field a: BTF has u32"):
+        types.events(choice=Wrong)
+    with pytest.raises(TypeError, match=r"Its candidates are: none; choose one by event_type = "):
+        types.events("unlike", Own)
+
+
+def test_a_ctypes_structure_needs_no_btf():
+    found = EventTypes(None, "events", Structure)
+    assert decode(found, struct.pack("<II", 1, 2)).b == 2
