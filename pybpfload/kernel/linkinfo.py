@@ -175,7 +175,7 @@ class LinkInfo(Record):
 
 
 class RawTracepointLinkInfo(LinkInfo):
-    """A program on a raw tracepoint.
+    """A program on a raw tracepoint: raw_tp, tp_btf.
 
     Attributes:
         tp_name: Name of the tracepoint.
@@ -187,12 +187,12 @@ class RawTracepointLinkInfo(LinkInfo):
 
 
 class TracingLinkInfo(LinkInfo):
-    """fentry, fexit, fmod_ret, fsession, tp_btf, freplace, LSM.
+    """fentry, fexit, fmod_ret, fsession, freplace, LSM.
 
     Attributes:
         attach_type: Which of them; 0 for freplace.
         target_obj_id: Id of the BTF object of the target; of the program for freplace (5.13).
-        target_btf_id: Type id of the function, tracepoint or hook in that BTF.
+        target_btf_id: Type id of the function in that BTF.
         cookie: What the program gets as its cookie (told since Linux 6.17).
     """
 
@@ -344,7 +344,8 @@ class EventLinkInfo(PerfEventLinkInfo):
 
     Attributes:
         config: Which event of its type.
-        event_type: Type of the event.
+        event_type: Type of the event; the number of its unit in ``/sys/bus/event_source/devices``
+            for those that have one.
         cookie: What the program gets as its cookie (told since Linux 6.9).
     """
 

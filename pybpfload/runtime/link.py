@@ -198,9 +198,8 @@ class Link(Handle):
         """
         self._require_link("cannot be updated")
         old_fd = 0 if old is None else old.fileno()
-        with self._explaining(
-            {errno.EINVAL: "links of this kind cannot be updated, or not with such a program"}
-        ):
+        refused = "links of this kind cannot be updated, or not with such a program"
+        with self._explaining({errno.EINVAL: refused, errno.EOPNOTSUPP: refused}):
             bpf.link_update(self.fileno(), program.fileno(), old_fd=old_fd)
         self.program = getattr(program, "name", None) or self.program
 
