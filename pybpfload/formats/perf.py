@@ -6,7 +6,11 @@ has read. Both only grow; ``position % data size`` is the place in the data. Rec
 multiples of 8 and may go over the end. Everything is in the machine's byte order.
 
 Of the record types only those that ``bpf_perf_event_output()`` leads to are described: with
-``sample_type`` ``PERF_SAMPLE_RAW`` and nothing else.
+``sample_type`` ``PERF_SAMPLE_RAW``, and what fits before it.
+
+With ``write_backward`` the kernel writes from the end to the start: ``data_head`` falls, from 0 to
+2**64 - 8 and on, and is where the newest record begins. From there the records follow each other
+upwards, the oldest one last.
 """
 
 # construct names fields with "/", which its missing types do not tell.
@@ -59,7 +63,9 @@ def layouts(byteorder: str) -> Any:
     Returns:
         A namespace of construct descriptions: ``control`` (what matters of the control page),
         ``header``, and after a header ``sample`` (``size`` is a multiple of 8 less 4: padding
-        behind what the program sent is counted in) and ``lost``.
+        behind what the program sent is counted in) and ``lost``. Before ``sample`` come ``tid``
+        and ``time``, in this order, if ``sample_type`` has ``PERF_SAMPLE_TID`` and ``TIME``.
+        ``state`` is what read(2) gives with ``PERF_FORMAT_TOTAL_TIME_ENABLED`` and ``LOST``.
     """
     little = byteorder == "<"
     u16, u32, u64 = (Int16ul, Int32ul, Int64ul) if little else (Int16ub, Int32ub, Int64ub)
@@ -76,4 +82,7 @@ def layouts(byteorder: str) -> Any:
         header=Struct("type" / u32, "misc" / u16, "size" / u16),
         sample=Struct("size" / u32, "data" / Bytes(this.size)),
         lost=Struct("id" / u64, "lost" / u64),
+        tid=Struct("pid" / u32, "tid" / u32),
+        time=Struct("time" / u64),
+        state=Struct("value" / u64, "time_enabled" / u64, "lost" / u64),
     )

@@ -1,15 +1,24 @@
-"""Which CPUs there are."""
+"""Which CPUs there are, and when that changes."""
 
 from __future__ import annotations
+
+import errno
 
 from pybpfload.errors import FormatError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
 
-__all__ = ["online_cpus", "parse_cpu_list", "possible_cpus"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["CpuWatch", "online_cpus", "parse_cpu_list", "possible_cpus"]
 
 _LIMIT = 1 << 16
 _PLACE = "/sys/devices/system/cpu/"
+_UEVENTS = 15  # NETLINK_KOBJECT_UEVENT
+_FROM_KERNEL = 1  # its multicast group
+_ANNOUNCEMENTS = (b"online@/devices/system/cpu/", b"offline@/devices/system/cpu/")
 
 
 def parse_cpu_list(text: str, file: str | None = None) -> list[int]:
@@ -55,6 +64,44 @@ def online_cpus() -> list[int]:
         KernelError: ``/sys`` is not mounted.
     """
     return _read("online")
+
+
+class CpuWatch:
+    """Notices that CPUs come and go, by what the kernel announces about its devices (uevents).
+
+    Raises:
+        OSError: There are no announcements for this process.
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket = door.netlink(_UEVENTS)
+        try:
+            self._socket.setblocking(False)
+            self._socket.bind((0, _FROM_KERNEL))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when something was announced."""
+        return self._socket.fileno()
+
+    def changed(self) -> bool:
+        """Whether CPUs have come or gone since the last call, or may have; does not wait."""
+        found = False
+        while True:
+            try:
+                found |= self._socket.recv(4096).startswith(_ANNOUNCEMENTS)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # some were dropped
+                    raise
+                found = True
+
+    def close(self) -> None:
+        """Stop; again does nothing."""
+        self._socket.close()
 
 
 def _read(name: str) -> list[int]:

@@ -9,6 +9,7 @@ import errno
 import struct
 import sys
 
+from pybpfload.errors import KernelError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import at_least_3
@@ -32,9 +33,14 @@ __all__ = [
     "open_event",
     "open_probe",
     "open_tracepoint",
+    "output_state",
+    "pause_output",
     "pmu_number",
     "set_bpf",
 ]
+
+_FORMAT_TIME_ENABLED, _FORMAT_LOST = 1, 16  # read_format; the latter since Linux 6.0
+_CLOCK_MONOTONIC = 1
 
 # The first 112 bytes, which all kernels since 4.1 know; name, struct code, offset.
 _FIELDS: dict[str, tuple[str, int]] = {
@@ -206,24 +212,63 @@ def open_probe(
     return open_event(attr, pid=pid, target=target or f"{device} {name or hex(where)}")
 
 
-def open_bpf_output(cpu: int, *, wakeup_events: int = 1) -> int:
+def open_bpf_output(
+    cpu: int,
+    *,
+    wakeup_events: int = 1,
+    watermark: int = 0,
+    backward: bool = False,
+    sample_type: int = 0,
+) -> int:
     """Open the event that ``bpf_perf_event_output()`` writes to on one CPU.
 
     Args:
         cpu: The CPU.
         wakeup_events: Wake the reader after so many samples.
+        watermark: Wake it after so many bytes instead.
+        backward: Write from the end of the ring to its start (Linux 4.7).
+        sample_type: What samples carry beside the data of programs, of :class:`PerfSample`. Times
+            are of ``CLOCK_MONOTONIC``, as ``bpf_ktime_get_ns()`` has them.
 
     Raises:
         KernelError: The kernel refused; ENODEV for a CPU that is offline.
     """
-    attr = event_attr(
-        type=PerfType.SOFTWARE,
-        config=PerfSoftware.BPF_OUTPUT,
-        sample_type=PerfSample.RAW,
-        sample_period=wakeup_events,
-        wakeup_events=wakeup_events,
-    )
-    return open_event(attr, pid=-1, cpu=cpu, target=f"output events of CPU {cpu}")
+    values: dict[str, Any] = {
+        "type": PerfType.SOFTWARE,
+        "config": PerfSoftware.BPF_OUTPUT,
+        "sample_type": PerfSample.RAW | sample_type,
+        "wakeup_watermark" if watermark else "wakeup_events": watermark or wakeup_events,
+        "watermark": bool(watermark),
+        "write_backward": backward,
+        "use_clockid": bool(sample_type & PerfSample.TIME),
+        "clockid": _CLOCK_MONOTONIC if sample_type & PerfSample.TIME else 0,
+    }
+    what = f"output events of CPU {cpu}"
+    try:
+        attr = event_attr(read_format=_FORMAT_TIME_ENABLED | _FORMAT_LOST, **values)
+        return open_event(attr, pid=-1, cpu=cpu, target=what)
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    attr = event_attr(read_format=_FORMAT_TIME_ENABLED, **values)
+    return open_event(attr, pid=-1, cpu=cpu, target=what)
+
+
+def output_state(fd: int) -> tuple[int, int | None]:
+    """What the kernel tells about an event of :func:`open_bpf_output`.
+
+    Returns:
+        How long it has been on, in ns: a clock that stands still once its CPU has gone offline,
+        for good; and how many samples did not fit so far, ``None`` before Linux 6.0.
+
+    Raises:
+        OSError: As read(2).
+    """
+    data = door.read(fd, 24)
+    if len(data) < 16:
+        return 0, None
+    _, time, *lost = struct.unpack(f"={len(data) // 8}Q", data)
+    return time, lost[0] if lost else None
 
 
 def pmu_number(device: str, file: str = "type") -> int:
@@ -278,6 +323,17 @@ def disable(fd: int) -> None:
         KernelError: The kernel refused.
     """
     _control(fd, _request(0, 1, 0), 0, "PERF_EVENT_IOC_DISABLE", {})
+
+
+def pause_output(fd: int, pause: bool) -> None:
+    """Keep an event from writing into its ring, or let it again (Linux 4.7).
+
+    What would have been written meanwhile counts as lost.
+
+    Raises:
+        KernelError: EINVAL: the event has no ring.
+    """
+    _control(fd, _request(1, 9, 4), int(pause), "PERF_EVENT_IOC_PAUSE_OUTPUT", {})
 
 
 def set_bpf(fd: int, prog_fd: int) -> None:

@@ -1,10 +1,12 @@
 """Reading perf buffers: what ``bpf_perf_event_output()`` sends (Linux 4.4).
 
-The layout is described in :mod:`pybpfload.formats.perf`. There is one ring for each CPU. What the
-reader owes the kernel (``linux/perf_event.h``, above ``data_head``) is kept as in
-:mod:`pybpfload.runtime.ringbuf`: ``data_head`` is read, then :func:`fence`, then the records; when
-they are decoded, which copies them, :func:`fence`, and ``data_tail`` is written in one aligned
-8-byte store. Everything up to ``data_head`` is complete, so nothing is scanned twice.
+There is one ring for each CPU (:mod:`pybpfload.runtime.perfring`), which has what the reader owes
+the kernel. The layout is described in :mod:`pybpfload.formats.perf`.
+
+*CPUs that come and go.* The event of a CPU that goes offline is stopped for good
+(``perf_event_exit_cpu()`` in ``kernel/events/core.c``): what is in its ring can be read, but after
+the CPU has come back ``bpf_perf_event_output()`` fails there with EOPNOTSUPP, and on a CPU that
+was not there before with ENOENT. Both need a new event in the map.
 """
 
 from __future__ import annotations
@@ -13,187 +15,56 @@ import errno
 import struct
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pybpfload.errors import BpfError, KernelError
-from pybpfload.kernel import bpf, cpus, door, perf
-from pybpfload.kernel.errors import kernel_error
-from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.errors import KernelError
+from pybpfload.kernel import bpf, cpus
 from pybpfload.runtime.buffer import EventBuffer
-from pybpfload.runtime.fence import Position, fence
-from pybpfload.uapi import MapType
+from pybpfload.runtime.events import BYTES
+from pybpfload.runtime.perfring import CpuRing, OverwrittenCpuRing, RingOptions
+from pybpfload.uapi import MapType, PerfSample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pybpfload.runtime.events import Decoder
     from pybpfload.runtime.map import Map
+    from pybpfload.runtime.perfscan import Run
 
-    # Buffer (the ring itself, or a copy of a record that goes over the end), offset and length of
-    # the data in it, position behind the record.
-    Sample: TypeAlias = tuple[memoryview, int, int, int]
+__all__ = ["Lost", "PerfBuffer", "Sample"]
 
-__all__ = ["CpuRing", "PerfBuffer", "scan"]
-
-# As in formats.perf, which costs construct to import; a test compares them.
-_DATA_HEAD = 1024
-_DATA_TAIL = 1032
-_HEADER = struct.Struct("=IHH")
-_RAW_SIZE = struct.Struct("=I")
-_LOST_COUNT = struct.Struct("=8xQ")
-_LOST = 2
-_SAMPLE = 9
-
-_LEAST = {_SAMPLE: 16, _LOST: 24}  # bytes of the shortest record
-
-_BATCH = 256
+_U32 = struct.Struct("=I")
+_DETAILS = {PerfSample.TID: "II", PerfSample.TIME: "Q"}  # in the kernel's order
 
 
-def scan(data: memoryview, tail: int, head: int, limit: int) -> tuple[list[Sample], int, int]:
-    """Find the records between two positions. Pure: makes no system call.
-
-    Args:
-        data: The ring, as single bytes; their number is a power of two.
-        tail: Position of the first record.
-        head: Position behind the last one.
-        limit: At most so many samples.
-
-    Returns:
-        The samples; how many records the kernel says to have lost; the position behind the last
-        record. Records of other types are left out.
-
-    Raises:
-        BpfError: A record is shorter than its header or reaches beyond ``head``.
-    """
-    size = len(data)
-    mask = size - 1
-    found: list[Sample] = []
-    lost = 0
-    position = tail
-    while position < head and len(found) < limit:
-        at = position & mask
-        kind, _, length = _HEADER.unpack_from(data, at)
-        if length < _LEAST.get(kind, _HEADER.size) or length & 7 or position + length > head:
-            raise BpfError(
-                f"perf buffer: the record at position {position} has {length} bytes of "
-                f"{head - position}; is there another reader?"
-            )
-        position += length
-        record = data
-        if at + length > size:
-            record = memoryview(bytes(data[at:]) + bytes(data[: at + length - size]))
-            at = 0
-        if kind == _SAMPLE:
-            (count,) = _RAW_SIZE.unpack_from(record, at + _HEADER.size)
-            start = at + _HEADER.size + _RAW_SIZE.size
-            found.append((record, start, min(count, at + length - start), position))
-        elif kind == _LOST:
-            lost += _LOST_COUNT.unpack_from(record, at + _HEADER.size)[0]
-    return found, lost, position
-
-
-class CpuRing:
-    """The ring of one CPU.
+class Lost(NamedTuple):
+    """Stands in the stream where samples are missing.
 
     Attributes:
-        cpu: Number of the CPU.
-        lost: Records that did not fit, as far as the kernel has told.
+        cpu: The CPU that sent them.
+        events: How many they are.
     """
 
-    def __init__(self, owner: PerfBuffer, cpu: int, pages: int, wakeup_events: int) -> None:
-        import mmap
+    cpu: int
+    events: int
 
-        page = mmap.PAGESIZE
-        self.cpu = cpu
-        self.lost = 0
-        self._owner = owner
-        self._memory: mmap.mmap | None = None
-        self._fd = FileDescriptor(
-            perf.open_bpf_output(cpu, wakeup_events=wakeup_events), f"perf event of CPU {cpu}"
-        )
-        try:
-            self._memory = door.mmap(self._fd.fileno(), (1 + pages) * page, write=True)
-            self._head = Position(self._memory, _DATA_HEAD)
-            self._tail = Position(self._memory, _DATA_TAIL)
-            self._data = memoryview(self._memory)[page:]
-            perf.enable(self._fd.fileno())
-        except OSError as error:
-            self.close()
-            if isinstance(error, KernelError):
-                raise
-            hint = "more pages than this user may lock (kernel.perf_event_mlock_kb)"
-            raise kernel_error(
-                error.errno or 0,
-                "mmap",
-                self._fd.what,
-                hint=hint if error.errno == errno.EPERM else None,
-            ) from None
-        except BaseException:
-            self.close()
-            raise
 
-    def fileno(self) -> int:
-        """Descriptor of the perf event."""
-        return self._fd.fileno()
+class Sample(NamedTuple):
+    """An event with what the kernel noted beside it; ``None`` for what was not asked for.
 
-    def has_data(self) -> bool:
-        """Whether there is a record."""
-        return self._head.load() != self._tail.load()
+    Attributes:
+        event: What the program sent.
+        cpu: On which CPU.
+        pid, tid: In which process and thread, as the reader's PID namespace numbers them.
+        time: When, in ns of ``CLOCK_MONOTONIC``, as ``time.monotonic_ns()`` has it.
+    """
 
-    def drain(self, out: list[Any], limit: int) -> None:
-        """Append what is there now to ``out``, until that has ``limit`` events."""
-        tail = self._tail.load()
-        head = self._head.load()
-        while tail < head and len(out) < limit:
-            fence()
-            samples, lost, behind = scan(self._data, tail, head, min(_BATCH, limit - len(out)))
-            start = len(out)
-            try:
-                self._decode(samples, out)
-            except Exception:
-                # Events before the bad one are given out now. It is first the next time; then its
-                # error is raised, and it is left behind.
-                done = len(out) - start
-                behind = samples[max(done - 1, 0)][3]
-                lost = scan(self._data, tail, behind, _BATCH)[1]
-                self._free(behind, lost)
-                if not done:
-                    raise
-                return
-            except BaseException:
-                del out[start:]  # not given back, so they are read again
-                raise
-            self._free(behind, lost)
-            tail = behind
-
-    def _decode(self, samples: list[Sample], out: list[Any]) -> None:
-        decoder, with_cpu, cpu = self._owner.decoder, self._owner.with_cpu, self.cpu
-        known, decode = -1, decoder(0)
-        for data, at, length, _ in samples:
-            if length != known:
-                decode = decoder(length)
-                known = length
-            event = decode(data, at, length)
-            out.append((cpu, event) if with_cpu else event)
-
-    def _free(self, position: int, lost: int) -> None:
-        fence()
-        self._tail.store(position)
-        if lost:
-            self.lost += lost
-            if self._owner.on_lost is not None:
-                self._owner.on_lost(self.cpu, lost)
-
-    def close(self) -> None:
-        """Stop and close it; again does nothing."""
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            for name in ("_head", "_tail"):
-                if hasattr(self, name):
-                    getattr(self, name).close()
-            if hasattr(self, "_data"):
-                self._data.release()
-            memory.close()
-        self._fd.close()
+    event: Any
+    cpu: int
+    pid: int | None = None
+    tid: int | None = None
+    time: int | None = None
 
 
 class PerfBuffer(EventBuffer):
@@ -209,26 +80,33 @@ class PerfBuffer(EventBuffer):
     behind them, which the kernel counts in. Each CPU has a ring of its own: events of one CPU come
     in order, those of different ones do not.
 
-    Only CPUs that are online at the start are read. The map's elements are the rings: a second
-    reader would take them over, and closing deletes them.
+    The map's elements are the rings: a second reader would take them over, and closing deletes
+    them. CPUs that come online are picked up as soon as the kernel announces them; where this
+    process gets no announcements, call :meth:`refresh`.
 
     Args:
         map: The map.
         page_count: Pages of each ring, a power of two.
         wakeup_events: Wake the reader after so many events of a CPU.
+        watermark: Wake the reader when so many bytes of a CPU wait, instead.
+        overwritable: Overwrite the oldest events instead of losing new ones (Linux 4.7): a flight
+            recorder, of which :meth:`consume` gives what is left, the oldest first. Output of a CPU
+            is paused while its ring is copied.
+        sample_type: ``PerfSample.TIME`` and ``TID``: give out :class:`Sample`, with these.
         on_lost: Called with a CPU and the number of events lost there, when the kernel tells: with
             the next event that fits.
+        lost_events: Give out :class:`Lost` where events are missing.
         raw: Give out ``bytes`` instead of typed values.
-        with_cpu: Give out ``(cpu, event)``.
-        cpu_numbers: Only these CPUs.
+        with_cpu: Give out ``(cpu, event)``; a :class:`Sample` has its CPU anyway.
+        cpu_numbers: Only these CPUs, and all of them. By default those that are online.
 
     Attributes:
-        map, with_cpu, on_lost: As above.
+        map: The map.
         rings: The rings by CPU.
 
     Raises:
         TypeError: It is no perf event array.
-        ValueError: ``page_count`` is not a power of two.
+        ValueError: ``page_count`` is not a power of two, or the options exclude each other.
         KernelError: An event cannot be opened or mapped.
     """
 
@@ -240,57 +118,178 @@ class PerfBuffer(EventBuffer):
         *,
         page_count: int = 64,
         wakeup_events: int = 1,
+        watermark: int = 0,
+        overwritable: bool = False,
+        sample_type: PerfSample = PerfSample(0),  # noqa: B008 - an immutable number
         on_lost: Callable[[int, int], object] | None = None,
+        lost_events: bool = False,
         raw: bool = False,
         with_cpu: bool = False,
         cpu_numbers: Iterable[int] | None = None,
     ) -> None:
-        self.map = map
-        self.rings: dict[int, CpuRing] = {}
-        self.on_lost = on_lost
-        self.with_cpu = with_cpu
         if map.type != MapType.PERF_EVENT_ARRAY:
             raise TypeError(f"map {map.name} is of type {map.type.name}, not a perf event array")
         if page_count <= 0 or page_count & (page_count - 1):
             raise ValueError(f"page_count {page_count} is not a power of two")
+        if wakeup_events != 1 and watermark:
+            raise ValueError("the reader is woken by wakeup_events or by watermark, not by both")
+        if sample_type & ~sum(_DETAILS):
+            raise ValueError(f"{sample_type!r}: only TIME and TID can be noted beside an event")
+        self.map = map
+        self.rings: dict[int, CpuRing] = {}
+        self._only = None if cpu_numbers is None else list(cpu_numbers)
         self._types = None if raw else map.event_types
-        wanted = cpus.online_cpus() if cpu_numbers is None else list(cpu_numbers)
+        self._with_cpu = with_cpu
+        self._lost_events = lost_events
+        codes = [code for bit, code in _DETAILS.items() if bit & sample_type]
+        self._details = struct.Struct("=" + "".join(codes))
+        self._sample_type = sample_type
+        self._paused = False
+        self._watch: cpus.CpuWatch | None = None
+        self._new = OverwrittenCpuRing if overwritable else CpuRing
+        self._options = RingOptions(
+            page_count, wakeup_events, watermark, sample_type, self._decode, on_lost or _nothing
+        )
         super().__init__()
         try:
-            for cpu in wanted:
-                if cpu < map.max_entries:
-                    self._open(cpu, page_count, wakeup_events, skip=cpu_numbers is None)
+            if self._only is None:
+                with suppress(OSError):  # no announcements, or none in a sandbox
+                    self._watch = cpus.CpuWatch()
+                    self._poller.add(self._watch.fileno())
+            for cpu in self._wanted():
+                self._open(cpu)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, cpu: int, pages: int, wakeup_events: int, *, skip: bool) -> None:
+    def _wanted(self) -> list[int]:
+        if self._only is not None:
+            return self._only
+        return [cpu for cpu in cpus.online_cpus() if cpu < self.map.max_entries]
+
+    def _open(self, cpu: int) -> bool:
+        """Open the ring of a CPU and put it into the map; whether the CPU is there."""
         try:
-            ring = CpuRing(self, cpu, pages, wakeup_events)
+            ring = self._new(cpu, self._options)
         except KernelError as error:
-            if skip and error.errno == errno.ENODEV:
-                return  # it went offline just now
+            if self._only is None and error.errno == errno.ENODEV:
+                return False  # it went offline just now
             raise
+        old = self.rings.pop(cpu, None)
+        if old is not None:
+            ring.replaces(old)
+            old.close()
         self.rings[cpu] = ring
         self._poller.add(ring.fileno())
-        key, value = _RAW_SIZE.pack(cpu), _RAW_SIZE.pack(ring.fileno())
-        self.map.put_bytes(key, value)
+        if self._paused:
+            ring.pause(True)
+        self.map.put_bytes(_U32.pack(cpu), _U32.pack(ring.fileno()))
+        return True
 
-    def decoder(self, length: int) -> Callable[[memoryview, int, int], Any]:
-        """The function that decodes samples of one length."""
-        return _bytes if self._types is None else self._types.decoder(length, padded=True)
+    def refresh(self) -> list[int]:
+        """Open rings for CPUs that have come online, or were offline for a while.
+
+        Nothing is lost of what is in rings that are replaced.
+
+        Returns:
+            CPUs that have a new ring.
+
+        Raises:
+            ValueError: The buffer is closed.
+            KernelError: An event cannot be opened or mapped.
+        """
+        rest: list[Any] = []
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the {self._what} is closed")
+            try:
+                return self._refresh(rest)
+            finally:
+                self._pending.extend(rest)
+
+    def _refresh(self, out: list[Any]) -> list[int]:
+        opened = []
+        for cpu in self._wanted():
+            ring = self.rings.get(cpu)
+            if ring is not None:
+                if ring.runs():
+                    continue
+                ring.drain(out, 1 << 62)
+            if self._open(cpu):
+                opened.append(cpu)
+        return opened
+
+    def pause(self) -> None:
+        """Keep programs from writing; what they send meanwhile is lost, and counted (Linux 4.7).
+
+        Raises:
+            KernelError: The kernel refused.
+        """
+        with self._lock:
+            self._paused = True
+            for ring in self.rings.values():
+                ring.pause(True)
+
+    def resume(self) -> None:
+        """Let programs write again.
+
+        Raises:
+            KernelError: The kernel refused.
+        """
+        with self._lock:
+            self._paused = False
+            for ring in self.rings.values():
+                ring.pause(False)
+
+    def _decode(self, cpu: int, run: Run, out: list[Any]) -> None:
+        """Append the events of a run; what was appended before an error is good."""
+        if run.lost and self._lost_events:
+            out.append(Lost(cpu, run.lost))
+        if not run.offsets:
+            return
+        lead = self._details.size + _U32.size
+        length = run.size - lead
+        first, step = run.offsets.start + lead, run.offsets.step
+        offsets = range(first, first + step * len(run.offsets), step)
+        decoder, start = self.decoder(length), len(out)
+        try:
+            if decoder.many is not None:
+                out += decoder.many(run.data, offsets, length)
+            else:
+                for at in offsets:
+                    out.append(decoder.one(run.data, at, length))
+        finally:
+            if self._sample_type:
+                unnamed = () if PerfSample.TID & self._sample_type else (None, None)
+                details = map(self._details.unpack_from, repeat(run.data), run.offsets)
+                pairs = zip(out[start:], details)  # noqa: B905 - events end at the bad one
+                out[start:] = [Sample(event, cpu, *unnamed, *each) for event, each in pairs]
+            elif self._with_cpu:
+                out[start:] = zip(repeat(cpu), out[start:])
+
+    def decoder(self, length: int) -> Decoder:
+        """What decodes samples of one length."""
+        return BYTES if self._types is None else self._types.decoders(length, padded=True)
 
     @property
     def lost(self) -> int:
-        """Events that did not fit, as far as the kernel has told."""
-        return sum(ring.lost for ring in self.rings.values())
+        """Events that did not fit: exactly since Linux 6.0, as far as told before."""
+        return sum(self.lost_by_cpu.values())
 
     @property
     def lost_by_cpu(self) -> Counter[int]:
         """Events that did not fit, by CPU."""
-        return Counter({cpu: ring.lost for cpu, ring in self.rings.items()})
+        with self._lock:
+            return Counter({cpu: ring.lost for cpu, ring in self.rings.items()})
+
+    @property
+    def overwritten(self) -> int:
+        """Bytes of records that were overwritten before they were read."""
+        return sum(ring.overwritten for ring in self.rings.values())
 
     def _drain(self, out: list[Any], limit: int) -> None:
+        if self._watch is not None and self._watch.changed():
+            self._refresh(out)
         for ring in self.rings.values():
             ring.drain(out, limit)
 
@@ -298,13 +297,15 @@ class PerfBuffer(EventBuffer):
         return any(ring.has_data() for ring in self.rings.values())
 
     def _release(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         for cpu, ring in self.rings.items():
             # If the map is closed its elements are gone: they belong to the descriptor that set
             # them, unless the map has BPF_F_PRESERVE_ELEMS.
             with suppress(KernelError, ValueError):
-                bpf.map_delete_elem(self.map.fileno(), _RAW_SIZE.pack(cpu))
+                bpf.map_delete_elem(self.map.fileno(), _U32.pack(cpu))
             ring.close()
 
 
-def _bytes(data: memoryview, at: int, length: int) -> bytes:
-    return bytes(data[at : at + length])
+def _nothing(cpu: int, count: int) -> None:
+    pass
