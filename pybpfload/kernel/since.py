@@ -230,6 +230,16 @@ _parsed: dict[str, dict[int, str]] = {}
 
 # Fields of attributes whose numbers are members, and whose bits are flags, of such a class.
 _MEMBERS = {"map_type": "MapType", "prog_type": "ProgType", "attach_type": "AttachType"}
+# Types of programs whose expected attach type the kernel looks at when it loads them.
+_WITH_ATTACH_TYPE = (
+    "CGROUP_SKB",
+    "CGROUP_SOCK",
+    "CGROUP_SOCK_ADDR",
+    "CGROUP_SOCKOPT",
+    "SK_LOOKUP",
+    "LSM",
+    "NETFILTER",
+)
 _FLAGS = {"map_flags": "MapFlag", "prog_flags": "ProgFlag"}
 
 
@@ -292,6 +302,9 @@ def used(layout: Layout, fields: dict[str, Any]) -> Iterator[Used]:
             member = getattr(uapi, enum)(fields[name])
             what = f"the {name.replace('_', ' ')} {member.name}"
             yield Used(what, first_version(enum, fields[name]))
+    if uapi.ProgType(fields.get("prog_type", 0)).name in _WITH_ATTACH_TYPE:
+        member = uapi.AttachType(fields["expected_attach_type"])
+        yield Used(f"the attach type {member.name}", first_version("AttachType", member))
     for name, enum in _FLAGS.items():
         for bit in (1 << i for i in range(32) if fields.get(name, 0) >> i & 1):
             flag = getattr(uapi, enum)(bit)
