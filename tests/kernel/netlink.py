@@ -41,11 +41,11 @@ def link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", 0, 0, index, flags, change)
 
 
-def add_pair(kind: str, name: str, peer: str) -> None:
+def add_pair(kind: str, name: str, peer: str, options: bytes = b"") -> None:
     """``ip link add NAME type KIND peer name PEER``, of veth or netkit, and both ends up."""
     there = link() + attribute(IFLA_IFNAME, peer.encode() + b"\0")
     info = attribute(IFLA_INFO_KIND, kind.encode() + b"\0")
-    info += attribute(IFLA_INFO_DATA, attribute(INFO_PEER, there))
+    info += attribute(IFLA_INFO_DATA, attribute(INFO_PEER, there) + options)
     body = link() + attribute(IFLA_IFNAME, name.encode() + b"\0")
     ask(body + attribute(IFLA_LINKINFO, info), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
     for each in (name, peer):

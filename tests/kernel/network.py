@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
-ETH_P_IP, ETH_P_ALL = 0x0800, 0x0003
+ETH_P_ALL = 3
+PATIENCE = 1  # second, for what is not lost
+LOST = (TimeoutError, ConnectionRefusedError, PermissionError)
+"""What becomes of traffic when a program drops it: nothing arrives, or the sender is told."""
 
 
 @contextlib.contextmanager
@@ -83,11 +86,14 @@ class Counted:
         return self._hits.value[self._places[name]] - before
 
     def sees(self, name: str, act, *target, **options) -> pybpfload.Link:
-        """Attach a program, see it run, close the link and see it no more; the closed link."""
+        """Attach a program, see it run, then drop, close the link, see neither; the closed link."""
         with self.loaded(name) as obj:
             assert self.runs(name, act) == 0
             link = obj.programs[name].attach(*target, **options)
             assert self.runs(name, act) > 0
+            obj.variables["drop"].value = 1
+            with pytest.raises(LOST):
+                act()
             link.close()
             assert self.runs(name, act) == 0
             return link
@@ -100,7 +106,7 @@ def datagram() -> None:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
     ):
         to.bind(("127.0.0.1", 0))
-        to.settimeout(10)
+        to.settimeout(PATIENCE)
         sender.connect(to.getsockname())
         sender.send(b"hello")
         assert to.recv(10) == b"hello"
@@ -110,9 +116,10 @@ def stream() -> None:
     """Connect to ourselves and send something."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname(), 10) as client,
+        socket.create_connection(server.getsockname(), PATIENCE) as client,
     ):
         accepted, _ = server.accept()
+        accepted.settimeout(PATIENCE)
         with accepted:
             client.send(b"hello")
             assert accepted.recv(10) == b"hello"

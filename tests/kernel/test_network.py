@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import socket
 
+import netlink
 import pytest
-from network import CLONE_NEWNET, LIBC, datagram, stream
+from network import CLONE_NEWNET, ETH_P_ALL, LIBC, LOST, PATIENCE, datagram, stream
 
 import pybpfload
 from pybpfload.formats.netlink import Bpf, MessageFlag, MessageType, Tca
@@ -19,6 +20,8 @@ from pybpfload.runtime.attach.common import LegacyLink
 from pybpfload.uapi import AttachType, LinkType
 
 pytestmark = pytest.mark.vm
+
+SOL_PACKET, PACKET_FANOUT = 263, 18
 
 
 class TestXdp:
@@ -205,6 +208,14 @@ class TestNamespace:
                 assert link.info().details["netns_ino"] == own
                 with pytest.raises(pybpfload.KernelError, match="one flow dissector"):
                     obj.programs["on_flow_dissector"].attach()
+                # Packet sockets that share a group are chosen by the hash of a packet's flow.
+                with socket.socket(
+                    socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)
+                ) as member:
+                    member.setsockopt(SOL_PACKET, PACKET_FANOUT, os.getpid() & 0xFFFF)
+                    assert network.runs("on_flow_dissector", datagram) > 0
+                    link.close()
+                    assert network.runs("on_flow_dissector", datagram) == 0
 
     def test_not_a_namespace(self, netns, network):
         with (
@@ -217,6 +228,63 @@ class TestNamespace:
     @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
     def test_netfilter(self, netns, network):
         network.sees("on_netfilter", datagram, "input", priority=-10)
+
+    @pytest.mark.kernel("6.6")
+    @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
+    def test_netfilter_sees_fragments_or_whole_packets(self, netns, network):
+        """A datagram that is longer than the device's packets comes as several fragments."""
+        netlink.set_mtu("lo", 1500)
+
+        def long_datagram() -> None:
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as to,
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+            ):
+                to.bind(("127.0.0.1", 0))
+                to.settimeout(PATIENCE)
+                sender.sendto(bytes(4000), to.getsockname())
+                assert len(to.recv(5000)) == 4000
+
+        with network.loaded("on_netfilter") as obj:
+            program = obj.programs["on_netfilter"]
+            with program.attach("prerouting", priority=-100):
+                assert network.runs("on_netfilter", long_datagram) == 3
+            with program.attach("prerouting", priority=-100, defrag=True) as link:
+                assert link.info().details["flags"] == 1
+                assert network.runs("on_netfilter", long_datagram) == 1
+            with pytest.raises(pybpfload.KernelError, match="above -400"):
+                program.attach("prerouting", priority=-500, defrag=True)
+
+    @pytest.mark.kernel("6.4", below="6.6")
+    @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
+    def test_no_defrag(self, netns, network):
+        with network.loaded("on_netfilter") as obj:
+            with pytest.raises(pybpfload.NotSupportedError, match=r"6\.6"):
+                obj.programs["on_netfilter"].attach("prerouting", defrag=True)
+
+    @pytest.mark.kernel("6.4")
+    @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
+    @pytest.mark.parametrize(("hook", "runs"), [("output", 1), ("input", 1), ("forward", 0)])
+    def test_netfilter_hooks_and_families(self, netns, network, hook, runs):
+        def datagram6() -> None:
+            with (
+                socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as to,
+                socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender,
+            ):
+                to.bind(("::1", 0))
+                to.settimeout(PATIENCE)
+                sender.sendto(b"hello", to.getsockname())
+                assert to.recv(10) == b"hello"
+
+        with network.loaded("on_netfilter") as obj:
+            program = obj.programs["on_netfilter"]
+            for family, act, other in [
+                ("ipv4", datagram, datagram6),
+                ("ipv6", datagram6, datagram),
+            ]:
+                with program.attach(hook, family=family, priority=5):
+                    assert network.runs("on_netfilter", act) == runs
+                    assert network.runs("on_netfilter", other) == 0
 
     @pytest.mark.kernel("6.4")
     @pytest.mark.needs_feature("config:NETFILTER_BPF_LINK")
@@ -243,6 +311,7 @@ class TestSockets:
     def test_socket_filter(self, netns, network):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
             own.bind(("127.0.0.1", 0))
+            own.settimeout(PATIENCE)
 
             def send() -> None:
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -255,6 +324,7 @@ class TestSockets:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             own.bind(("127.0.0.1", 0))
+            own.settimeout(PATIENCE)
 
             def send() -> None:
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -277,26 +347,34 @@ class TestSockets:
             assert len(os.listdir("/proc/self/fd")) == before
 
     @pytest.mark.parametrize("link", [None, False])
-    def test_sockmap(self, netns, network, link):
-        """Data between two sockets of the map goes through the program."""
+    @pytest.mark.parametrize(
+        ("name", "where"), [("on_sk_msg", "client"), ("on_sk_skb", "accepted")]
+    )
+    def test_sockmap(self, netns, network, link, name, where):
+        """What a socket of the map sends, or receives, goes through the program."""
         with (
-            network.loaded("on_sk_msg") as obj,
+            network.loaded(name) as obj,
             socket.create_server(("127.0.0.1", 0)) as server,
-            socket.create_connection(server.getsockname(), 10) as client,
+            socket.create_connection(server.getsockname(), PATIENCE) as client,
         ):
             accepted, _ = server.accept()
-            attached = obj.programs["on_sk_msg"].attach(obj.maps["socks"], link=link)
+            accepted.settimeout(PATIENCE)
+            attached = obj.programs[name].attach(obj.maps["socks"], link=link)
             with accepted:
-                obj.maps["socks"][1] = client.fileno()
+                obj.maps["socks"][1] = {"client": client, "accepted": accepted}[where].fileno()
 
                 def send() -> None:
                     client.send(b"hello")
                     assert accepted.recv(10) == b"hello"
 
-                assert network.runs("on_sk_msg", send) == 1
+                assert network.runs(name, send) == 1
+                obj.variables["drop"].value = 1
+                with pytest.raises(LOST):
+                    send()
+                obj.variables["drop"].value = 0
                 attached.close()
                 del obj.maps["socks"][1]
-                assert network.runs("on_sk_msg", send) == 0
+                assert network.runs(name, send) == 0
 
     def test_no_socket(self, network):
         with network.loaded("on_socket") as obj:

@@ -123,12 +123,13 @@ def test_seg6local(routes):
 class TestAsIpTells:
     @pytest.mark.parametrize(("prefix", "metric"), [("10.1.0.0/24", 7), ("fc00:1::/64", 0)])
     def test_route(self, routes, prefix, metric):
+        netlink.add_pair("veth", "near", "far")
         family = "-6" if ":" in prefix else "-4"
         with routes.loaded("on_lwt_out") as obj:
             program = obj.programs["on_lwt_out"]
-            with program.attach(prefix, device="lo", metric=metric, table=1000):
+            with program.attach(prefix, device="near", metric=metric, table=1000):
                 (route,) = shown(family, "route", "show", "table", "1000")
-                assert (route["dst"], route["dev"]) == (prefix, "lo")
+                assert (route["dst"], route["dev"]) == (prefix, "near")
                 assert route.get("metric", 0) == (metric or 1024)
                 told = json.dumps(route["encap"]) + json.dumps(route)
                 assert "bpf" in told

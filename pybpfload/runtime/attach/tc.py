@@ -33,6 +33,9 @@ _HINTS = {
     errno.ENOENT: "the program or link to go before or after is not there",
     errno.ERANGE: "it cannot go there: the program or link to go before or after is not there",
 }
+_NETKIT_HINTS = dict.fromkeys(
+    (errno.ENXIO, errno.EACCES, errno.EINVAL), "name the primary device of a netkit pair"
+)
 _FILTER_HINTS = {errno.EEXIST: "there is a filter of that handle and priority"}
 
 
@@ -103,7 +106,7 @@ def attach(
                 kind=kind,
                 target=f"{name} {declared or attach_type.name.split('_')[1].lower()}",
                 since=since,
-                hints=_HINTS,
+                hints=_HINTS if declared else {**_HINTS, **_NETKIT_HINTS},
                 **anchors(before, after, revision),
             )
         except NotSupportedError:
