@@ -17,13 +17,15 @@ from pybpfload.btf import types as t
 from pybpfload.btf.cdecl import declare
 from pybpfload.errors import FormatError
 from pybpfload.pattern import glob_pattern
+from pybpfload.uapi import AttachType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pybpfload.btf import Btf
+    from pybpfload.object.spec import ProgramSpec
 
-__all__ = ["BTF_KINDS", "Place", "Wanted", "places_in_btf", "traceable"]
+__all__ = ["BTF_KINDS", "Place", "Wanted", "in_btf", "places_in_btf", "traceable"]
 
 BTF_KINDS: Final = ("fentry", "tp_btf", "raw_tp", "iter", "lsm", "kfunc", "struct_ops")
 """Kinds of places that BTF tells; ``fentry`` stands for ``fexit`` and ``fmod_ret`` too."""
@@ -33,6 +35,15 @@ _TRACEPOINT = "btf_trace_"
 _STRUCT_OPS = "bpf_struct_ops_"
 _NOT_TRACED = (*_FUNC_PREFIXES.values(), "__bpf_trace_", "__probestub_", "trace_raw_output_")
 _MOST_ARGUMENTS = 12
+
+
+# Attach type -> prefix of the name in BTF, kind, words; everything else is a FUNC of its own name.
+_OF_ATTACH_TYPE = {
+    AttachType.TRACE_RAW_TP: (_TRACEPOINT, t.Kind.TYPEDEF, "raw tracepoint"),
+    AttachType.LSM_MAC: (_FUNC_PREFIXES["lsm"], t.Kind.FUNC, "LSM hook"),
+    AttachType.LSM_CGROUP: (_FUNC_PREFIXES["lsm"], t.Kind.FUNC, "LSM hook"),
+    AttachType.TRACE_ITER: (_FUNC_PREFIXES["iter"], t.Kind.FUNC, "iterator"),
+}
 
 
 class Place(NamedTuple):
@@ -162,6 +173,12 @@ def _hooks(btf: Btf) -> frozenset[str]:
     if not isinstance(union, t.Union):
         return frozenset()
     return frozenset(member.name for member in union.members)
+
+
+def in_btf(program: ProgramSpec) -> tuple[str, t.Kind, str]:
+    """How BTF names what a program is loaded for: prefix of the name, kind, and words for it."""
+    found = _OF_ATTACH_TYPE.get(program.expected_attach_type)
+    return found or ("", t.Kind.FUNC, "function")
 
 
 def traceable(btf: Btf, func_id: int) -> bool:

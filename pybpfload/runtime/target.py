@@ -14,6 +14,7 @@ from pybpfload.errors import AttachError, NotSupportedError
 from pybpfload.kernel import bpf
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.object.places import in_btf
 from pybpfload.object.spec import ProgramSpec
 from pybpfload.runtime.handles import open_by
 from pybpfload.uapi import AttachType, ProgType
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
     from pybpfload.kernel.btf import ModuleBtf
     from pybpfload.runtime.program import Program
 
-__all__ = ["AttachTarget", "in_btf", "resolve_attach_target"]
-
-# Attach type -> (prefix of the name in BTF, kind); everything else is a FUNC of its own name.
-_NAMES = {
-    AttachType.TRACE_RAW_TP: ("btf_trace_", Kind.TYPEDEF, "raw tracepoint"),
-    AttachType.LSM_MAC: ("bpf_lsm_", Kind.FUNC, "LSM hook"),
-    AttachType.LSM_CGROUP: ("bpf_lsm_", Kind.FUNC, "LSM hook"),
-    AttachType.TRACE_ITER: ("bpf_iter_", Kind.FUNC, "iterator"),
-}
-
+__all__ = ["AttachTarget", "resolve_attach_target"]
 
 _VERIFIED_FOR_TARGET = (ProgType.TRACING, ProgType.LSM, ProgType.EXT)
 
@@ -121,11 +113,6 @@ def resolve_attach_target(
             program=spec.name,
         )
     return _in_kernel(spec, name, modules, module_fd)
-
-
-def in_btf(spec: ProgramSpec) -> tuple[str, Kind, str]:
-    """How BTF names what a program is attached to: prefix of the name, kind, and words for it."""
-    return _NAMES.get(spec.expected_attach_type, ("", Kind.FUNC, "function"))
 
 
 def _in_kernel(

@@ -14,8 +14,8 @@ from pybpfload.isa.disasm import disassemble
 from pybpfload.object.spec import ExternKind, ObjectSpec, ProgramSpec
 from pybpfload.relocate import Target, relocate
 from pybpfload.testing.given import as_object, as_target
-from pybpfload.testing.liveness import reachable
-from pybpfload.testing.source import SourceLines
+from pybpfload.check.reach import reachable
+from pybpfload.relocate.source import SourceLines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ def assert_loads(
     * an object that cannot be opened, or has another byte order than the kernel;
     * a relocation for which loading it stops;
     * instructions that relocation made invalid, because the kernel lacks a field, a type or a
-      function, in code that can be reached (:mod:`pybpfload.testing.liveness`);
+      function, in code that can be reached (:mod:`pybpfload.check.reach`);
     * kernel functions and variables that are missing or of another type, unless they are weak;
     * functions, tracepoints and hooks to attach to that are not there;
     * with ``kconfig``, settings that are missing.
@@ -158,7 +158,7 @@ def _missing(relocation: Relocation, kconfig: str | None) -> list[str]:
         extern = spec.externs[name]
         if extern.kind == ExternKind.KCONFIG or not extern.is_typed:
             continue
-        from pybpfload.runtime.externs import resolve_typed
+        from pybpfload.relocate.externs import resolve_typed
 
         try:
             if resolve_typed(spec, extern, target) is None:
@@ -200,7 +200,7 @@ def _missing_settings(spec: ObjectSpec, text: str) -> list[str]:
 
 
 def _attach_problem(program: ProgramSpec, target: Target) -> Iterator[str]:
-    from pybpfload.runtime.target import in_btf
+    from pybpfload.object.places import in_btf
 
     if program.sec is None or not program.sec.needs_btf_id or program.attach_program is not None:
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pybpfload.isa import insn as isa
 from pybpfload.isa import table
-from pybpfload.testing.interpreter.alu import (
+from pybpfload.isa.alu import (
     ARITHMETIC,
     ATOMICS,
     CONDITIONS,
