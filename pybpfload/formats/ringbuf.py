@@ -16,11 +16,11 @@ Positions only grow; ``position % size`` is the place in the data. Records follo
 ``consumer`` to ``producer``, each at a multiple of 8. Everything is in the machine's byte order.
 
 Rings with ``BPF_F_RB_OVERWRITE`` (6.19) have another position 8 bytes behind ``producer``, that of
-the oldest record that is not overwritten yet; from there to ``producer`` there are records, whatever
-``consumer`` says.
+the oldest record that is not overwritten yet: from there to ``producer`` there are records,
+whatever ``consumer`` says.
 
-A user ring buffer (6.1) is the same with the roles exchanged: user space may write all but the first
-page, and a program takes the records.
+A user ring buffer (6.1) is the same with the roles exchanged: user space may write all but the
+first page, and a program takes the records.
 """
 
 # construct names fields with "/", which its missing types do not tell.

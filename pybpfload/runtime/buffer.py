@@ -13,9 +13,12 @@ from pybpfload.runtime.fence import full_fence
 from pybpfload.runtime.poller import EDGE, READABLE, Poller
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from typing import TypeAlias
 
     from typing_extensions import Self
+
+    Callback: TypeAlias = Callable[[Any], object]
 
 __all__ = ["EventBuffer"]
 
@@ -169,21 +172,36 @@ class EventBuffer:
                 nap = min(2 * nap, _LONGEST_NAP)
         return found
 
-    def dispatch(self, callback: Callable[[Any], object], timeout: float | None = None) -> int:
-        """Wait for events and call ``callback`` with each.
+    def dispatch(
+        self, callback: Callback | Mapping[Any, Callback], timeout: float | None = None
+    ) -> int:
+        """Wait for events and call a function with each.
+
+            buffer.dispatch(print)
+            buffer.dispatch({"exec_event": on_exec, "exit_event": on_exit, None: print})
 
         Args:
-            callback: If it raises, the events behind that one come the next time.
+            callback: The function; or one for each type: by the name of the struct, or by the class
+                of the event. ``None`` has the function for all others. If one raises, the events
+                behind come the next time.
             timeout: As for :meth:`poll`.
 
         Returns:
             Number of events; 0 after the time, or when the buffer was closed meanwhile.
+
+        Raises:
+            KeyError: There is no function for an event's type, which is in the message.
+            ValueError: The buffer is closed.
         """
         events = deque(self.poll(timeout))
         count = len(events)
         try:
             while events:
-                callback(events.popleft())
+                event = events.popleft()
+                if callable(callback):
+                    callback(event)
+                else:
+                    _callback_for(event, callback)(event)
         finally:
             self._pending.extendleft(reversed(events))
         return count
@@ -284,6 +302,14 @@ class EventBuffer:
 def _any(batch: Any) -> bool:
     """Whether there is something in a batch; arrays do not say so themselves."""
     return batch is not None and len(batch) > 0
+
+
+def _callback_for(event: Any, callbacks: Mapping[Any, Callback]) -> Callback:
+    kind = type(event)
+    for key in (kind, kind.__name__, None):
+        if key in callbacks:
+            return callbacks[key]
+    raise KeyError(f"no callback for events of type {kind.__name__}, and none for None")
 
 
 async def _asyncio_readable(fd: int) -> None:

@@ -28,9 +28,12 @@ def array_of(data: memoryview, runs: list[Run], codec: Codec | None) -> numpy.nd
         type's last array has zeros there; what a flexible array holds is left out.
 
     Raises:
+        TypeError: The type is not BTF's, but a codec of the user's own.
         ImportError: There is no numpy.
     """
     import numpy
+
+    from pybpfload.interop.numpy_types import dtype
 
     length = runs[0][1]
     size = length if codec is None else codec.size
@@ -49,22 +52,4 @@ def array_of(data: memoryview, runs: list[Run], codec: Codec | None) -> numpy.nd
         whole = numpy.zeros((len(rows), size), "u1")
         whole[:, :known] = rows
         whole = whole.reshape(-1)
-    return whole.view(_dtype(codec))  # type: ignore[no-any-return]
-
-
-def _dtype(codec: Any) -> Any:
-    """Seam: until btf has it."""
-    import numpy
-
-    members = getattr(codec, "members", None)
-    if members is None:
-        code = codec.code
-        return numpy.dtype(codec.order + code) if len(code) == 1 else numpy.dtype(f"S{codec.size}")
-    return numpy.dtype(
-        {
-            "names": [m.name for m in members],
-            "formats": [_dtype(m.codec) for m in members],
-            "offsets": [m.offset for m in members],
-            "itemsize": codec.size,
-        }
-    )
+    return whole.view(dtype(codec))  # type: ignore[no-any-return]
