@@ -97,7 +97,9 @@ def refused(result: int, attr: Attr, target: str | None = None) -> KernelError:
                 since=young.since,
             )
     elif result == -errno.EPERM:
-        hint = token.lacking(attr)
+        from pybpfload.kernel import privilege
+
+        hint = token.lacking(attr) or privilege.lacking(attr)
     return kernel_error(result, f"BPF_{attr.command.name}", target, hint=hint)
 
 

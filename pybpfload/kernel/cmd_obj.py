@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 
 from pybpfload.kernel.attrs import layout
-from pybpfload.kernel.call import call, call_fd, invoke
-from pybpfload.kernel.errors import kernel_error
+from pybpfload.kernel.call import call, call_fd, invoke, refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def _next_id(kind: str, start_id: int) -> int | None:
     if result == -errno.ENOENT:
         return None
     if result < 0:
-        raise kernel_error(result, f"BPF_{kind}_GET_NEXT_ID")
+        raise refused(result, attr)
     return attr["next_id"]
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "BatchError",
     "kernel_error",
     "missing_capabilities",
+    "setting",
     "why_not_permitted",
 ]
 
@@ -127,12 +128,12 @@ def why_not_permitted(number: int, operation: str) -> str:
     if operation == "perf_event_open":
         lacking = missing_capabilities("CAP_PERFMON")
         if lacking:
-            return f"this process lacks {_or(lacking)}{_setting('kernel.perf_event_paranoid')}"
+            return f"this process lacks {_or(lacking)}{setting('kernel.perf_event_paranoid')}"
     missing = missing_capabilities("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN")
     if "CAP_BPF" in missing:
         return (
             f"this process lacks {_or(missing)}; run it as root or give it these capabilities"
-            f"{_setting('kernel.unprivileged_bpf_disabled')}"
+            f"{setting('kernel.unprivileged_bpf_disabled')}"
         )
     if _in_user_namespace() and token.current() is None:
         return (
@@ -179,7 +180,8 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _setting(name: str) -> str:
+def setting(name: str) -> str:
+    """``" (NAME is VALUE)"`` of a kernel setting; ``""`` where it cannot be read."""
     value = _read("/proc/sys/" + name.replace(".", "/"))
     return f" ({name} is {value.strip()})" if value else ""
 

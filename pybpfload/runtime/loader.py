@@ -27,6 +27,7 @@ from pybpfload.isa import insn as isa
 from pybpfload.isa.insn import Insn
 from pybpfload.kernel import bpf, memlock, probe
 from pybpfload.kernel import btf as kernel_btf
+from pybpfload.kernel.errors import why_not_permitted
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
 from pybpfload.kernel.progload import load_btf, load_program
@@ -504,5 +505,7 @@ def _check_permission() -> None:
             fd = bpf.prog_load(ProgType.TRACEPOINT, code, "GPL", kern_version=kernel_version())
         except KernelError as error:
             error.target = "a trial program"
+            if error.errno == errno.EPERM:  # what the object needs, not what was tried
+                error.hint = why_not_permitted(errno.EPERM, error.operation)
             raise
     FileDescriptor(fd, "probe").close()
