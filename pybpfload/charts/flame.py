@@ -114,7 +114,8 @@ def flame_graph(
     """
     boxes = flame_boxes(folded, reverse=reverse)
     total = boxes[0].samples
-    scale = (width - 2 * _MARGIN) / max(total, 1)
+    room = width - 2 * _MARGIN
+    scale = room / total if total else 0.0
     boxes = [box for box in boxes if box.samples * scale >= _NARROWEST or not box.level]
     if len(boxes) > _MOST_BOXES:
         boxes = sorted(sorted(boxes, key=lambda box: -box.samples)[:_MOST_BOXES], key=_order)
@@ -126,7 +127,8 @@ def flame_graph(
     ]
     for box in boxes:
         row = box.level if inverted else levels - 1 - box.level
-        body.append(_drawn(box, total, scale, _HEAD + row * _ROW, unit))
+        left, right = box.start * scale, (box.start + box.samples) * scale if total else room
+        body.append(_drawn(box, total, (left, right), _HEAD + row * _ROW, unit))
     body.append(_SCRIPT)
     top = "grows downwards" if inverted else "grows upwards"
     ground = "the innermost function" if reverse else "the process"
@@ -141,10 +143,10 @@ def _order(box: Box) -> tuple[int, int]:
     return box.start, box.level
 
 
-def _drawn(box: Box, total: int, scale: float, top: int, unit: str) -> str:
+def _drawn(box: Box, total: int, ends: tuple[float, float], top: int, unit: str) -> str:
     # Ends are rounded, not widths, so that boxes side by side are as wide as the one below.
-    left = round(_MARGIN + box.start * scale, 2)
-    wide = round(_MARGIN + (box.start + box.samples) * scale, 2) - left
+    left, right = (round(_MARGIN + end, 2) for end in ends)
+    wide = right - left
     is_kernel = box.name.endswith(KERNEL)
     name = box.name.removesuffix(KERNEL)
     share = 100 * box.samples / total if total else 0.0

@@ -177,10 +177,8 @@ class Histogram:
     def _bcc(self) -> list[str]:
         width = max(len(str(self.buckets[-1].high - 1)), 5)
         counts = max(len(str(max(bucket.values for bucket in self.buckets))), 8)
-        ranges = 2 * width + 4
-        what = self.unit or "value"
-        lines = [f"{what:>{ranges // 2 + len(what) // 2}}".ljust(ranges + 1)]
-        lines[0] += f": {'count':<{counts}} distribution"
+        head = f"     {self.unit or 'value'}"
+        lines = [f"{head:<{2 * width + 4}} : {'count':<{counts}} distribution"]
         for bucket, bar in zip(self.buckets, self._bars(_STARS), strict=True):
             stars = "*" * int(bar)
             lines.append(
