@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, print_json
-from pybpfload.cli.failure import complain, visible
+from pybpfload.cli.failure import UsageError, complain, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,9 +27,10 @@ examples:
 A PATTERN is KIND/NAME with * for anything and ? for one character; one without / is one
 of names of any kind, or a kind. Kinds: kprobe, tp, fentry (also for fexit and fmod_ret),
 tp_btf, raw_tp, iter, lsm, struct_ops, and kfunc for what programs may call. What is
-printed is what SEC() takes. With --btf the kernel is that of the file, of which there
-are no kprobe and tp. Functions and USDT probes of executables and libraries are
-uprobe/FILE:NAME and usdt/FILE:PROVIDER:NAME.
+printed is what SEC() takes. Other beginnings of sections (fexit, tracepoint, ...) and
+bpftrace's way of writing (tracepoint:sched:*) will do. With --btf the kernel is that of
+the file, of which there are no kprobe and tp. Functions and USDT probes of executables
+and libraries are uprobe/FILE:NAME and usdt/FILE:PROVIDER:NAME.
 """
 
 
@@ -39,6 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="which places")
     parser.add_argument("--btf", metavar="FILE", help="the kernel of this BTF instead of this one")
     options = parser.read(arguments)
+    if not all(options.patterns):
+        raise UsageError("an empty pattern names nothing; '*' is for anything")
     found: list[Place] = []
     seen: set[tuple[str, str]] = set()
     for place in _places(options):
@@ -69,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
 def _places(options: Any) -> Iterator[Place]:
     prototypes = options.verbose or options.json
     patterns = []
-    for pattern in options.patterns:
+    for pattern in map(_as_section, options.patterns):
         if pattern.startswith(tuple(f"{kind}/" for kind in _BINARY_KINDS)):
             kind, _, rest = pattern.partition("/")
             yield from _in_binary(kind, rest, prototypes)
@@ -77,11 +80,15 @@ def _places(options: Any) -> Iterator[Place]:
             patterns.append(pattern)
     if options.btf:
         import pybpfload
-        from pybpfload.object.places import places_in_btf
+        from pybpfload.object.places import BTF_KINDS, places_in_btf
 
         btf = pybpfload.read_btf(options.btf)
         for pattern in patterns:
-            yield from places_in_btf(btf, _wanted(pattern), prototypes=prototypes)
+            wanted = _wanted(pattern)
+            if not any(map(wanted.kind, BTF_KINDS)):
+                kinds = ", ".join(BTF_KINDS)
+                complain(f"{pattern}: BTF tells nothing of that kind; it tells of {kinds}")
+            yield from places_in_btf(btf, wanted, prototypes=prototypes)
         return
     from pybpfload.kernel.places import places
 
@@ -103,6 +110,8 @@ def _in_binary(kind: str, rest: str, prototypes: bool) -> Iterator[Place]:
     from pybpfload.runtime.attach.user_files import open_binary
 
     path, _, pattern = rest.partition(":")
+    if not path:
+        raise UsageError(f"{kind}/{rest} names no file: {kind}/FILE:NAME")
     file = open_binary(None, path)
     if kind == "uprobe":
         found = sorted(
@@ -120,10 +129,23 @@ def _in_binary(kind: str, rest: str, prototypes: bool) -> Iterator[Place]:
         yield Place(kind, f"{file.path}:{name}", "", "\n".join(told))
 
 
-def _wanted(pattern: str) -> Wanted:
-    from pybpfload.object.places import BTF_KINDS, Wanted
+def _as_section(pattern: str) -> str:
+    """A pattern that is written as for bpftrace, the way that sections are."""
+    from pybpfload.object.places import ALIASES, BTF_KINDS
 
-    return Wanted(f"{pattern}/*" if pattern in (*BTF_KINDS, "kprobe", "tp") else pattern)
+    kind, colon, rest = pattern.partition(":")
+    if not colon or kind not in (*BTF_KINDS, *ALIASES, *_BINARY_KINDS, "kprobe", "tp"):
+        return pattern
+    if ALIASES.get(kind, kind) == "tp":
+        rest = rest.replace(":", "/", 1)
+    return f"{kind}/{rest}"
+
+
+def _wanted(pattern: str) -> Wanted:
+    from pybpfload.object.places import ALIASES, BTF_KINDS, Wanted
+
+    is_kind = pattern in (*BTF_KINDS, *ALIASES, "kprobe", "tp")
+    return Wanted(f"{pattern}/*" if is_kind else pattern)
 
 
 def _show(place: Place) -> None:

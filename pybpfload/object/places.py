@@ -25,10 +25,20 @@ if TYPE_CHECKING:
     from pybpfload.btf import Btf
     from pybpfload.object.spec import ProgramSpec
 
-__all__ = ["BTF_KINDS", "Place", "Wanted", "in_btf", "places_in_btf", "traceable"]
+__all__ = ["ALIASES", "BTF_KINDS", "Place", "Wanted", "in_btf", "places_in_btf", "traceable"]
 
 BTF_KINDS: Final = ("fentry", "tp_btf", "raw_tp", "iter", "lsm", "kfunc", "struct_ops")
 """Kinds of places that BTF tells; ``fentry`` stands for ``fexit`` and ``fmod_ret`` too."""
+
+ALIASES: Final = {
+    "fexit": "fentry",
+    "fmod_ret": "fentry",
+    "fsession": "fentry",
+    "kretprobe": "kprobe",
+    "tracepoint": "tp",
+    "raw_tracepoint": "raw_tp",
+}
+"""Other beginnings of sections, and the kind that stands for the same places."""
 
 _FUNC_PREFIXES = {"iter": "bpf_iter_", "lsm": "bpf_lsm_"}
 _TRACEPOINT = "btf_trace_"
@@ -74,18 +84,25 @@ class Wanted:
 
     Args:
         pattern: ``kind/name``, as in ``fentry/vfs_*`` or ``*/sched_switch``; a pattern without
-            ``/`` is one of names of any kind.
+            ``/`` is one of names of any kind. Kinds by which sections call the same places, as
+            ``fexit`` and ``tracepoint``, will do.
 
     Attributes:
         pattern: As given.
+
+    Raises:
+        ValueError: The pattern is empty.
     """
 
     def __init__(self, pattern: str) -> None:
+        if not pattern:
+            raise ValueError("an empty pattern names nothing; * is for anything")
         self.pattern = pattern
         kind, slash, name = pattern.partition("/")
         if not slash:
             kind, name = "*", pattern
-        self._kind, self._name = glob_pattern(kind), glob_pattern(name or "*")
+        self._kind = glob_pattern(ALIASES.get(kind, kind))
+        self._name = glob_pattern(name or "*")
 
     def kind(self, kind: str) -> bool:
         """Whether a kind of places is wanted."""

@@ -167,6 +167,37 @@ def test_command(running, capsys, tmp_path, kernel):
     assert capsys.readouterr().err == "pybpfload: nothing matches\n"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("fexit/do_w*", "fentry/do_work"),
+        ("fexit:do_w*", "fentry/do_work"),
+        ("kretprobe/do_work", "kprobe/do_work"),
+        ("tracepoint/sched/*", "tp/sched/wake"),
+        ("tracepoint:sched:wake", "tp/sched/wake"),
+        ("tracepoint", "tp/sched/wake"),
+        ("raw_tracepoint:task_*", "raw_tp/task_end"),
+    ],
+)
+def test_as_sections_and_bpftrace_write_it(running, capsys, pattern, found):
+    assert main(["probes", pattern]) == 0
+    assert capsys.readouterr().out == f"{found}\n"
+
+
+def test_what_makes_no_sense(running, capsys, tmp_path, kernel):
+    with pytest.raises(ValueError, match="empty"):
+        Wanted("")
+    for patterns, text in ((["iter", ""], "empty pattern"), (["uprobe/:main"], "names no file")):
+        assert main(["probes", *patterns]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert text in err
+    path = tmp_path / "vmlinux"
+    path.write_bytes(kernel.to_bytes())
+    assert main(["probes", "--btf", str(path), "kprobe/do_*"]) == 1
+    assert "BTF tells nothing of that kind" in capsys.readouterr().err
+
+
 def test_functions_and_probes_of_a_file(capsys, tmp_path):
     made = UserBinaryBuilder()
     made.code += bytes(64)
