@@ -85,9 +85,11 @@ def array(c_type: Any, buffer: Any, offsets: Sequence[int] | None = None) -> Any
     places = codec.places(view, offsets)
     if not places:
         return numpy.empty(0, kind)
+    # numpy.ndarray does not hold on to a buffer: its array would outlive a mapping that is closed.
+    held = numpy.frombuffer(view, numpy.uint8)
     if isinstance(places, range) and places.step > 0:
-        return numpy.ndarray((len(places),), kind, view, places[0], (places.step,))
-    anywhere = numpy.ndarray((len(view) - codec.size + 1,), kind, view, 0, (1,))
+        return numpy.ndarray((len(places),), kind, held, places[0], (places.step,))
+    anywhere = numpy.ndarray((len(view) - codec.size + 1,), kind, held, 0, (1,))
     return anywhere[numpy.asarray(places)]
 
 
