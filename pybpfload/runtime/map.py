@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, cpus
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime import mapcodecs, mapkinds, maptable
+from pybpfload.runtime import maparrays, mapcodecs, mapkinds, maptable
 from pybpfload.runtime.mapcodecs import decode_all
 from pybpfload.runtime.maphandle import MapHandle
 from pybpfload.runtime.mapio import UNSUPPORTED, Elements
 from pybpfload.runtime.mapkinds import EVENTS, FULL_ARRAYS, INDEXED, PER_CPU, QUEUES
-from pybpfload.uapi import Cmd, ElemFlag, MapType
+from pybpfload.uapi import Cmd, ElemFlag, MapFlag, MapType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,16 +173,21 @@ class Map(MapHandle, MutableMapping[K, V]):
         if key is not None:
             if keys is None:
                 raise BpfError(f"map {self.name}: maps of type {self.type.name} have no keys")
-            found = mapcodecs.chosen_codec(key, self.btf, self.key_type_id)
-            keys = self._fitting(found, self.key_size, "keys")
+            keys = self._fitting(mapcodecs.chosen_codec(key, keys, self.btf), self.key_size, "keys")
         if value is not None:
-            found = mapcodecs.chosen_codec(value, self.btf, self.value_type_id)
+            found = mapcodecs.chosen_codec(value, self._one_value, self.btf)
             values = self._fitting(found, self.value_size, "values")
             if self.type in PER_CPU:
                 values = mapcodecs.per_cpu(values, cpus.possible_cpus())
         other = copy.copy(self)
         other._use(keys, values)
         return other
+
+    @property
+    def _one_value(self) -> Codec:
+        """The codec of a value; of per-CPU maps, on one CPU."""
+        inner: Codec = getattr(self._values, "inner", self._values)
+        return inner if self.type in PER_CPU else self._values
 
     def _fitting(self, codec: Codec, size: int, what: str) -> Codec:
         if codec.size != size:
@@ -525,6 +530,49 @@ class Map(MapHandle, MutableMapping[K, V]):
             memoryview(b"".join([keys for keys, _, _ in portions])),
             memoryview(b"".join([values for _, values, _ in portions])),
         )
+
+    def array(self) -> memoryview:
+        """The values of an array with ``BPF_F_MMAPABLE``, live: a typed view of :meth:`view`.
+
+        Numbers in one dimension, arrays of numbers in two: ``numpy.asarray(m.array())`` shares
+        their memory, and so does ``numpy.asarray(m)``, also for structs. From Python 3.12 on,
+        ``memoryview(m)`` is the same.
+
+        Raises:
+            TypeError: The map cannot be mapped.
+            BufferError: The values are neither, or not where a memoryview can have them.
+            KernelError: The kernel refused.
+        """
+        return maparrays.typed_view(self._memory(), self._values, self._stride)
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        return self.array()
+
+    @property
+    def _stride(self) -> int:
+        return self.value_size + 7 & -8
+
+    def _memory(self) -> memoryview:
+        """All values in shared memory."""
+        return self.window(0, self._stride * self.max_entries)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """What ``numpy.asarray(m)`` gives: all values, of per-CPU maps a row for each key.
+
+        Arrays with ``BPF_F_MMAPABLE`` are shared memory, others are copied as they are now.
+        """
+        live = bool(self.flags & MapFlag.MMAPABLE) and self.type == MapType.ARRAY
+        if copy is False and not live:
+            raise ValueError(f"map {self.name} is no shared memory: its values must be copied")
+        memory = self._memory() if live else self.to_buffers()[1]
+        packed = not live and self.type not in PER_CPU
+        stride = self.value_size if packed else self._stride
+        found = maparrays.numpy_array(memory, self._one_value, stride)
+        if self.type in PER_CPU:
+            found = found.reshape(-1, cpus.possible_cpus())
+        if dtype is not None:
+            found = found.astype(dtype, copy=False)
+        return found.copy() if copy else found
 
     def _repr_html_(self) -> str:
         """The first elements as a table, for notebooks."""

@@ -140,34 +140,43 @@ def typed_codec(size: int, btf: Btf | None, type_id: int) -> Codec | None:
     return found if found.size == size else None
 
 
-def chosen_codec(choice: Any, btf: Btf | None, type_id: int) -> Codec:
+def chosen_codec(choice: Any, declared: Codec, btf: Btf | None) -> Codec:
     """The codec of what a user wants keys or values to be.
 
     Args:
-        choice: The name of a type of the BTF, a class made from BTF, a type of the user's, or a
-            codec.
+        choice: The name of a type of the BTF, a class made from BTF, a type of the user's
+            (:mod:`pybpfload.interop.python_types`), or a codec.
+        declared: The codec of what they are by the map's definition.
         btf: BTF of the map's object.
-        type_id: The type in it that the map was declared with, 0 when unknown.
 
     Raises:
-        BpfError: There is no such type, or it does not fit the declared one.
+        BpfError: There is no such type, or it does not fit what is declared.
         TypeError: It is none of these.
     """
+    if isinstance(choice, str):
+        return _named(choice, btf)
+    if not isinstance(choice, type) and hasattr(choice, "decode") and hasattr(choice, "encode"):
+        found: Codec = choice
+        return found
+    from pybpfload.btf.records import Record
+
+    if isinstance(choice, type) and issubclass(choice, Record):
+        return choice._codec
+    from pybpfload.interop.python_types import codec_for
+
+    return codec_for(choice, declared)  # type: ignore[arg-type]
+
+
+def _named(name: str, btf: Btf | None) -> Codec:
     from pybpfload.btf.types import Kind
     from pybpfload.btf.values import codec
 
-    if isinstance(choice, str):
-        if btf is None:
-            raise BpfError(f"there is no BTF that has a type {choice}")
-        kinds = (Kind.TYPEDEF, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.INT)
-        for kind in kinds:
-            for number in btf.find_all(choice, kind):
-                return codec(btf, number)
-        raise BpfError(f"{btf.name} has no type {choice}")
-    if hasattr(choice, "decode") and hasattr(choice, "encode"):
-        found: Codec = choice
-        return found
-    raise TypeError(f"{choice!r} is no name of a type and no codec")
+    if btf is None:
+        raise BpfError(f"there is no BTF that has a type {name}")
+    for kind in (Kind.TYPEDEF, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.INT):
+        for number in btf.find_all(name, kind):
+            return codec(btf, number)
+    raise BpfError(f"{btf.name} has no type {name}")
 
 
 def per_cpu(inner: Codec, cpus: int) -> Codec:
@@ -461,35 +470,35 @@ class _PerCpu(_Codec):
 
     def __init__(self, inner: Codec, cpus: int) -> None:
         self.name = f"{inner.name} per CPU"
-        self._inner = inner
+        self.inner = inner
         self._cpus = cpus
         self._stride = (inner.size + 7) & -8
         self.size = self._stride * cpus
 
     def decode(self, buffer: Any, offset: int = 0) -> PerCpu:
-        decode = self._inner.decode
+        decode = self.inner.decode
         return PerCpu(
             [decode(buffer, at) for at in range(offset, offset + self.size, self._stride)]
         )
 
     def decode_many(self, buffer: Any) -> list[PerCpu]:
-        size, stride, cpus = self._inner.size, self._stride, self._cpus
+        size, stride, cpus = self.inner.size, self._stride, self._cpus
         if stride != size:
             buffer = b"".join(
                 [buffer[at : at + size] for at in range(0, len(buffer), stride)]  # no padding
             )
-        values = decode_all(self._inner, buffer)
+        values = decode_all(self.inner, buffer)
         return [PerCpu(values[at : at + cpus]) for at in range(0, len(values), cpus)]
 
     def encode(self, value: Any) -> bytes:
         if not isinstance(value, list):
-            return self._inner.encode(value).ljust(self._stride, b"\0") * self._cpus
+            return self.inner.encode(value).ljust(self._stride, b"\0") * self._cpus
         if len(value) != self._cpus:
             raise ValueError(
                 f"a list for a per-CPU map has one value for each of the {self._cpus} possible "
                 f"CPUs, not {len(value)}; anything but a list is the value on all of them"
             )
-        encode = self._inner.encode
+        encode = self.inner.encode
         return b"".join(encode(each).ljust(self._stride, b"\0") for each in value)
 
 
