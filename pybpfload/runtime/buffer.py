@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from warnings import warn
 
 from pybpfload.runtime.fence import full_fence
-from pybpfload.runtime.poller import EDGE, READABLE, Poller
+from pybpfload.runtime.poller import Poller
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Callback: TypeAlias = Callable[[Any], object]
 
-__all__ = ["EventBuffer"]
+__all__ = ["PORTION", "EventBuffer"]
 
 _Batch = TypeVar("_Batch")
 
-_PORTION = 256  # events that an iteration keeps at most
+PORTION = 256  # events that an iteration keeps at most
 _NAP, _LONGEST_NAP = 0.0005, 0.02  # seconds between looks at a record that is being written
 
 
@@ -219,53 +219,33 @@ class EventBuffer:
             try:
                 if self._closed:
                     return
-                pending.extend(self.poll(limit=_PORTION))
+                pending.extend(self.poll(limit=PORTION))
             except ValueError:
                 if self._closed:  # by another thread, just now
                     return
                 raise
 
-    async def stream(
+    def stream(
         self, wait_readable: Callable[[int], Awaitable[object]] | None = None
     ) -> AsyncIterator[Any]:
-        """Events as they come, until the buffer is closed: for ``async for``.
+        """Events as they come, until the buffer is closed, in an event loop.
 
+            async for event in buffer: ...                                         # asyncio
             async for event in buffer.stream(trio.lowlevel.wait_readable): ...
 
-        Nothing is lost by leaving the loop or cancelling it. Of a record that is still being
-        written, the loop sleeps until the program that writes it wakes it.
+        Nothing is lost by leaving the loop or cancelling it.
 
         Args:
             wait_readable: Coroutine function that waits until a descriptor is readable:
-                ``trio.lowlevel.wait_readable``, ``anyio.wait_readable``; asyncio's by default,
-                which ``async for event in buffer`` takes too.
+                ``trio.lowlevel.wait_readable``, ``anyio.wait_readable``; by default that of
+                asyncio.
 
         Raises:
-            ValueError: The buffer is closed already.
+            ValueError: The buffer is closed.
         """
-        if self._closed:
-            raise ValueError(f"the {self._what} is closed")
-        wait = wait_readable or _asyncio_readable
-        pending = self._pending
-        with closing(Poller()) as watcher:
-            watcher.add(self.fileno(), READABLE | EDGE)
-            self._watchers.add(watcher)
-            try:
-                while not self._closed:
-                    while pending:
-                        yield pending.popleft()
-                    watcher.clear()
-                    full_fence()  # as in _wait
-                    try:
-                        pending.extend(self.consume(_PORTION))
-                    except ValueError:
-                        if self._closed:  # by another thread, just now
-                            return
-                        raise
-                    if not pending:
-                        await wait(watcher.fileno())
-            finally:
-                self._watchers.discard(watcher)
+        from pybpfload.runtime.stream import EventStream, asyncio_readable
+
+        return EventStream(self, wait_readable or asyncio_readable)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Events as they come, in asyncio; see :meth:`stream`."""
@@ -310,20 +290,3 @@ def _callback_for(event: Any, callbacks: Mapping[Any, Callback]) -> Callback:
         if key in callbacks:
             return callbacks[key]
     raise KeyError(f"no callback for events of type {kind.__name__}, and none for None")
-
-
-async def _asyncio_readable(fd: int) -> None:
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-
-    def tell() -> None:
-        if not readable.done():
-            readable.set_result(None)
-
-    loop.add_reader(fd, tell)
-    try:
-        await readable
-    finally:
-        loop.remove_reader(fd)

@@ -390,6 +390,186 @@ def test_producers_on_every_cpu(stack: ExitStack, counter: Map[int, int]) -> Non
     assert got > each // 10
 
 
+# Batches
+
+
+@pytest.mark.parametrize("form", ["records", "array", "views"])
+def test_batches(stack: ExitStack, counter: Map[int, int], form: Any) -> None:
+    if form == "array":
+        pytest.importorskip("numpy")
+    rings = [new_ring(stack, 1 << 16), new_ring(stack, 4096)]
+    programs = [stack.enter_context(ringbuf_output(each, counter)) for each in rings]
+    seen: list[int] = []
+    with RingBuffer(rings, raw=True) as buffer:
+        for step in range(30):
+            run(programs[step % 3 == 0], 100)
+            for _ in range(2):
+                batch = buffer.read_batch(form, timeout=0)
+                if batch is not None:
+                    seen += [number(bytes(record)) for record in batch]
+        batch = buffer.read_batch(form, timeout=0.01)
+        assert batch is None if form == "array" else batch == []
+        assert buffer.available == 0
+    assert sorted(seen) == list(range(3000))
+
+
+@every_kernel
+def test_a_lease_ends_with_the_next_call(ring: Map[Any, Any], send: FileDescriptor) -> None:
+    with RingBuffer(ring) as buffer:
+        run(send, 10)
+        views = buffer.read_batch("views", limit=4)
+        assert [number(bytes(view)) for view in views] == [0, 1, 2, 3]
+        assert buffer.available == 10 * 24  # their space is not given back yet
+        assert [number(record) for record in buffer.consume(1)] == [4]
+        assert buffer.available == 5 * 24
+        with pytest.raises(ValueError, match="released"):
+            bytes(views[0])
+        views = buffer.read_batch("views")
+    with pytest.raises(ValueError, match="released"):
+        bytes(views[0])
+
+
+def test_a_batch_waits(ring: Map[Any, Any], send: FileDescriptor) -> None:
+    timer = threading.Timer(0.05, run, (send, 3))
+    timer.start()
+    with RingBuffer(ring, sources=True) as buffer:
+        source, views = buffer.read_batch("views", timeout=10)
+        assert source is ring
+        assert len(views) >= 1
+        timer.join()
+
+
+def test_iterating_and_batches_do_not_mix(ring: Map[Any, Any], send: FileDescriptor) -> None:
+    with RingBuffer(ring) as buffer:
+        run(send, 10)
+        assert number(next(iter(buffer))) == 0
+        with pytest.raises(ValueError, match="read events ahead"):
+            buffer.read_batch("views")
+        assert len(buffer.consume()) == 9
+        assert buffer.read_batch("views", timeout=0) == []
+        with pytest.raises(ValueError, match="no form of batches"):
+            buffer.read_batch("tuples")  # type: ignore[call-overload]
+
+
+def test_dispatch_by_type(ring: Map[Any, Any], send: FileDescriptor) -> None:
+    from pybpfload.btf.build import BtfBuilder
+    from pybpfload.runtime.events import EventTypes
+
+    builder = BtfBuilder()
+    u64 = builder.add_int("u64", 8)
+    for name in ("even", "odd"):
+        builder.add_struct(name, 16, [("number", u64, 0), ("cpu", u64, 64)])
+
+    def choose(record: memoryview) -> str | None:
+        return (None if record[0] % 5 == 4 else "odd") if record[0] % 2 else "even"
+
+    ring._event_types = EventTypes(builder.btf(), ring.name, choose)
+    seen: dict[str, list[Any]] = {"even": [], "odd": [], "rest": []}
+    with RingBuffer(ring) as buffer:
+        run(send, 10)
+        callbacks: dict[Any, Any] = {
+            "even": lambda event: seen["even"].append(event.number),
+            None: lambda event: seen["rest"].append(event),
+        }
+        assert buffer.dispatch(callbacks) == 10
+        assert seen["even"] == [0, 2, 4, 6, 8]
+        assert [len(event) for event in seen["rest"]] == [2, 2, 2, 2, 16]
+        run(send)
+        run(send)
+        del callbacks[None]
+        with pytest.raises(KeyError, match="no callback for events of type odd"):
+            buffer.dispatch(callbacks)
+        callbacks[type(seen["rest"][0])] = seen["odd"].append
+        run(send, 2)
+        assert buffer.dispatch(callbacks) == 2
+        assert len(seen["odd"]) == 1
+
+
+# Event loops
+
+
+def in_asyncio(main: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(main(None, asyncio.sleep))
+
+
+def in_trio(main: Any) -> Any:
+    trio = pytest.importorskip("trio")
+    return trio.run(main, trio.lowlevel.wait_readable, trio.sleep)
+
+
+def in_anyio(main: Any) -> Any:
+    anyio = pytest.importorskip("anyio")
+    return anyio.run(main, anyio.wait_readable, anyio.sleep)
+
+
+@pytest.mark.parametrize("loop", [in_asyncio, in_trio, in_anyio])
+def test_async_for(ring: Map[Any, Any], send: FileDescriptor, loop: Any) -> None:
+    async def main(wait: Any, sleep: Any) -> list[int]:
+        seen = []
+        with RingBuffer(ring) as buffer:
+            timer = threading.Timer(0.05, run, (send, 600))
+            timer.start()
+            async for record in buffer if wait is None else buffer.stream(wait):
+                seen.append(number(record))
+                if len(seen) % 100 == 0:
+                    await sleep(0)
+                if len(seen) == 500:
+                    break
+            timer.join()
+            assert [number(record) for record in buffer.consume()] == list(range(500, 600))
+            ending = threading.Timer(0.05, buffer.close)
+            ending.start()
+            start = time.monotonic()
+            async for _ in buffer.stream(wait):
+                raise AssertionError
+            assert time.monotonic() - start < 5
+            ending.join()
+        return seen
+
+    assert loop(main) == list(range(500))
+
+
+def test_async_for_sleeps_and_is_cancelled(ring: Map[Any, Any], send: FileDescriptor) -> None:
+    import asyncio
+
+    async def main() -> None:
+        with RingBuffer(ring) as buffer:
+
+            async def read() -> None:
+                async for record in buffer:
+                    seen.append(number(record))  # noqa: PERF401 - as it comes
+
+            seen: list[int] = []
+            before = time.process_time()
+            task = asyncio.create_task(read())
+            for count in (1, 2, 3):
+                run(send, count)
+                await asyncio.sleep(0.05)
+            assert len(seen) == 6
+            assert time.process_time() - before < 0.1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            run(send)
+            assert len(buffer.consume()) == 1
+
+    asyncio.run(main())
+
+
+def test_a_signal_handler_closes_an_async_loop(ring: Map[Any, Any]) -> None:
+    import asyncio
+
+    async def main() -> None:
+        with RingBuffer(ring) as buffer:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGALRM, buffer.close)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            assert [event async for event in buffer] == []
+
+    asyncio.run(main())
+
+
 # Perf buffer
 
 
