@@ -9,6 +9,7 @@ from pybpfload.cli.failure import UsageError, complain, did_you_mean
 from pybpfload.cli.table import table
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Mapping, Sequence
 
     from pybpfload.kernel.features import Answer
@@ -47,6 +48,18 @@ def run(arguments: Sequence[str]) -> int:
         help="the functions of the kernel that programs of this type may call; may be repeated",
     )
     options = parser.read(arguments)
+    from pybpfload.kernel.token import shown
+    from pybpfload.runtime.token import find_token
+
+    token = find_token(None, lambda error: None)
+    with shown(token):
+        status = _run(options)
+    if token is not None:
+        token.close()
+    return status
+
+
+def _run(options: Namespace) -> int:
     from pybpfload.kernel import features
 
     calls = bool(options.helpers or options.kfuncs)
