@@ -105,29 +105,55 @@ class Program(Handle):
     def attach(self, target: Any = None, **options: Any) -> Link:
         """Attach it where its section name says, or where the arguments say.
 
+        By family, with the module of :mod:`pybpfload.runtime.attach` whose ``attach()`` tells all
+        of its target and its options:
+
+        * fentry, fexit, fmod_ret, fsession, freplace, tp_btf, lsm (``tracing``): no target, they
+          are verified against it (:meth:`ProgramSpec.set_attach_target`); ``cookie``
+        * fentry.multi, fexit.multi, fsession.multi (``tracing_multi``): a pattern or list of
+          functions; ``cookies``
+        * iter (``iter``): no target; ``map``, ``pid``, ``tid``, ``pidfd``, ``cgroup``,
+          ``cgroup_id``, ``order``
+        * raw_tp (``raw_tracepoint``): a name without category; ``cookie``
+        * tp (``tracepoint``): ``"category/name"``; ``cookie``
+        * kprobe, kretprobe, ksyscall, kretsyscall (``kprobe``): ``"function"``,
+          ``"function+offset"``, an address; ``cookie``, ``link``, ``via``, ``on_return``
+        * kprobe.multi, kretprobe.multi, kprobe.session (``kprobe_multi``): a pattern, a list of
+          functions or addresses; ``cookies``, ``on_return``
+        * uprobe, uretprobe (``uprobe``): ``"file:function+offset"``; ``symbol``, ``offset``,
+          ``pid``, ``cookie``, ``ref_ctr_offset``, ``link``, ``via``, ``on_return``
+        * uprobe.multi, uretprobe.multi, uprobe.session (``uprobe_multi``): ``"file:pattern"``;
+          ``symbols``, ``offsets``, ``ref_ctr_offsets``, ``cookies``, ``pid``, ``on_return``
+        * usdt (``usdt``): ``"file:provider:name"``; ``provider``, ``name``, ``pid``, ``cookie``
+        * perf_event (``perf_event``): the name of an event, ``(type, config)``, an open event;
+          ``frequency``, ``period``, ``pid``, ``cpu``, ``cookie``, ``link``
+        * xdp (``xdp``): a network device; ``mode``, ``link``, ``replace``
+        * tc, tcx, netkit (``tc``): a network device; ``direction``, ``link``, ``before``,
+          ``after``, ``revision``, ``priority``, ``handle``, ``replace``
+        * cgroup, sockops, lsm_cgroup (``cgroup``): a directory; ``link``, ``before``, ``after``,
+          ``revision``, ``sharing``
+        * sk_lookup, flow_dissector (``netns``): a network namespace, the own one by default
+        * netfilter (``netfilter``): a hook; ``family``, ``priority``, ``defrag``
+        * socket, sk_reuseport, sk_msg, sk_skb (``sockets``): a socket or a map of them; ``link``
+        * lwt (``lwt``): the prefix of a route; ``device``, ``gateway``, ``beside``, ``type``,
+          ``table``, ``metric``, ``headroom``, ``replace``
+        * lirc_mode2 (``lirc``): an infrared receiver
+
         Args:
-            target: Instead of what the section says: ``"category/name"`` of a tracepoint, name of a
-                raw tracepoint. Where the section says nothing: a network device (XDP, tc), a
-                directory of a control group, a network namespace (sk_lookup, flow dissectors; the
-                own one by default), a netfilter hook, a socket or map of sockets. Programs that
-                are verified against their target (fentry, fexit, fmod_ret, tp_btf, lsm, iter)
-                cannot choose it here; see :meth:`ProgramSpec.set_attach_target`.
-            **options: ``cookie`` (an ``int`` that the program gets from
-                ``bpf_get_attach_cookie()``: tracepoints since 5.15, fentry, fexit, fmod_ret and lsm
-                since 5.19, raw_tp and tp_btf since 6.10); for iterators ``map``, ``pid``, ``tid``,
-                ``pidfd``, ``cgroup``, ``cgroup_id``, ``order``, see
-                :func:`pybpfload.runtime.attach.iter.attach`. Those of other families are told by
-                ``attach()`` in ``pybpfload.runtime.attach.xdp``, ``tc``, ``cgroup``, ``netns``,
-                ``netfilter`` and ``sockets``.
+            target: Where, if the section does not say, or instead of what it says.
+            **options: Those of the family. ``cookie`` is an ``int`` that the program gets from
+                ``bpf_get_attach_cookie()``: perf events of all sorts since 5.15, fentry, fexit,
+                fmod_ret and lsm since 5.19, raw_tp and tp_btf since 6.10.
 
         Returns:
             The link. It belongs to this program, which closes it when it is closed itself.
 
         Raises:
-            AttachError: Nothing says where, or it does not exist.
+            AttachError: Nothing says where, it does not exist, or the family has no such option.
+            FormatError: The file of a uprobe or USDT program is damaged.
             NotSupportedError: The kernel cannot do it.
             KernelError: The kernel refuses.
-            ValueError: It is closed.
+            ValueError: It is closed, or an option has a value that makes no sense.
         """
         from pybpfload.runtime.attach import attach
 

@@ -376,6 +376,23 @@ class TestOptions:
                 known.attach(target, cookey=1)
             assert known.links == []
 
+    def test_the_docstring_has_all_families_and_options(self):
+        from importlib import import_module
+        from inspect import cleandoc
+
+        from pybpfload.runtime.attach import _BY_ATTACH_TYPE, _BY_PROG_TYPE, _FAMILIES
+
+        text = cleandoc(pybpfload.Program.attach.__doc__).partition("Args:")[0]
+        items = text.split("\n* ")
+        told = {item.partition("(``")[2].partition("``)")[0]: item for item in items}
+        del told[""]  # what is before the list
+        homes = {*_FAMILIES.values(), *_BY_ATTACH_TYPE.values(), *_BY_PROG_TYPE.values()}
+        assert set(told) == homes
+        for home, item in told.items():
+            attach = import_module(f"pybpfload.runtime.attach.{home}").attach
+            for option in attach.__kwdefaults__ or ():
+                assert f"``{option}``" in item, (home, option)
+
 
 # Two of a program, and after the end
 
