@@ -15,6 +15,7 @@ __all__ = [
     "CAPABILITIES",
     "BatchError",
     "kernel_error",
+    "locked_down",
     "missing_capabilities",
     "setting",
     "why_not_permitted",
@@ -204,21 +205,31 @@ def _memlock_limit() -> int | None:
     return memlock.charged_limit()
 
 
+def locked_down() -> str | None:
+    """What kernel lockdown (Linux 5.4) means for BPF, in one sentence; ``None`` if it is off.
+
+    In mode confidentiality, programs may not read the kernel's memory: the kernel then says that
+    their type has no such helper, rather than EPERM.
+    """
+    text = _read("/sys/kernel/security/lockdown") or ""
+    mode = text.partition("[")[2].partition("]")[0]
+    if mode in ("", "none"):
+        return None
+    return (
+        f"kernel lockdown is in {mode} mode (/sys/kernel/security/lockdown), which forbids some or "
+        "all tracing programs; it is switched off at boot only"
+    )
+
+
 def _policy() -> str:
-    lockdown = _read("/sys/kernel/security/lockdown")
-    if lockdown is not None:
-        mode = lockdown.partition("[")[2].partition("]")[0]
-        if mode not in ("", "none"):
-            return (
-                f"kernel lockdown is in {mode} mode (/sys/kernel/security/lockdown), which forbids "
-                "some or all tracing programs; it is switched off at boot only"
-            )
+    if locked := locked_down():
+        return locked
     modules = _read("/sys/kernel/security/lsm")
     return (
         "this process has the capabilities, so the likely cause is the kernel's policy: "
         + (
             "lockdown (securityfs is not mounted, so its mode is unknown), "
-            if lockdown is None
+            if _read("/sys/kernel/security/lockdown") is None
             else ""
         )
         + (f"a security module ({modules.strip()})" if modules else "a security module")

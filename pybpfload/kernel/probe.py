@@ -24,6 +24,7 @@ from pybpfload.kernel.attrs import address, layout
 from pybpfload.kernel.call import invoke
 from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
+from pybpfload.kernel.errors import locked_down
 from pybpfload.kernel.fd import at_least_3
 from pybpfload.kernel.since import version_pair
 from pybpfload.uapi import AttachType, MapFlag, MapType, ProgType
@@ -284,7 +285,10 @@ def _probe_read_kernel() -> int:
         _call(_PROBE_READ_KERNEL),
         _EXIT,
     )
-    return _closed(_prog(ProgType.TRACEPOINT, code))
+    result = _closed(_prog(ProgType.TRACEPOINT, code))
+    if result == -errno.EINVAL and locked_down():
+        return -errno.EPERM  # the kernel has them, and gives them to nobody
+    return result
 
 
 def _prog_bind_map() -> int:

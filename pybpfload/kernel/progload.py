@@ -14,6 +14,7 @@ from pybpfload.kernel import memlock
 from pybpfload.kernel.call import refused
 from pybpfload.kernel.cmd_misc import btf_load_attempt
 from pybpfload.kernel.cmd_prog import prog_load_attempt
+from pybpfload.kernel.errors import locked_down
 from pybpfload.kernel.log import explain_poison, read_log
 from pybpfload.kernel.since import too_young_attach_type, too_young_helper
 from pybpfload.kernel.version import kernel_version
@@ -35,6 +36,7 @@ LOG_LIMIT = 0x3FFFFFFF
 """Greatest log buffer the kernel takes (since 5.2; before, :data:`_OLD_LOG_LIMIT`)."""
 _OLD_LOG_LIMIT = 0xFFFFFF
 _ENOTSUPP = 524
+_LOCKED_HELPER = re.compile(r"\bbpf_probe_(read|write)\w*#")
 _UNKNOWN_HELPER = re.compile(r"invalid func \w+#(\d+)")
 
 
@@ -220,6 +222,8 @@ def _verifier_hint(number: int, summary: str) -> str | None:
 
     if number == errno.ENOSPC:
         return "the log is longer than the kernel can give; this is not the verifier's last word"
+    if _LOCKED_HELPER.search(summary) and (locked := locked_down()):
+        return locked
     unknown = _UNKNOWN_HELPER.search(summary)
     young = too_young_helper(int(unknown[1]), kernel_version()) if unknown else None
     cause = find(summary.split("; "))

@@ -405,7 +405,7 @@ class Loader:
                 insns[at] = insns[at]._replace(imm=fd)
             else:
                 self._fill_symbol(program, insns, reference)
-        if not probe.has(Feature.PROBE_READ_KERN):
+        if probe.probe(Feature.PROBE_READ_KERN)[0] is False:
             for i, insn in enumerate(insns):
                 if (
                     insn.code == isa.CALL

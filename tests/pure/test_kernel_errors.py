@@ -6,10 +6,12 @@ import errno
 
 import pytest
 
-from pybpfload.errors import KernelError, NotPermittedError
+from pybpfload.errors import KernelError, NotPermittedError, VerifierError
 from pybpfload.kernel import door, memlock
 from pybpfload.kernel.errors import kernel_error, missing_capabilities, why_not_permitted
-from pybpfload.testing.fakekernel import FakeKernel
+from pybpfload.kernel.progload import load_program
+from pybpfload.testing.fakekernel import Call, FakeKernel, store
+from pybpfload.uapi import ProgType
 
 ROOT = b"CapEff:\t000001ffffffffff\nSeccomp:\t0\n"
 NO_CAPABILITIES = b"CapEff:\t0000000000000000\nSeccomp:\t0\n"
@@ -91,6 +93,21 @@ def test_memlock(limit: int, release: str, operation: str, told: bool) -> None:
 def test_lockdown() -> None:
     text = hint(files={LOCKDOWN: b"none integrity [confidentiality]\n"})
     assert text.startswith("kernel lockdown is in confidentiality mode")
+
+
+def test_lockdown_takes_helpers_away() -> None:
+    """The verifier then says that programs of this type cannot use them."""
+
+    def refuse(call: Call) -> int:
+        store(call.fields["log_buf"], b"program of this type cannot use helper bpf_probe_read#4\0")
+        return -errno.EINVAL
+
+    for mode, told in (("none integrity [confidentiality]", True), ("[none] integrity", False)):
+        with FakeKernel(files={LOCKDOWN: mode.encode()}) as fake:
+            fake.on("PROG_LOAD", lambda call: refuse(call) if call.fields["log_level"] else -22)
+            with pytest.raises(VerifierError) as caught:
+                load_program(ProgType.KPROBE, bytes(8))
+        assert ("kernel lockdown is in confidentiality mode" in str(caught.value)) is told
 
 
 def test_policy() -> None:

@@ -103,3 +103,13 @@ def test_words() -> None:
 def test_a_machine_whose_wrappers_are_unknown() -> None:
     with FakeKernel(machine="loongarch64"):
         assert not probe.has(Feature.SYSCALL_WRAPPER)
+
+
+def test_lockdown_hides_helpers() -> None:
+    """It makes the kernel say that there is no such helper."""
+    files = {"/sys/kernel/security/lockdown": b"none integrity [confidentiality]\n"}
+    with FakeKernel(lacks={"PROBE_READ_KERN"}, files=files):
+        assert probe.probe(Feature.PROBE_READ_KERN) == (None, errno.EPERM)
+    files = {"/sys/kernel/security/lockdown": b"[none] integrity confidentiality\n"}
+    with FakeKernel(lacks={"PROBE_READ_KERN"}, files=files):
+        assert probe.probe(Feature.PROBE_READ_KERN) == (False, errno.EINVAL)
