@@ -237,8 +237,9 @@ _WITH_ATTACH_TYPE = (
     "CGROUP_SOCK_ADDR",
     "CGROUP_SOCKOPT",
     "SK_LOOKUP",
-    "LSM",
     "NETFILTER",
+    "TRACING",
+    "LSM",
 )
 _FLAGS = {"map_flags": "MapFlag", "prog_flags": "ProgFlag"}
 

@@ -98,7 +98,8 @@ def attached(
     Raises:
         KernelError: ENODEV or ENOENT: there is no such target; and others.
         NotPermittedError: Without CAP_NET_ADMIN.
-        NotSupportedError: The kernel does not tell this (before Linux 4.15; sockmaps 5.18).
+        NotSupportedError: The kernel does not tell this: of control groups before Linux 4.15, of
+            namespaces before 5.2, of sockmaps before 5.18.
         ValueError: ``effective`` of something else.
     """
     if isinstance(target, Map):
@@ -148,32 +149,25 @@ def _of_device(ifindex: int) -> Iterator[Attachment]:
 
 
 def _of_cgroup(group: FileDescriptor, effective: bool) -> Iterator[Attachment]:
-    for attach_type in _OF_CGROUPS:
-        there = None
-        if effective:
-            there = _query(group.fileno(), attach_type, query_flags=QueryFlag.EFFECTIVE)
-        else:
-            # Kernels tell the flags of each program since 6.0; of LSM programs, which are as young,
-            # they have to be asked for.
-            there = _query(group.fileno(), attach_type, prog_attach_flags=True)
-            there = there or _query(group.fileno(), attach_type)
+    if effective:
+        options: tuple[dict[str, Any], ...] = ({"query_flags": QueryFlag.EFFECTIVE},)
+    else:
+        # Kernels tell the flags of each program since 6.0; of LSM programs, which are as young,
+        # they have to be asked for.
+        options = ({"prog_attach_flags": True}, {})
+    answers = _answers(group, _OF_CGROUPS, "queries of control groups", "4.15", *options)
+    for attach_type, there in answers.items():
         yield from _programs("cgroup", attach_type.name.lower(), there)
 
 
 def _of_namespace(namespace: FileDescriptor) -> Iterator[Attachment]:
-    for attach_type in _OF_NAMESPACES:
-        there = _query(namespace.fileno(), attach_type)
+    answers = _answers(namespace, _OF_NAMESPACES, "queries of network namespaces", "5.2")
+    for attach_type, there in answers.items():
         yield from _programs("netns", attach_type.name.lower(), there)
 
 
 def _of_sockmap(sockmap: Map[Any, Any]) -> Iterator[Attachment]:
-    answers = {each: _query(sockmap.fileno(), each) for each in _OF_SOCKMAPS}
-    if not any(answers.values()):
-        raise NotSupportedError(
-            f"map {sockmap.name} is none of sockets, or this kernel does not tell its programs",
-            feature="queries of sockmaps",
-            since="5.18",
-        )
+    answers = _answers(sockmap, _OF_SOCKMAPS, "queries of sockmaps", "5.18")
     for attach_type, there in answers.items():
         yield from _programs("sockmap", attach_type.name.lower(), there)
 
@@ -190,6 +184,30 @@ def _of_receiver(device: FileDescriptor) -> Iterator[Attachment]:
             )
         raise
     yield from _programs("lirc", "lirc_mode2", there)
+
+
+def _answers(
+    target: HasFileno,
+    types: tuple[AttachType, ...],
+    feature: str,
+    since: str,
+    *ways: dict[str, Any],
+) -> dict[AttachType, bpf.ProgQuery]:
+    """Ask for the programs of several types, each in the first way that the kernel understands."""
+    found = {}
+    for attach_type in types:
+        for options in ways or ({},):
+            there = _query(target.fileno(), attach_type, **options)
+            if there is not None:
+                found[attach_type] = there
+                break
+    if not found:
+        raise NotSupportedError(
+            f"no program can be there, or this kernel has no {feature}",
+            feature=feature,
+            since=since,
+        )
+    return found
 
 
 def _query(

@@ -47,18 +47,6 @@ _KINDS = {
     "BTF_ENUM64": (Kind.ENUM64,),
 }
 
-# Program types for which the kernel looks at expected_attach_type at load.
-_ATTACH_TYPE_CHECKED = (
-    ProgType.CGROUP_SKB,
-    ProgType.CGROUP_SOCK,
-    ProgType.CGROUP_SOCK_ADDR,
-    ProgType.CGROUP_SOCKOPT,
-    ProgType.SK_LOOKUP,
-    ProgType.SK_REUSEPORT,
-    ProgType.NETFILTER,
-    ProgType.TRACING,
-    ProgType.LSM,
-)
 # Bytes of the records that every kernel with BTF of functions knows.
 _RECORDS = {"func_info": 8, "line_info": 16}
 _PAGE = 4096
@@ -142,11 +130,6 @@ def _program_too_young(age: tuple[int, int], call: Call) -> int:
         return errno.E2BIG
     wanted = parse_version("{}.{}.0".format(*age))
     if fields["prog_type"] == ProgType.KPROBE and age < (5, 0) and fields["kern_version"] != wanted:
-        return errno.EINVAL
-    attach_type = fields["expected_attach_type"]
-    if fields["prog_type"] not in _ATTACH_TYPE_CHECKED:
-        attach_type = 0
-    if attach_type and not _known(first_version("AttachType", attach_type), age):
         return errno.EINVAL
     insns = decode(call.insns, _ORDER)
     for index, insn in enumerate(insns):

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import KernelError, NotSupportedError
 from pybpfload.kernel import bpf
-from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, explain, open_target
+from pybpfload.runtime.attach.common import (
+    LegacyLink,
+    anchors,
+    create_link,
+    explain,
+    open_target,
+    raise_if_young,
+)
 from pybpfload.uapi import AttachFlag
 
 if TYPE_CHECKING:
@@ -59,7 +66,8 @@ def attach(
 
     Raises:
         AttachError: No group is named, or there is none such.
-        NotSupportedError: The kernel has no links of control groups (before 5.7).
+        NotSupportedError: The kernel has no links of control groups (before 5.7), or lets only one
+            program share at a time, ``sharing="override"`` (before 4.15).
         KernelError: The kernel refuses.
         ValueError: Arguments that exclude each other.
     """
@@ -105,6 +113,9 @@ def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
         try:
             bpf.prog_attach(program.fileno(), group.fileno(), attach_type, attach_flags=flags)
         except KernelError as error:
+            if flags & AttachFlag.ALLOW_MULTI:
+                several = "groups with several programs, but for sharing='override'"
+                raise_if_young(error, program, several, "4.15")
             explain(error, program, name, _HINTS)
             raise
 
