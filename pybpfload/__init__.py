@@ -120,7 +120,7 @@ _HOMES = {
 }
 
 
-_NAMESPACES = ("lowlevel", "testing")
+_NAMESPACES = ("charts", "lowlevel", "symbols", "testing")
 
 
 def __getattr__(name: str) -> Any:
