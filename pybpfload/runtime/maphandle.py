@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.perfbuf import PerfBuffer
     from pybpfload.runtime.ringbuf import RingBuffer
 
-__all__ = ["MapHandle"]
+__all__ = ["MapHandle", "kernel_btf"]
 
 
 class _Opened:
@@ -166,7 +166,7 @@ class MapHandle(Handle):
             info = bpf.map_info(fd.fileno())
             btf = None
             if info.btf_id and (info.btf_key_type_id or info.btf_value_type_id):
-                btf = _kernel_btf(info.btf_id)
+                btf = kernel_btf(info.btf_id)
             return cls(
                 fd,
                 name=info.name or fd.what.removeprefix("map "),
@@ -356,8 +356,12 @@ class MapHandle(Handle):
         return TypeError(f"map {self.name} is of type {self.type.name}: no {what}; it can {able}")
 
 
-def _kernel_btf(number: int) -> Btf | None:
-    """BTF of the object that a map was made for; ``None`` if the kernel does not give it."""
+def kernel_btf(number: int) -> Btf | None:
+    """BTF of the object that a map was made for; ``None`` if the kernel does not give it.
+
+    Args:
+        number: Its id, as :meth:`MapHandle.info` has it.
+    """
     from pybpfload.btf import Btf
 
     try:

@@ -9,6 +9,7 @@ import errno
 import mmap
 import sys
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
@@ -21,11 +22,13 @@ from pybpfload.object.spec import MapKind, MapSpec, ObjectSpec
 from pybpfload.runtime.events import EventTypes
 from pybpfload.runtime.handles import open_by, open_pin
 from pybpfload.runtime.map import Map
+from pybpfload.runtime.mapcodecs import typed_codec
+from pybpfload.runtime.maphandle import kernel_btf
 from pybpfload.runtime.struct_ops import StructOpsMap
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     from pybpfload.btf import Btf
@@ -152,10 +155,18 @@ class Creator:
         info = bpf.map_info(owner.fileno())
         if check is not None:
             differences = _differences(spec, info)
+            other_types = self._type_differences(spec, info)
             if differences:
                 raise BpfError(
                     f"map {spec.name}: the map pinned at {check} is another one: "
-                    + "; ".join(differences)
+                    + "; ".join(differences + other_types)
+                )
+            if other_types:  # libbpf takes it all the same
+                self.note(
+                    BpfError(
+                        f"map {spec.name}: the map pinned at {check} was made for other types: "
+                        + "; ".join(other_types)
+                    )
                 )
         return self._wrap(
             spec,
@@ -166,6 +177,25 @@ class Creator:
             info.max_entries,
             info.map_flags,
         )
+
+    def _type_differences(self, spec: MapSpec, info: bpf.MapInfo) -> list[str]:
+        """How the layout of keys and values differs from what an existing map was made for."""
+        if self.spec.btf is None or not info.btf_id:
+            return []
+        theirs = kernel_btf(info.btf_id)
+        if theirs is None:
+            return []
+        sides = (
+            ("key", info.key_size, info.btf_key_type_id, spec.key_size, spec.key_type_id),
+            ("value", info.value_size, info.btf_value_type_id, spec.value_size, spec.value_type_id),
+        )
+        found = []
+        for what, their_size, their_id, our_size, our_id in sides:
+            ours = typed_codec(our_size, self.spec.btf, our_id)
+            existing = typed_codec(their_size, theirs, their_id)
+            if ours is not None and existing is not None:
+                found += [f"{what} {text}" for text in islice(_unlike(existing, ours), 4)]
+        return found
 
     # New maps
 
@@ -438,6 +468,30 @@ def _differences(spec: MapSpec, info: bpf.MapInfo) -> list[str]:
         for what, ours, theirs in pairs
         if ours != theirs
     ]
+
+
+def _unlike(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
+    """What two types have in different places or of different sizes, by member."""
+    structs = [hasattr(each, "members") for each in (theirs, ours)]
+    if theirs.size != ours.size or structs[0] != structs[1]:
+        yield (
+            f"{path or 'type'} is {theirs.name} of {theirs.size} bytes, "
+            f"the object says {ours.name} of {ours.size}"
+        )
+    if not all(structs):
+        return
+    existing = {member.name: member for member in theirs.members}
+    for member in ours.members:
+        name = f"{path}.{member.name}" if path else member.name
+        other = existing.pop(member.name, None)
+        if other is None:
+            yield f"has no member {name}"
+        elif other.offset != member.offset:
+            yield f"{name} is at byte {other.offset}, the object says {member.offset}"
+        else:
+            yield from _unlike(other.codec, member.codec, name)
+    for name in existing:
+        yield f"has a member {path}{'.' * bool(path)}{name}, which the object has not"
 
 
 def _u32(number: int) -> bytes:

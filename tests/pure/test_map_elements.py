@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import errno
+import html
 import ipaddress
 import struct
+import sys
+from collections import namedtuple
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import pybpfload
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.btf.values import ValueMismatchError
-from pybpfload.errors import KernelError
+from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime import mapcodecs, mapkinds
+from pybpfload.runtime import mapcodecs, mapkinds, maptable
 from pybpfload.runtime.map import Map
 from pybpfload.runtime.mapcodecs import PerCpu
+from pybpfload.runtime.maps import _unlike
 from pybpfload.testing.fakekernel import FakeKernel
 from pybpfload.uapi import MapFlag, MapType
 
@@ -262,3 +268,214 @@ def test_mismatches_are_the_codecs_own(kernel: FakeKernel) -> None:
     with make(MapType.HASH) as m:
         with pytest.raises(ValueMismatchError):
             m[-1 << 40] = 1
+
+
+# The map as a whole
+
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "bpfel"
+
+
+def opened_on_fake() -> Any:
+    spec = pybpfload.open(FIXTURES / "maps.bpf.o")
+    for program in spec.programs.values():
+        program.autoload = False
+    return spec
+
+
+def test_a_pinned_map_of_other_types_is_told(kernel: FakeKernel) -> None:
+    """Types of one size are taken, as by libbpf, but not silently."""
+
+    def its_btf(_call: Any) -> int:  # maps keep their BTF in the kernel, fake ones do not
+        known = [made for (kind, _), made in kernel.objects.items() if kind == "btf"]
+        return kernel.open_object(max(known, key=lambda made: len(made["data"])))
+
+    kernel.on("BTF_GET_FD_BY_ID", its_btf)
+    spec = opened_on_fake()
+    spec.maps["hash"].pin_path = "/sys/fs/bpf/m"
+    with spec.load() as obj:
+        assert not obj.notes
+        again = opened_on_fake()
+        again.maps["hash"].pin_path = "/sys/fs/bpf/m"
+        again.maps["hash"].value_type_id = again.btf.find("flow")
+        with again.load() as other:
+            (note,) = other.notes
+            assert "made for other types: value type is u64 of 8 bytes, the object says" in str(
+                note
+            )
+        again.maps["hash"].max_entries += 1
+        again.maps["hash"].flags = 1
+        with pytest.raises(BpfError) as refused:
+            again.load()
+        for part in ("max_entries is", "flags is 0, the object says 1", "value type is u64"):
+            assert part in str(refused.value)
+
+
+def test_how_types_differ() -> None:
+    builder = BtfBuilder()
+    u16, u32, u64 = (builder.add_int(f"u{8 * size}", size) for size in (2, 4, 8))
+    inner = [builder.add_struct("in", 8, [("x", u32, 0), ("y", u16, at)]) for at in (32, 48)]
+    one = builder.add_struct("s", 24, [("a", u64, 0), ("b", u32, 64), ("i", inner[0], 128)])
+    two = builder.add_struct("s", 24, [("a", u32, 0), ("c", u32, 64), ("i", inner[1], 128)])
+    from pybpfload.btf.values import codec
+
+    btf = builder.btf()
+    assert list(_unlike(codec(btf, one), codec(btf, one))) == []
+    assert list(_unlike(codec(btf, one), codec(btf, two))) == [
+        "a is u64 of 8 bytes, the object says u32 of 4",
+        "has no member c",
+        "i.y is at byte 4, the object says 6",
+        "has a member b, which the object has not",
+    ]
+
+
+def test_by_name(kernel: FakeKernel) -> None:
+    with opened_on_fake().load() as obj:
+        with Map.from_name("flows") as found:
+            assert found.info().id == obj.maps["flows"].info().id
+        with pytest.raises(BpfError, match="there is no map called nothing"):
+            Map.from_name("nothing")
+        with opened_on_fake().load(), pytest.raises(BpfError, match=r"2 maps called flows, .* \d"):
+            Map.from_name("flows")
+
+
+@pytest.mark.parametrize(
+    ("command", "action"),
+    [
+        ("MAP_LOOKUP_ELEM", lambda m: m.get(1)),
+        ("MAP_UPDATE_ELEM", lambda m: m.put(1, 2)),
+        ("MAP_DELETE_ELEM", lambda m: m.__delitem__(1)),
+        ("MAP_LOOKUP_BATCH", lambda m: m.to_dict()),
+    ],
+)
+def test_closing_waits_for_calls_under_way(kernel: FakeKernel, command: str, action: Any) -> None:
+    """The descriptor's number must not be given to another file while somebody uses it."""
+    m = make(MapType.HASH)
+    m[1] = 1
+    open_then = []
+
+    def close(_call: Any) -> None:
+        m.close()
+        open_then.append(len(kernel.leaked()))
+
+    kernel.on(command, close)
+    action(m)
+    assert m.closed
+    assert open_then == [1]
+    assert kernel.leaked() == []
+    with pytest.raises(ValueError, match="map m is closed"):
+        m.get(1)
+
+
+def test_an_error_that_is_kept_holds_no_descriptor(kernel: FakeKernel) -> None:
+    m = make(MapType.HASH)
+    kept = []
+    for command in ("LOOKUP_ELEM", "UPDATE_ELEM", "DELETE_ELEM", "LOOKUP_BATCH", "UPDATE_BATCH"):
+        kernel.refuses[f"MAP_{command}"] = errno.EFAULT
+    for action in (lambda: m[1], lambda: m.put(1, 1), lambda: m.__delitem__(1), m.to_dict, m.clear):
+        with pytest.raises(KernelError) as caught:
+            action()
+        kept.append(caught.value)
+    m.close()
+    assert kernel.leaked() == []
+    assert len(kept) == 5
+
+
+# Views of the same map
+
+
+def test_other_types_for_the_same_map(kernel: FakeKernel) -> None:
+    class Doubled:
+        name, size = "doubled", 8
+
+        def decode(self, buffer: Any, offset: int = 0) -> int:
+            return 2 * int.from_bytes(buffer[offset : offset + 8], sys.byteorder)
+
+        def encode(self, value: int) -> bytes:
+            return (value // 2).to_bytes(8, sys.byteorder)
+
+    with opened_on_fake().load() as obj:
+        squares = obj.maps["hash"]
+        squares[3] = 9
+        other = squares.typed(value=Doubled())
+        assert other[3] == 18
+        other[4] = 32
+        assert squares[4] == 16
+        assert dict(other.items()) == {3: 18, 4: 32}
+        flow = squares.typed(value="flow")
+        assert flow[3].address == struct.pack("=I", 9)
+        assert squares.typed(value=obj.types["flow"])[3] == flow[3]
+        with pytest.raises(TypeError, match="bytes does not fit u32"):
+            squares.typed(key=bytes)
+        by_cpu = obj.maps["percpu_hash"].typed(value=Doubled())
+        by_cpu[1] = [2, 4, 6, 8]
+        assert obj.maps["percpu_hash"][1] == [1, 2, 3, 4]
+        with pytest.raises(BpfError, match="keys have 4 bytes, struct flow has 8"):
+            squares.typed(key="flow")
+        with pytest.raises(BpfError, match="no type nothing"):
+            squares.typed(value="nothing")
+        with pytest.raises(BpfError, match="maps of type QUEUE have no keys"):
+            obj.maps["queue"].typed(key="flow")
+        with pytest.raises(TypeError):
+            squares.typed(value=5)
+        other.close()
+        assert squares.closed
+
+
+def test_rows(kernel: FakeKernel) -> None:
+    with opened_on_fake().load() as obj:
+        obj.maps["hash"].update({1: 2, 3: 4})
+        assert obj.maps["hash"].to_records() == [{"key": 1, "value": 2}, {"key": 3, "value": 4}]
+        obj.maps["percpu_hash"][5] = [1, 2, 3, 4]
+        rows = obj.maps["percpu_hash"].to_records()
+        assert rows[1] == {"key": 5, "cpu": 1, "value": 2}
+        assert len(rows) == 4
+        obj.maps["flows"][{"port": 53}] = {"packets": 1, "name": "dns"}
+        (row,) = obj.maps["flows"].to_records()
+        assert (row["port"], row["packets"], row["name"]) == (53, 1, "dns")
+        keys, values = obj.maps["hash"].to_buffers()
+        assert (keys.cast("I").tolist(), values.cast("Q").tolist()) == ([1, 3], [2, 4])
+
+
+def test_rows_of_structs_in_structs() -> None:
+    inner = namedtuple("inner", "x y")
+    outer = namedtuple("outer", "x inner last")
+    value = outer(1, inner(2, 3), 4)
+    assert maptable.records(False, [(7, value)]) == [
+        {"key": 7, "x": 1, "inner.x": 2, "inner.y": 3, "last": 4}
+    ]
+    assert maptable.records(False, [(inner(8, 9), value)]) == [
+        {"key.x": 8, "y": 9, "value.x": 1, "inner.x": 2, "inner.y": 3, "last": 4}
+    ]
+
+
+def test_tables_for_notebooks(kernel: FakeKernel) -> None:
+    with make(MapType.HASH) as m:
+        assert m._repr_html_() == f"<p><code>{html.escape(repr(m))}</code></p>"
+        m.update({n: n * n for n in range(50)})
+        text = m._repr_html_()
+        assert "<th>key</th><th>value</th>" in text
+        assert "<td>19</td><td>361</td>" in text
+        assert "<td>400</td>" not in text
+        assert "Only the first 20 rows." in text
+    assert "closed" in m._repr_html_()
+    with make(MapType.HASH, value_size=200) as m:
+        m[1] = b"<script>".ljust(200, b"&")
+        text = m._repr_html_()
+        assert "<script>" not in text
+        assert "&lt;script&gt;" in text
+        assert len(text) < 1000
+    with make(MapType.QUEUE, key_size=0) as m:
+        assert "table" not in m._repr_html_()
+
+
+def test_a_value_on_one_cpu(kernel: FakeKernel) -> None:
+    with make(MapType.PERCPU_HASH, value_size=4) as m:
+        m[1] = [1, 2, 3, 4]
+        flags = []
+        kernel.on("MAP_UPDATE_ELEM", lambda call: flags.append(call.fields["flags"]) or 0)
+        m.put(1, 9, cpu=2)
+        assert flags == [8 | 2 << 32]
+        kernel.on("MAP_UPDATE_ELEM", lambda _call: -errno.EINVAL)
+        with pytest.raises(NotSupportedError, match=r"value of one CPU \(needs Linux 7\.0\)"):
+            m.put(1, 9, cpu=2)
