@@ -9,7 +9,7 @@ import struct
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL = 1, 4, 0x400, 0x200
 SOL_NETLINK, NETLINK_EXT_ACK = 270, 11
-RTM_NEWLINK = 16
+RTM_NEWLINK, RTM_DELLINK = 16, 17
 IFF_UP, IFF_NOARP = 0x1, 0x80
 IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA = 3, 4, 18, 1, 2
 INFO_PEER = 1  # VETH_INFO_PEER, IFLA_NETKIT_PEER_INFO
@@ -52,9 +52,25 @@ def add_pair(kind: str, name: str, peer: str, options: bytes = b"") -> None:
         set_up(each)
 
 
+def remove(device: str) -> None:
+    """``ip link del DEVICE``."""
+    ask(link(socket.if_nametoindex(device)), RTM_DELLINK)
+
+
 def set_up(device: str, flags: int = IFF_UP) -> None:
     """``ip link set DEVICE up``, or with other flags set."""
     ask(link(socket.if_nametoindex(device), flags, flags), RTM_NEWLINK)
+
+
+def set_down(device: str) -> None:
+    """``ip link set DEVICE down``."""
+    ask(link(socket.if_nametoindex(device), 0, IFF_UP), RTM_NEWLINK)
+
+
+def rename(device: str, name: str) -> None:
+    """``ip link set DEVICE name NAME``."""
+    body = link(socket.if_nametoindex(device)) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+    ask(body, RTM_NEWLINK)
 
 
 def set_mtu(device: str, mtu: int) -> None:

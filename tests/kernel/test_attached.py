@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 
+import netlink
 import pytest
 from network import datagram
 
 import pybpfload
+from pybpfload.kernel.version import kernel_version
 
 pytestmark = pytest.mark.vm
 
@@ -111,6 +113,59 @@ def test_nothing_to_ask(netns, tmp_path):
     for target in (None, "lo"):
         with pytest.raises(ValueError, match="only control groups"):
             pybpfload.attached(target, effective=True)
+
+
+class TestDevicesThatGo:
+    """Links end without a word when what they were attached to has ended."""
+
+    @pytest.fixture
+    def everything(self, netns, network, opened):
+        """A device with all that it can have, and a route by it; all links."""
+        netlink.add_pair("veth", "near", "far")
+        routes = opened("lwt")
+        routes.programs["on_lwt_out"].autoload = True
+        young = kernel_version() >= 0x60600
+        names = ["on_xdp", "on_tc", *(["on_tcx_ingress"] if young else [])]
+        with network.loaded(*names) as obj, routes.load() as route:
+            yield [
+                obj.programs["on_xdp"].attach("near", link=False),
+                obj.programs["on_xdp"].attach("far"),
+                obj.programs["on_tc"].attach("near", direction="egress"),
+                *(obj.programs[name].attach("near") for name in names[2:]),
+                route.programs["on_lwt_out"].attach("10.1.0.0/24", device="near"),
+            ]
+
+    def test_removed(self, everything):
+        netlink.remove("near")
+        for link in everything:
+            link.close()
+            assert link.closed
+        with pytest.raises(pybpfload.KernelError, match="network device near"):
+            pybpfload.attached("near")
+
+    def test_down(self, everything):
+        """The kernel removes the routes by a device that goes down, and leaves the rest."""
+        there = pybpfload.attached("near")
+        netlink.set_down("near")
+        assert pybpfload.attached("near") == there
+        for link in everything:
+            link.close()
+        assert pybpfload.attached("near") == []
+
+    def test_renamed(self, netns, network):
+        netlink.add_pair("veth", "near", "far")
+        with network.loaded("on_xdp", "on_tc") as obj:
+            for name, options in [
+                ("on_xdp", {"link": False}),
+                ("on_tc", {"direction": "ingress"}),
+            ]:
+                link = obj.programs[name].attach("near", **options)
+                netlink.set_down("near")
+                netlink.rename("near", "other")
+                assert len(pybpfload.attached("other")) == 1
+                link.close()
+                assert pybpfload.attached("other") == []
+                netlink.rename("other", "near")
 
 
 class TestIproute2:
