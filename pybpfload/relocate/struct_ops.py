@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pybpfload.btf import types as t
 from pybpfload.btf.table import essential_name
-from pybpfload.errors import RelocationError
+from pybpfload.errors import NotSupportedError, RelocationError
 from pybpfload.uapi import ProgType
 
 if TYPE_CHECKING:
@@ -20,9 +20,26 @@ if TYPE_CHECKING:
     from pybpfload.object.struct_ops import StructOpsSpec
     from pybpfload.relocate.core.candidates import Target
 
-__all__ = ["StructOpsMember", "StructOpsValue", "match_struct_ops"]
+__all__ = ["MissingStructOpsError", "StructOpsMember", "StructOpsValue", "match_struct_ops"]
 
 _VALUE_PREFIX = "bpf_struct_ops_"
+
+# Struct -> first version of Linux with it, and what it must be built with.
+_SINCE = {
+    "tcp_congestion_ops": ("5.6", ""),
+    "hid_bpf_ops": ("6.11", "CONFIG_HID_BPF"),
+    "sched_ext_ops": ("6.12", "CONFIG_SCHED_CLASS_EXT"),
+    "Qdisc_ops": ("6.16", "CONFIG_NET_SCH_BPF"),
+}
+
+
+class MissingStructOpsError(RelocationError, NotSupportedError):
+    """The kernel has no struct_ops of a name: too old, built without it, or a module is missing.
+
+    Attributes:
+        feature: Name of the struct.
+        since: First kernel version that has it, as far as is known.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,8 @@ def match_struct_ops(spec: ObjectSpec, target: Target) -> list[StructOpsValue]:
         A value for each map, in the object's order.
 
     Raises:
-        RelocationError: The kernel has no such struct, or a member does not fit.
+        MissingStructOpsError: The kernel has no such struct.
+        RelocationError: A member does not fit.
     """
     wanted = [each for each in spec.struct_ops if each.map.autocreate]
     values = [_Matcher(spec, each, target).match() for each in wanted]
@@ -138,10 +156,19 @@ class _Matcher:
             for module in self.target.modules:
                 if found := module.find_own(wanted, t.Kind.STRUCT):
                     return module, found
-        raise self.refuse(
+        since, option = _SINCE.get(self.name, (None, ""))
+        needed = f"Linux {since}" if since else "another kernel or a module"
+        made = self.ours.map
+        error = MissingStructOpsError(
             f"the kernel has no struct_ops called {self.name}",
-            hint="it needs another kernel or module, or autocreate = False of the map",
+            file=self.spec.path,
+            section=made.section,
+            symbol=made.name,
+            hint=f"it needs {needed}{f' built with {option}' if option else ''}, or autocreate = "
+            "False of the map",
         )
+        error.feature, error.since = self.name, since
+        raise error
 
     def bytes_of(self, member: t.Member) -> bytes:
         """Content of a member of ours."""

@@ -247,5 +247,8 @@ class TestScheduler:
 def test_a_kernel_without_sched_ext(opened):
     if Path("/sys/kernel/sched_ext").exists():
         pytest.skip("this kernel has sched_ext")
-    with pytest.raises(pybpfload.RelocationError, match="no struct_ops called sched_ext_ops"):
+    with pytest.raises(
+        pybpfload.NotSupportedError, match="built with CONFIG_SCHED_CLASS"
+    ) as caught:
         opened("sched_ext").load()
+    assert (caught.value.feature, caught.value.since) == ("sched_ext_ops", "6.12")

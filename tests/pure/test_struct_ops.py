@@ -164,6 +164,14 @@ def test_what_does_not_fit(kernel, said):
     assert (caught.value.section, caught.value.symbol) == (".struct_ops", "plain")
 
 
+def test_a_kernel_that_has_no_such_struct():
+    with pytest.raises(pybpfload.NotSupportedError, match=r"it needs Linux 5\.6, or") as caught:
+        match_struct_ops(opened(), Target(Kernel(*MEMBERS, name="other_ops").btf))
+    assert isinstance(caught.value, RelocationError)
+    assert (caught.value.feature, caught.value.since) == ("tcp_congestion_ops", "5.6")
+    assert "symbol plain" in str(caught.value)
+
+
 def test_what_is_not_a_struct_ops_program():
     spec = opened()
     spec.programs["cc_init"].prog_type = 1
