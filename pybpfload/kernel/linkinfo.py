@@ -130,13 +130,16 @@ def _interface(offset: int) -> Any:
 class LinkInfo(Record):
     """A link of a kind of which the kernel tells no more, or none that is known here.
 
-    The values cannot be changed. :attr:`details` has those of one kind by name.
+    The values cannot be changed. :attr:`details` has those of one kind by name, :attr:`place` says
+    in words what it is attached to.
 
     Attributes:
         type: Its kind.
         id: Its id.
         prog_id: Id of its program; 0 for struct_ops and where the link lost it.
     """
+
+    _place = ""
 
     type: LinkType = _u32(0, LinkType)
     id: int = _u32(4)
@@ -167,6 +170,11 @@ class LinkInfo(Record):
         common = LinkInfo.field_names()
         return {name: value for name, value in self.as_dict().items() if name not in common}
 
+    @property
+    def place(self) -> str:
+        """What it is attached to, for people; ``""`` where the kernel does not tell."""
+        return self._place.format(**self.as_dict()).rstrip()
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} tells what the kernel said: it is not changed")
 
@@ -182,6 +190,8 @@ class RawTracepointLinkInfo(LinkInfo):
         cookie: What the program gets as its cookie (told since Linux 6.17).
     """
 
+    _place = "{tp_name}"
+
     tp_name: str = _text(16, 24)
     cookie: int = _u64(32)
 
@@ -195,6 +205,8 @@ class TracingLinkInfo(LinkInfo):
         target_btf_id: Type id of the function in that BTF.
         cookie: What the program gets as its cookie (told since Linux 6.17).
     """
+
+    _place = "type {target_btf_id} of BTF {target_obj_id}"
 
     attach_type: AttachType = _u32(16, AttachType)
     target_obj_id: int = _u32(20)
@@ -210,6 +222,8 @@ class CgroupLinkInfo(LinkInfo):
         attach_type: What it is called for.
     """
 
+    _place = "control group {cgroup_id}"
+
     cgroup_id: int = _u64(16)
     attach_type: AttachType = _u32(24, AttachType)
 
@@ -221,6 +235,8 @@ class IterLinkInfo(LinkInfo):
         target_name: What it goes over: ``"task"``, ``"bpf_map"``, ...
     """
 
+    _place = "{target_name}"
+
     target_name: str = _text(16, 24)
 
 
@@ -230,6 +246,8 @@ class MapIterLinkInfo(IterLinkInfo):
     Attributes:
         map_id: Id of the map.
     """
+
+    _place = "{target_name} of map {map_id}"
 
     map_id: int = _u32(28)
 
@@ -266,6 +284,8 @@ class NetnsLinkInfo(LinkInfo):
         attach_type: Which of both.
     """
 
+    _place = "network namespace {netns_ino}"
+
     netns_ino: int = _u32(16)
     attach_type: AttachType = _u32(20, AttachType)
 
@@ -278,6 +298,8 @@ class XdpLinkInfo(LinkInfo):
         interface: Name that a device of this index has in this thread's network namespace, which
             need not be the link's; ``""`` if there is none.
     """
+
+    _place = "device {ifindex} {interface}"
 
     ifindex: int = _u32(16)
     interface: str = _interface(16)
@@ -303,6 +325,8 @@ class UprobeLinkInfo(PerfEventLinkInfo):
         ref_ctr_offset: Of its reference counter in the file; 0 for none (told since Linux 6.16).
     """
 
+    _place = "{file_name}+{offset:#x}"
+
     file_name: str = _text(24, 32)
     offset: int = _u32(36)
     cookie: int = _u64(40)
@@ -320,6 +344,8 @@ class KprobeLinkInfo(PerfEventLinkInfo):
         cookie: What the program gets as its cookie (told since Linux 6.9).
     """
 
+    _place = "{func_name}+{offset:#x}"
+
     func_name: str = _text(24, 32)
     offset: int = _u32(36)
     addr: int = _u64(40)
@@ -335,6 +361,8 @@ class TracepointLinkInfo(PerfEventLinkInfo):
         cookie: What the program gets as its cookie (told since Linux 6.9).
     """
 
+    _place = "{tp_name}"
+
     tp_name: str = _text(24, 32)
     cookie: int = _u64(40)
 
@@ -348,6 +376,8 @@ class EventLinkInfo(PerfEventLinkInfo):
             for those that have one.
         cookie: What the program gets as its cookie (told since Linux 6.9).
     """
+
+    _place = "event {config} of type {event_type}"
 
     config: int = _u64(24)
     event_type: PerfType = _u32(32, PerfType)
@@ -365,6 +395,8 @@ class KprobeMultiLinkInfo(LinkInfo):
         cookies: What the program gets for each address; empty before Linux 6.9.
     """
 
+    _place = "{count} functions"
+
     count: int = _u32(24)
     flags: KprobeMultiFlag = _u32(28, KprobeMultiFlag)
     missed: int = _u64(32)
@@ -379,6 +411,8 @@ class StructOpsLinkInfo(LinkInfo):
         map_id: Id of the map that has the table.
     """
 
+    _place = "map {map_id}"
+
     map_id: int = _u32(16)
 
 
@@ -391,6 +425,8 @@ class NetfilterLinkInfo(LinkInfo):
         priority: Programs of a hook run by ascending priority.
         flags: Whether fragments are put together before.
     """
+
+    _place = "{pf.name} {hooknum.name}"
 
     pf: NetfilterFamily = _u32(16, NetfilterFamily)
     hooknum: NetfilterHook = _u32(20, NetfilterHook)
@@ -411,6 +447,8 @@ class UprobeMultiLinkInfo(LinkInfo):
         cookies: What the program gets for each place.
     """
 
+    _place = "{count} places of {path}"
+
     path: str = _text(16, 48)
     count: int = _u32(52)
     flags: UprobeMultiFlag = _u32(56, UprobeMultiFlag)
@@ -429,6 +467,8 @@ class TcxLinkInfo(LinkInfo):
         attach_type: Which direction.
     """
 
+    _place = "device {ifindex} {interface}"
+
     ifindex: int = _u32(16)
     interface: str = _interface(16)
     attach_type: AttachType = _u32(20, AttachType)
@@ -445,6 +485,8 @@ class SockmapLinkInfo(LinkInfo):
         map_id: Id of the map.
         attach_type: Which of its programs.
     """
+
+    _place = "map {map_id}"
 
     map_id: int = _u32(16)
     attach_type: AttachType = _u32(20, AttachType)

@@ -42,7 +42,8 @@ class Link(Handle):
         kind: Family of the attachment, as libbpf names it: ``trace``, ``raw_tp``, ``tp``, ``lsm``,
             ``iter``, ... Of a link that was made elsewhere, as the kernel names it:
             ``tracing``, ``raw_tracepoint``, ``perf_event``, ``iter``, ...
-        target: What it is attached to, for people; ``""`` when it was made elsewhere.
+        target: What it is attached to, for people; of a link that was made elsewhere, as far as the
+            kernel tells.
         program: Name of the program; its id when the link was made elsewhere.
         pin_path: Where it is pinned, or ``None``.
     """
@@ -74,7 +75,7 @@ class Link(Handle):
         except BaseException:
             fd.close()
             raise
-        return cls(fd, kind=info.type.name.lower(), target="", program=f"id {info.prog_id}")
+        return cls(fd, kind=info.type.name.lower(), target=info.place, program=f"id {info.prog_id}")
 
     @classmethod
     def of_program(cls, program: HasFileno | int) -> list[Self]:

@@ -289,6 +289,7 @@ def test_found_by_id_and_by_program(case, make):
     with Link.from_id(number) as again:
         assert again.info() == info
         assert again.kind == info.type.name.lower()
+        assert (again.target == "") is (type(info) is lowlevel.LinkInfo)
         assert [each.info().id for each in closed(Link.of_program(program))] == [number]
         link.close()
         assert number in Link.ids()  # the other one holds it

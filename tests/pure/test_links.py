@@ -99,6 +99,16 @@ class TestInfo:
         with pytest.raises(TypeError, match="ifindex"):
             lowlevel.XdpLinkInfo(type=LinkType.XDP, id=1, prog_id=2)
 
+    def test_place_in_words(self):
+        assert info_of(LinkType.XDP, words(1)).place == "device 1 lo"
+        body = words(PerfEventType.KPROBE, 0) + bytes(8) + words(8, 4)
+        assert info_of(LinkType.PERF_EVENT, body, at24=b"do_exit\0").place == "do_exit+0x4"
+        assert info_of(LinkType.NETFILTER, words(10, 3)).place == "IPV6 OUTPUT"
+        assert info_of(LinkType(99)).place == ""
+        for record in {*linkinfo._ARMS.values(), *linkinfo._ITERATORS.values()}:
+            values = {name: field.make(0) for name, field in record._fields().items()}
+            assert record(**values).place or record is linkinfo.PerfEventLinkInfo
+
     def test_no_device_of_that_index(self):
         assert info_of(LinkType.XDP, words(5)).interface == ""
         assert info_of(LinkType.NETKIT, words(0, AttachType.NETKIT_PEER)).interface == ""
