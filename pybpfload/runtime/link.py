@@ -81,6 +81,9 @@ class Link(Handle):
     def of_program(cls, program: HasFileno | int) -> list[Self]:
         """All links of a program, whoever made them (Linux 5.8, CAP_SYS_ADMIN).
 
+        Attachments that are no links for the kernel are not among them; of those in a network
+        device, control group and the like :func:`pybpfload.attached` tells.
+
         Args:
             program: Anything with ``fileno()``, or the program's id.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 import pybpfload
-from pybpfload.kernel import kallsyms, probe
+from pybpfload.kernel import door, kallsyms, probe
 from pybpfload.kernel import tracefs as kernel_tracefs
 from pybpfload.runtime.attach.kprobe import parse_place, syscall_function
 from pybpfload.uapi import LinkType
@@ -149,6 +151,29 @@ class TestMulti:
     @pytest.mark.parametrize("name", ["on_kprobe_multi", "on_kretprobe_multi"])
     def test_pattern_of_the_section(self, probes, unlink_a_file, tracefs, name):
         assert fires(probes(name), name, unlink_a_file).target.startswith("vfs_unlin? (1 ")
+
+    @pytest.mark.kernel("5.18")
+    @pytest.mark.parametrize("hidden", [False, True])
+    def test_pattern_where_tracefs_has_no_addresses(
+        self, probes, unlink_a_file, tracefs, monkeypatch, hidden
+    ):
+        """What Linux 5.18 to 6.4 need, also where kallsyms has no addresses for this process."""
+        lines, read_file = kernel_tracefs.lines, door.read_file
+
+        def without_addresses(file):
+            if file.endswith("_addrs"):
+                raise pybpfload.KernelError(errno.ENOENT, "open", file)
+            return ["there_is_no_such_function", *lines(file)]
+
+        def without_values(path, limit=-1):
+            text = read_file(path, limit)
+            return re.sub(rb"(?m)^[0-9a-f]+", b"0", text) if path == "/proc/kallsyms" else text
+
+        monkeypatch.setattr(kernel_tracefs, "lines", without_addresses)
+        if hidden:
+            monkeypatch.setattr(door, "read_file", without_values)
+        link = fires(probes("on_kprobe_multi"), "on_kprobe_multi", unlink_a_file, "*s_unlink")
+        assert re.match(r"\*s_unlink \(\d+ functions\)", link.target)
 
     @pytest.mark.kernel("5.18")
     def test_names_and_cookies(self, probes, unlink_a_file):
