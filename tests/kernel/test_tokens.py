@@ -16,7 +16,7 @@ from pybpfload.runtime.token import VARIABLE
 pytestmark = pytest.mark.vm
 
 ALL = {"cmds": "any", "maps": "any", "progs": "any", "attachs": "any"}
-COMMANDS = "prog_load:map_create:btf_load"
+COMMANDS = ("prog_load", "map_create", "btf_load")
 needs_tokens = pytest.mark.needs_feature("token", "btf")
 
 
@@ -25,11 +25,15 @@ def no_variable(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
+def only(spec: pybpfload.ObjectSpec, wanted: str) -> pybpfload.ObjectSpec:
+    for name, program in spec.programs.items():
+        program.autoload = name == wanted
+    return spec
+
+
 def sum_bytes(spec: pybpfload.ObjectSpec, **options) -> int:
     """Load it with its BTF and its variables, and run one of its programs on a packet."""
-    for name, program in spec.programs.items():
-        program.autoload = name == "sum_bytes"
-    with spec.load(**options) as obj:
+    with only(spec, "sum_bytes").load(**options) as obj:
         program = obj.programs["sum_bytes"]
         assert program.info().name == "sum_bytes"
         assert program.info().btf_id
@@ -41,10 +45,8 @@ def sum_bytes(spec: pybpfload.ObjectSpec, **options) -> int:
 
 def count_syscalls(spec: pybpfload.ObjectSpec) -> int:
     """Watch this process by a raw tracepoint that is attached."""
-    for name, program in spec.programs.items():
-        program.autoload = name == "sys_enter"
     spec.variables["target_tgid"].value = os.getpid()
-    with spec.load() as obj:
+    with only(spec, "sys_enter").load() as obj:
         obj.attach()
         os.getppid()
         return obj.variables["sys_enter_hits"].value
@@ -72,7 +74,7 @@ class TestDelegation:
         """The trial program and the probes need not be delegated."""
         spec = opened("test_run")
         needed = {
-            "cmds": "prog_load:map_create:btf_load",
+            "cmds": ":".join(COMMANDS),
             "maps": "array",
             "progs": "xdp",
             "attachs": "xdp",
@@ -95,6 +97,22 @@ class TestDelegation:
         monkeypatch.setenv(VARIABLE, "")
         with pytest.raises(pybpfload.NotPermittedError, match="user namespace"):
             in_user_namespace(lambda: sum_bytes(spec), ALL)
+
+    @pytest.mark.kernel("6.16")  # the BTF of a program is opened by its id
+    def test_replacing_a_function(self, opened, trampolines):
+        spec, new = opened("freplace"), only(opened("freplace_new"), "new_one")
+
+        def act() -> tuple[int, int]:
+            with spec.load() as target:
+                new.programs["new_one"].set_attach_target(target.programs["caller"])
+                before = target.programs["caller"].test_run(bytes(64)).retval
+                with new.load() as obj:
+                    obj.attach()
+                    return before, target.programs["caller"].test_run(bytes(64)).retval
+
+        assert in_user_namespace(act, ALL) == (11, 42)
+        with pytest.raises(pybpfload.NotPermittedError, match="the command btf_get_fd_by_id"):
+            in_user_namespace(act, without("cmds", *COMMANDS))
 
     def test_nothing_stays_open(self, opened):
         spec = opened("test_run")
