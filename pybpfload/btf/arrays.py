@@ -40,9 +40,11 @@ class TextCodec(Codec):
     def __init__(self, name: str, size: int, order: str) -> None:
         super().__init__(name, size, f"{size}s", order)
         self.element_size = 1
-        self.convert = text
+        self.convert = text if size > _SHORT else _short_texts.__getitem__
 
     def _convert_many(self, raws: Sequence[Any]) -> Iterable[Any]:
+        if self.size <= _SHORT:
+            return map(_short_texts.__getitem__, raws)
         try:
             found = list(map(bytes.decode, map(bytes.rstrip, raws, repeat(b"\0"))))
         except UnicodeDecodeError:
@@ -209,6 +211,22 @@ def text(raw: bytes) -> str:
     except UnicodeDecodeError:
         return _ctext(raw)
     return _ctext(raw) if "\0" in found else found
+
+
+class _Texts(dict[bytes, str]):
+    """Texts by their bytes, those that were read lately."""
+
+    def __missing__(self, raw: bytes) -> str:
+        if len(self) >= 4096:
+            self.clear()
+        found = self[raw] = text(raw)
+        return found
+
+
+# Short ones are names of tasks and the like: the same few come again and again, and looking one up
+# takes a third of the time of reading it.
+_SHORT = 16
+_short_texts = _Texts()
 
 
 def _ctext(raw: bytes) -> CText:
