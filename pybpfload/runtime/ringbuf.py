@@ -36,8 +36,6 @@ from pybpfload.uapi import MapFlag, MapType
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy
-
     from pybpfload.runtime.events import Decoder
     from pybpfload.runtime.map import Map
 
@@ -215,16 +213,22 @@ class Ring:
         """What decodes records of one length."""
         return BYTES if self._types is None else self._types.decoders(length)
 
-    def array(self, limit: int) -> numpy.ndarray[Any, Any] | None:
-        """The oldest records of one length as a numpy array, copied; ``None`` if there are none."""
-        from pybpfload.runtime.ringarray import array_of
+    def copy(self, limit: int, form: str) -> Any:
+        """The oldest records of one length in one array; ``None`` if there are none."""
+        from pybpfload.runtime.ringbatch import array_of, structs_of
 
         producer = self._producer.load()
         while taken := self.take(producer, limit, uniform=True):
             found = None
             if taken.runs:
-                codec = self._types.codec(taken.runs[0][1]) if self._types else None
-                found = array_of(taken.data, taken.runs, codec)
+                length = taken.runs[0][1]
+                codec = self._types.codec(length) if self._types else None
+                if form == "array":
+                    found = array_of(taken.data, taken.runs, codec)
+                elif codec is not None:
+                    found = structs_of(taken.data, taken.runs, codec)
+                else:
+                    raise TypeError(f"map {self.map.name}: records of {length} bytes have no type")
             self.free(taken.end)
             if found is not None:
                 return found
@@ -345,7 +349,11 @@ class RingBuffer(EventBuffer):
     ) -> list[Any]: ...
     @overload
     def read_batch(
-        self, form: Literal["array"], *, limit: int | None = ..., timeout: float | None = ...
+        self,
+        form: Literal["structs", "array"],
+        *,
+        limit: int | None = ...,
+        timeout: float | None = ...,
     ) -> Any: ...
     @overload
     def read_batch(
@@ -354,24 +362,26 @@ class RingBuffer(EventBuffer):
 
     def read_batch(
         self,
-        form: Literal["records", "array", "views"] = "records",
+        form: Literal["records", "structs", "array", "views"] = "records",
         *,
         limit: int | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Wait for events and return those that are there then, in one of three forms.
+        """Wait for events and return those that are there then, in one of four forms.
 
         * ``"records"``: a list of typed records, as :meth:`poll` gives them.
-        * ``"array"``: a numpy array of the records' BTF type (rows of bytes if they have none), one
-          copy of the ring's memory. All are of one length: one of another length ends the batch and
-          begins the next.
+        * ``"structs"``: a ctypes array of structures, of the type that BTF has: twice as fast if
+          only some members are looked at, because these alone become Python values. Members are as
+          in C: numbers, also for enums, and ``bytes`` for texts.
+        * ``"array"``: a numpy array of the type that BTF has (rows of bytes if they have none).
         * ``"views"``: a list of read-only ``memoryview``, which are the ring's own memory. They are
           *leased until the next call that reads*: then, or when the buffer is closed, their space
           is given back to programs and they cannot be used any more (``ValueError``). What was made
           of them and is no copy (slices, arrays) shows from then on what programs write.
 
-        The last two come from one ring at a time, of several each in its turn; with ``sources``
-        they are ``(map, batch)``.
+        Structs and arrays are one copy of the ring's memory. All records in one are of one length:
+        one of another length ends the batch and begins the next. All but records come from one ring
+        at a time, of several each in its turn; with ``sources`` they are ``(map, batch)``.
 
         Args:
             form: As above.
@@ -379,17 +389,17 @@ class RingBuffer(EventBuffer):
             timeout: Seconds to wait at most; ``None`` waits for ever.
 
         Returns:
-            At least one event; none (for arrays, ``None``) after the time, or when the buffer was
-            closed meanwhile.
+            At least one event; none (``None`` for structs and arrays) after the time, or when the
+            buffer was closed meanwhile.
 
         Raises:
             ValueError: The buffer is closed, or iterating has read ahead (``consume()`` has these).
-            TypeError: ``"array"``, and the type of a record is not settled by its length.
-            ImportError: ``"array"`` needs numpy.
+            TypeError: Structs or an array, and the type of a record is not settled by its length.
+            ImportError: An array, and there is no numpy.
         """
         if form == "records":
             return self.poll(timeout, limit=limit)
-        if form not in ("array", "views"):
+        if form not in ("structs", "array", "views"):
             raise ValueError(f"no form of batches: {form!r}")
         return self._wait(lambda: self._batch(form, 1 << 62 if limit is None else limit), timeout)
 
@@ -400,10 +410,10 @@ class RingBuffer(EventBuffer):
             for _ in self.rings:
                 ring = self.rings[self._turn % len(self.rings)]
                 self._turn += 1
-                found = ring.array(limit) if form == "array" else ring.lease(limit)
+                found = ring.lease(limit) if form == "views" else ring.copy(limit, form)
                 if found is not None and len(found):
                     return (ring.map, found) if self._sources else found
-        return None if form == "array" else []
+        return [] if form == "views" else None
 
     def _begin(self) -> None:
         for ring in self.rings:

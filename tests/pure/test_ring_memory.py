@@ -140,7 +140,7 @@ def test_more_than_the_ring_holds(memory: Memory, ring: Ring) -> None:
         drained(ring)
 
 
-@pytest.mark.parametrize("form", ["records", "array", "views"])
+@pytest.mark.parametrize("form", ["records", "structs", "array", "views"])
 def test_a_length_that_cannot_be(memory: Memory, ring: Ring, form: str) -> None:
     if form == "array":
         pytest.importorskip("numpy")
@@ -149,7 +149,8 @@ def test_a_length_that_cannot_be(memory: Memory, ring: Ring, form: str) -> None:
         with pytest.raises(BpfError, match="beyond 24"):
             {
                 "records": lambda: drained(ring),
-                "array": lambda: ring.array(10),
+                "structs": lambda: ring.copy(10, form),
+                "array": lambda: ring.copy(10, form),
                 "views": lambda: ring.lease(10),
             }[form]()
     assert memory.consumer() == 0
@@ -190,19 +191,46 @@ def test_batches_as_arrays(memory: Memory, ring: Ring) -> None:
     numpy = pytest.importorskip("numpy")
     for number in range(90):
         memory.put(event(number), discard=number % 10 == 9)
-    batch = ring.array(50)
+    batch = ring.copy(50, "array")
     assert batch is not None
     assert batch.dtype.names == ("a", "b", "text")
     assert batch["a"].tolist() == [n for n in range(90) if n % 10 != 9][:50]
     assert (batch["b"] == batch["a"] + 1).all()
     assert set(batch["text"].tolist()) == {b"text"}
-    rest = ring.array(50)
+    rest = ring.copy(50, "array")
     assert rest is not None
     assert len(rest) == 81 - 50
-    assert ring.array(50) is None
+    assert ring.copy(50, "array") is None
     assert memory.consumer() == memory.end
     assert isinstance(rest, numpy.ndarray)
     assert rest.flags.owndata or rest.base.flags.owndata
+
+
+def test_batches_as_structs(memory: Memory, ring: Ring) -> None:
+    seen = []
+    for number in range(1000):  # goes over the end of the ring at all places
+        memory.put(event(number), discard=number % 10 == 9)
+        if number % 23 == 22:
+            batch = ring.copy(50, "structs")
+            assert {each.text for each in batch} == {b"text"}
+            assert all(each.b == each.a + 1 for each in batch)
+            seen += [each.a for each in batch]
+    assert seen == [n for n in range(989) if n % 10 != 9]
+    assert type(batch[0]).__name__ == "event"
+    assert ring.copy(50, "structs") is not None
+    assert ring.copy(50, "structs") is None
+
+
+def test_structs_of_other_lengths(memory: Memory, ring: Ring) -> None:
+    ring._types = types(None)
+    ring._types.map_name = "events"
+    for length in (12, 12, 16, 5):
+        memory.put(event(7)[:length])
+    short, full = ring.copy(10, "structs"), ring.copy(10, "structs")
+    assert [(each.a, each.b, each.text) for each in short] == [(7, 8, b"text")] * 2
+    assert [(each.a, each.b, each.text) for each in full] == [(7, 8, b"text")]
+    with pytest.raises(TypeError, match="records of 5 bytes have no type"):
+        ring.copy(10, "structs")
 
 
 def test_an_array_ends_where_the_length_changes(memory: Memory, ring: Ring) -> None:
@@ -211,7 +239,7 @@ def test_an_array_ends_where_the_length_changes(memory: Memory, ring: Ring) -> N
     ring._types.map_name = "events"
     for length in (16, 16, 12, 12, 5, 16):
         memory.put(event(7)[:length])
-    first, second, third, last = (ring.array(10) for _ in range(4))
+    first, second, third, last = (ring.copy(10, "array") for _ in range(4))
     assert [len(each) for each in (first, second, third, last)] == [2, 2, 1, 1]  # type: ignore[arg-type]
     assert second is not None
     assert second["a"].tolist() == [7, 7]
@@ -227,7 +255,7 @@ def test_arrays_without_a_type_are_rows_of_bytes(memory: Memory) -> None:
     memory.put(b"")
     memory.put(b"ab")
     memory.put(b"cd")
-    empty, rows = ring.array(10), ring.array(10)
+    empty, rows = ring.copy(10, "array"), ring.copy(10, "array")
     assert empty is not None
     assert empty.shape == (1, 0)
     assert rows is not None
@@ -240,7 +268,7 @@ def test_records_of_several_types_are_no_array(memory: Memory, ring: Ring) -> No
     ring._types = EventTypes(types().btf, "ring", lambda record: None)
     memory.put(event(1))
     with pytest.raises(TypeError, match="several types; choose one by event_type"):
-        ring.array(10)
+        ring.copy(10, "array")
     assert memory.consumer() == 0
 
 
