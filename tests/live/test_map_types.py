@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import re
 import socket
 import struct
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from mounts import in_own_mounts
@@ -24,6 +26,8 @@ from pybpfload.uapi import Helper, MapFlag, MapType, ProgType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pybpfload.runtime.map import Map
 
 pytestmark = pytest.mark.live
 
@@ -301,3 +305,27 @@ def test_structs_as_numpy_arrays() -> None:
         assert by_cpu.shape == (2, CPUS)
         assert sorted(by_cpu.sum(axis=1).tolist()) == sorted([sum(range(CPUS)), 5 * CPUS])
     assert shared["packets"].tolist() == [0, 7, 8]  # the memory stays as long as it is used
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "maps-and-variables.md"
+
+
+def has_batches(m: Map[Any, Any]) -> str:
+    """What the kernel says, as the docs put it."""
+    try:
+        bpf.map_lookup_batch(m.fileno(), None, 64, max(m.key_size, 4), max(m._values.size, 16))
+    except KernelError as error:
+        if error.errno not in (524, errno.EINVAL):
+            raise
+        return "–"
+    return "yes"
+
+
+def test_batches_are_where_the_docs_say() -> None:
+    row = re.compile(r"^\| `([A-Z_]+)` \|.* \| (yes|–|\?) \| [^|]* \|$", re.MULTILINE)
+    documented = dict(row.findall(DOCS.read_text(encoding="utf-8")))
+    assert len(documented) == len(MapType) - 1
+    with pybpfload.load(FIXTURES / "maps_types.bpf.o") as obj:
+        found = {m.type.name: has_batches(m) for m in obj.maps.values()}
+    assert found == {name: documented[name] for name in found}
+    assert len(found) > 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import html
 import ipaddress
+import re
 import struct
 import sys
 from collections import namedtuple
@@ -19,6 +20,7 @@ from pybpfload.btf.values import ValueMismatchError
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.kernel.since import first_version
 from pybpfload.runtime import mapcodecs, mapkinds, maptable
 from pybpfload.runtime.map import Map
 from pybpfload.runtime.mapcodecs import PerCpu
@@ -479,3 +481,27 @@ def test_a_value_on_one_cpu(kernel: FakeKernel) -> None:
         kernel.on("MAP_UPDATE_ELEM", lambda _call: -errno.EINVAL)
         with pytest.raises(NotSupportedError, match=r"value of one CPU \(needs Linux 7\.0\)"):
             m.put(1, 9, cpu=2)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "maps-and-variables.md"
+
+
+def documented_types() -> dict[str, list[str]]:
+    """Rows of the table of types by the type's name: since, the four abilities, batches, more."""
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| (.*) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return {name: rest.split(" | ") for name, rest in rows}
+
+
+def test_every_type_is_documented_as_it_is() -> None:
+    rows = documented_types()
+    assert list(rows) == [kind.name for kind in MapType if kind != MapType.UNSPEC]
+    for name, row in rows.items():
+        kind = MapType[name]
+        assert len(row) == 7
+        assert row[0] == first_version("MapType", kind), name
+        can = "".join(
+            letter for letter, word in zip("ludi", row[1:5], strict=True) if word == "yes"
+        )
+        assert sorted(can) == sorted(mapkinds.can(kind)), name
