@@ -50,6 +50,7 @@ NT_GNU_BUILD_ID = ("NT_GNU_BUILD_ID", 3)
 VER_FLG_BASE = 1
 _HIDDEN = 0x8000  # of an entry in the table of versions: not the default one
 _MOST_HEADERS = 1 << 16  # what can be told without an escape, which only objects need
+_LARGEST_SMALL = 4096  # bytes of a section with a build id or a file's name
 _NAMES_LIMIT = 16  # as in the reader of objects
 _TABLES = {"symtab": ("SHT_SYMTAB", 2), "dynsym": ("SHT_DYNSYM", 11)}
 _VERSYM = ("SHT_GNU_versym", 0x6FFFFFFF)
@@ -205,8 +206,10 @@ class UserBinary:
     def build_id(self) -> bytes:
         """What ``ld --build-id`` put there, mostly 20 bytes; empty if there is none."""
         section = self.section(".note.gnu.build-id")
+        if section is None or section.size > _LARGEST_SMALL:
+            return b""
         try:
-            for owner, kind, content in self.notes(section) if section else ():
+            for owner, kind, content in self.notes(section):
                 if owner == "GNU" and kind in NT_GNU_BUILD_ID:
                     return bytes(content)
         except FormatError:
@@ -217,7 +220,7 @@ class UserBinary:
     def debug_link(self) -> tuple[str, int] | None:
         """Name and CRC-32 of the file with what was stripped (section ``.gnu_debuglink``)."""
         section = self.section(".gnu_debuglink")
-        if section is None or not 8 <= section.size < 4096:
+        if section is None or not 8 <= section.size <= _LARGEST_SMALL:
             return None
         content = self.content(section)
         name, end, _ = content.partition(b"\0")
@@ -424,9 +427,9 @@ class UserBinary:
 def address_at(segments: Iterable[Segment], offset: int) -> int | None:
     """Where a byte of a file is in memory (as :attr:`Segment.address`); ``None``: nowhere.
 
-    Code goes before data: what follows the code in the file may be loaded twice.
+    The first of the segments that holds it counts.
     """
-    for segment in sorted(segments, key=lambda each: not each.executable):
+    for segment in segments:
         if 0 <= offset - segment.offset < segment.size:
             return segment.address + offset - segment.offset
     return None

@@ -7,6 +7,7 @@ process that looks at it; what is damaged has no symbols.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import zlib
@@ -28,6 +29,8 @@ __all__ = ["CodeFile", "CodeFiles", "RegularFile"]
 
 _LARGEST_PART = 256 << 20  # bytes read at once
 _CHUNK = 1 << 20
+_MOST_SEGMENTS = 64  # linkers make four or five
+_OVERHEAD = 2048  # bytes of a file without symbols
 _LARGEST_SUMMED = 1 << 30  # bytes of a file whose checksum is worth the time
 
 
@@ -86,16 +89,24 @@ class CodeFile(NamedTuple):
     """What is kept of a file.
 
     Attributes:
+        key: Which version of which file it is.
         name: Its path, as the process sees it.
         build_id: As the linker wrote it; empty if there is none.
-        segments: What of it is loaded.
+        segments: What of it is loaded: code goes before data, because what follows the code in the
+            file may be loaded twice.
         table: Its functions.
     """
 
+    key: object
     name: str
     build_id: bytes
     segments: list[Segment]
     table: SymbolTable
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, in bytes."""
+        return self.table.nbytes + _OVERHEAD
 
     def at(self, offset: int) -> tuple[int, Found | None]:
         """The ELF address of a byte of the file (0 if it is not loaded), and the symbol there."""
@@ -117,7 +128,7 @@ class CodeFiles:
     def __init__(self, debug_folders: Iterable[str], limit: int) -> None:
         self._debug_folders = list(debug_folders)
         self._limit = limit
-        self._kept: OrderedDict[tuple[object, ...], CodeFile] = OrderedDict()
+        self._kept: OrderedDict[object, CodeFile] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -128,8 +139,15 @@ class CodeFiles:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the symbols take, in bytes."""
+        """Memory that all of it takes, in bytes."""
         return self._bytes
+
+    def get(self, key: object) -> CodeFile | None:
+        """The file with that :attr:`CodeFile.key`, unless it was forgotten."""
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+        return found
 
     def open(self, path: str, name: str, root: str = "", inode: int = 0) -> CodeFile | None:
         """The file at a path; the same file under another path is not read again.
@@ -149,13 +167,14 @@ class CodeFiles:
                 if inode and status.st_ino != inode:
                     return None  # another was put in its place
                 key = (status.st_dev, status.st_ino, status.st_mtime, status.st_size)
-                return self._remembered(key) or self._keep(key, self._read(file, name, root))
+                return self.get(key) or self._keep(self._read(key, file, name, root))
         except OSError:
             return None
 
     def from_bytes(self, content: bytes, name: str) -> CodeFile:
         """A file that is only in memory, as the vDSO."""
-        return self._remembered((content,)) or self._keep((content,), self._read(content, name, ""))
+        key = hashlib.sha256(content).digest()
+        return self.get(key) or self._keep(self._read(key, content, name, ""))
 
     def by_build_id(self, build_id: bytes) -> CodeFile | None:
         """A file that is known, or that the system lists by its build id.
@@ -174,25 +193,20 @@ class CodeFiles:
                 return found
         return None
 
-    def _remembered(self, key: tuple[object, ...]) -> CodeFile | None:
-        found = self._kept.get(key)
-        if found is not None:
-            self._kept.move_to_end(key)
-        return found
-
-    def _keep(self, key: tuple[object, ...], file: CodeFile) -> CodeFile:
-        self._kept[key] = file
-        self._bytes += file.table.nbytes
+    def _keep(self, file: CodeFile) -> CodeFile:
+        self._kept[file.key] = file
+        self._bytes += file.nbytes
         while self._bytes > self._limit and len(self._kept) > 1:
             _, forgotten = self._kept.popitem(last=False)
-            self._bytes -= forgotten.table.nbytes
+            self._bytes -= forgotten.nbytes
         return file
 
-    def _read(self, content: RegularFile | bytes, name: str, root: str) -> CodeFile:
+    def _read(self, key: object, content: RegularFile | bytes, name: str, root: str) -> CodeFile:
         try:
             binary = UserBinary(content, name)
         except BpfError:
-            return CodeFile(name, b"", [], _NO_TABLE)
+            return CodeFile(key, name, b"", [], _NO_TABLE)
+        segments = sorted(binary.segments, key=lambda each: not each.executable)
         build_id, table = binary.build_id, _NO_TABLE
         try:
             table = elf_symbols(binary, ["symtab"])
@@ -202,7 +216,7 @@ class CodeFiles:
                 table = elf_symbols(binary, ["dynsym"])
         except BpfError:
             pass  # damaged: addresses stay numbers
-        return CodeFile(name, build_id, binary.segments, table)
+        return CodeFile(key, name, build_id, segments[:_MOST_SEGMENTS], table)
 
     # Debug symbols in files of their own
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 __all__ = ["Frame"]
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Frame(NamedTuple):
@@ -30,14 +33,19 @@ class Frame(NamedTuple):
     def name(self) -> str:
         """What a flame graph shows: the function, or the file in brackets, or ``[unknown]``."""
         if self.symbol is not None:
-            return self.symbol
+            return _readable(self.symbol)
         name = self.module.rpartition("/")[2].strip("[]")
-        return f"[{name or 'unknown'}]"
+        return _readable(f"[{name or 'unknown'}]")
 
     def __str__(self) -> str:
-        where = self.module.rpartition("/")[2]
+        where = _readable(self.module.rpartition("/")[2])
         if self.symbol is None:
             place = f"{where}+{self.offset:#x}" if where and self.offset else where
             return f"{self.address:#x} {place or '[unknown]'}"
-        text = f"{self.address:#x} {self.symbol}+{self.offset:#x}"
+        text = f"{self.address:#x} {self.name}+{self.offset:#x}"
         return f"{text} ({where})" if where and where != "kernel" else text
+
+
+def _readable(name: str) -> str:
+    """Names come from whoever is traced: none of their characters shall command a terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", name)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Mapping", "UserSymbols", "read_maps"]
 
-_EACH = 0.1  # seconds between looks at what a process maps, if an address is not in it
+_EACH = 1.0  # seconds between looks at what a process maps
+_EACH_MISS = 0.1  # the same, if an address is not in it
 _EACH_PERF_MAP = 1.0
 _LARGEST_PERF_MAP = 64 << 20
 _LARGEST_VDSO = 1 << 20
@@ -71,9 +72,9 @@ class UserSymbols:
     (``.build-id`` folder, ``.gnu_debuglink``), of ``.dynsym``, or what a just-in-time compiler
     writes to ``/tmp/perf-PID.map``.
 
-    What is mapped is read when a process is first asked for and again, at most ten times a second,
-    if an address is not in it. What was read is still used when the process is gone: to resolve
-    stacks of short-lived processes, resolve as they come.
+    What is mapped is read when a process is first asked for, and again after a second, or a tenth
+    of one if an address is not in it. What was read is still used when the process is gone: to
+    resolve stacks of short-lived processes, resolve as they come.
 
     Args:
         debug_folders: Where packages of debug symbols put their files.
@@ -152,14 +153,17 @@ class _Process:
         self._files = files
         self._mappings: list[Mapping] = []
         self._starts: list[int] = []
-        self._opened: dict[Mapping, CodeFile | None] = {}
+        self._keys: dict[Mapping, object] = {}  # of files that were found; they may be forgotten
         self._looked = 0.0
         self._perf_map = _PerfMap(pid)
         self._read()
 
     def frame(self, address: int, wanted: int) -> Frame:
+        age = time.monotonic() - self._looked
+        if age > _EACH:
+            self._read()  # it may have become another program, or another process of its number
         mapping = self._mapping(wanted)
-        if mapping is None and time.monotonic() - self._looked > _EACH:
+        if mapping is None and _EACH_MISS < age <= _EACH:
             self._read()
             mapping = self._mapping(wanted)
         place, found = 0, None
@@ -195,7 +199,7 @@ class _Process:
             return
         self.problem = None
         self._mappings, self._starts = found, [mapping.start for mapping in found]
-        self._opened = {each: self._opened[each] for each in found if each in self._opened}
+        self._keys = {each: self._keys[each] for each in found if each in self._keys}
 
     def _mapping(self, address: int) -> Mapping | None:
         index = bisect_right(self._starts, address) - 1
@@ -204,9 +208,16 @@ class _Process:
         return self._mappings[index]
 
     def _file(self, mapping: Mapping) -> CodeFile | None:
-        if mapping not in self._opened:
-            self._opened[mapping] = self._open(mapping)
-        return self._opened[mapping]
+        if mapping in self._keys:
+            key = self._keys[mapping]
+            if key is None:
+                return None  # it cannot be read
+            known = self._files.get(key)
+            if known is not None:
+                return known
+        file = self._open(mapping)
+        self._keys[mapping] = None if file is None else file.key
+        return file
 
     def _open(self, mapping: Mapping) -> CodeFile | None:
         if mapping.path == "[vdso]":

@@ -12,13 +12,15 @@ from collections import Counter
 
 import pytest
 from snippets import ROOT
+from user_binary import UserBinaryBuilder
 
 import pybpfload
 from pybpfload.charts import Histogram, by_key, flame_graph, read_folded, write_folded
 from pybpfload.elf.binary import UserBinary
+from pybpfload.formats.elf import layouts
 from pybpfload.kernel import kallsyms
 from pybpfload.symbols import KernelSymbols, Stacks, UserSymbols
-from pybpfload.symbols.files import RegularFile
+from pybpfload.symbols.files import CodeFiles, RegularFile
 from pybpfload.symbols.table import elf_symbols
 from pybpfload.testing.fakekernel import FakeKernel
 
@@ -123,6 +125,31 @@ def test_kernel_symbols_are_those_of_kallsyms():
         assert (frame.address, frame.offset) == (int(address, 16), 0)
         assert frame.module == (module[0].strip("[]") if module else "kernel")
         assert int(address, 16) in kernel.addresses(name)
+
+
+def test_files_that_are_traps(tmp_path):
+    """A pipe that nobody writes to, and a library of a terabyte whose table is as large."""
+    files, trap = CodeFiles([], 1 << 20), tmp_path / "trap"
+    os.mkfifo(trap)
+    assert files.open(str(trap), "trap") is None
+    assert files.open(str(tmp_path), "folder") is None
+    builder = UserBinaryBuilder()
+    builder.symbol("f")
+    content = bytearray(builder.build())
+    header = layouts("<").header.parse(bytes(content))
+    at = header.e_shoff + 3 * header.e_shentsize  # of .symtab, the third
+    layout = layouts("<").section
+    section = layout.parse(bytes(content[at:]))
+    section.sh_offset, section.sh_size = 0, 1 << 39
+    content[at : at + header.e_shentsize] = layout.build(section)
+    sparse = tmp_path / "sparse"
+    sparse.write_bytes(content)
+    assert len(files.open(str(sparse), "cut short").table) == 0
+    os.truncate(sparse, 1 << 40)
+    started = time.process_time()
+    assert len(files.open(str(sparse), "sparse").table) == 0
+    assert time.process_time() - started < 1
+    assert len(files) == 2
 
 
 def test_speed():

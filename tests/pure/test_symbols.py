@@ -31,6 +31,7 @@ from pybpfload.symbols import Frame, KernelSymbols, Stacks, UserSymbols, demangl
 from pybpfload.symbols import demangling as demangling_module
 from pybpfload.symbols import kernel as kernel_module
 from pybpfload.symbols import process as process_module
+from pybpfload.symbols.files import CodeFiles
 from pybpfload.symbols.process import Mapping, read_maps
 from pybpfload.symbols.stacks import BuildIdFrame, read_build_ids
 from pybpfload.symbols.table import elf_symbols, kernel_symbols, perf_map_symbols
@@ -64,7 +65,7 @@ symbols_of_a_file = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(symbols_of_a_file, st.sampled_from("<>"), st.sampled_from([32, 64]))
 def test_functions_are_those_that_pyelftools_reads(symbols, order, bits):
     builder = UserBinaryBuilder(order=order, bits=bits)
@@ -386,14 +387,47 @@ def test_memory_is_bounded():
     lines = [mapped(each, f"/l{i}", BASE + i * 0x1000) for i, each in enumerate(contents)]
     files = {f"/l{index}": each for index, each in enumerate(contents)}
     with Traced("".join(lines), **files):
-        user = UserSymbols(limit=100, processes=2)
+        user = UserSymbols(limit=5000, processes=2)
         names = [user.frame(7, BASE + index * 0x1000).name for index in range(5)]
         assert names == ["f0", "f1", "f2", "f3", "f4"]
-        assert user.files.nbytes <= 100
-        assert len(user.files) < 5
+        assert len(user.files) == 2
+        assert user.files.nbytes <= 5000
+        assert user.frame(7, BASE).name == "f0"  # read again
+        assert len(user.files) == 2
         for pid in range(10, 20):
             user.frame(pid, 0)
         assert len(user._processes) == 2
+
+
+def test_a_number_that_is_another_process_now(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(process_module.time, "monotonic", lambda: now)
+    old, new = library("old"), library("new")
+    with Traced(mapped(old, "/old"), **{"/old": old, "/new": new}) as fake:
+        user = UserSymbols()
+        assert user.frame(7, BASE).name == "old"
+        fake.files["/proc/7/maps"] = mapped(new, "/new").encode()
+        assert user.frame(7, BASE).name == "old"
+        now += 1.01
+        assert user.frame(7, BASE).name == "new"
+
+
+def test_names_cannot_command_a_terminal():
+    frame = Frame(16, "a\x1b[2Jb\n\ud800", 1, "/tmp/\x07\x9b")
+    assert str(frame) == r"0x10 a\x1b[2Jb\x0a\xd800+0x1 (\x07\x9b)"
+    assert Frame(16, None, 0, "/tmp/\x07").name == r"[\x07]"
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 180) | st.integers(0x21000, 0x21280), st.binary())))
+def test_any_damage_is_survived(damage):
+    content = bytearray(library("f", "g", build_id=bytes(20)))
+    for at, piece in damage:
+        content[at : at + len(piece)] = piece
+    file = CodeFiles([], 1 << 20).from_bytes(bytes(content), "x")
+    address, found = file.at(CODE_AT + 4)
+    assert address >= 0
+    assert found is None or found.start <= address
 
 
 # Demangling
