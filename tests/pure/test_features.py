@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-FEATURES = "pybpfload.kernel.features."
+TRIALS = "pybpfload.kernel.trials."
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_what_the_log_says(monkeypatch):
 
     def load(log: bytes, result: int):
         answers = iter([(0, b""), (result, log)])  # a program that does nothing, then the call
-        monkeypatch.setattr(FEATURES + "_load", lambda *_, **__: next(answers))
+        monkeypatch.setattr(TRIALS + "load", lambda *_, **__: next(answers))
         door.cache().clear()
         return features.helper(ProgType.XDP, 181)
 
@@ -81,13 +81,13 @@ def test_what_the_log_says(monkeypatch):
 def test_types_that_name_a_place(monkeypatch):
     """One form that may is a yes; one that cannot be tried leaves it open; all else is a no."""
     asked = [("tp_btf", {}), ("fentry", {})]
-    monkeypatch.setattr(FEATURES + "_forms", lambda kind: asked)
+    monkeypatch.setattr(TRIALS + "_forms", lambda kind: asked)
 
     def tell(*answers: tuple[int, bytes], trials: Sequence[int] = (0, 0)) -> features.Answer:
         """What comes of these answers of the verifier, by form."""
         results, left = iter(trials), iter(answers)
-        monkeypatch.setattr(FEATURES + "_trial", lambda *_: next(results))
-        monkeypatch.setattr(FEATURES + "_load", lambda *_, **__: next(left))
+        monkeypatch.setattr(TRIALS + "_trial", lambda *_: next(results))
+        monkeypatch.setattr(TRIALS + "load", lambda *_, **__: next(left))
         return features.helper(ProgType.TRACING, 1)
 
     no, yes = (-errno.EINVAL, b"unknown func"), (-errno.EACCES, b"R1 !read_ok")
