@@ -43,16 +43,17 @@ def made():
             spec.maps[name].autocreate = False
     with obj, ExitStack() as stack:
         maps = {each.type: each for each in obj.maps.values()}
-        try:
-            fd = FileDescriptor(
-                bpf.map_create(MapType.RHASH, 4, 8, 4, map_flags=MapFlag.NO_PREALLOC), "map"
-            )
-        except pybpfload.KernelError:
-            pass
-        else:
-            stack.callback(fd.close)
-            maps[MapType.RHASH] = pybpfload.Map.from_fd(fd)
-            stack.callback(maps[MapType.RHASH].close)
+        # What C cannot declare, or clang's objects for all kernels do not.
+        for kind, value_size, flags in (
+            (MapType.RHASH, 8, MapFlag.NO_PREALLOC),
+            (MapType.INSN_ARRAY, 16, 0),
+        ):
+            try:
+                number = bpf.map_create(kind, 4, value_size, 4, map_flags=flags)
+            except pybpfload.KernelError:
+                continue
+            with FileDescriptor(number, f"map {kind.name}") as fd:
+                maps[kind] = stack.enter_context(pybpfload.Map.from_fd(fd))
         yield maps
 
 
