@@ -523,18 +523,22 @@ _ITERATORS: dict[str, type[LinkInfo]] = {
 }
 
 
-def link_info(fd: int) -> LinkInfo:
+def link_info(fd: int, *, details: bool = True) -> LinkInfo:
     """Ask about a link (Linux 5.8; kinds and fields as the kernel has them).
 
+    Args:
+        fd: The link.
+        details: Whether to tell what there is for its kind, which can be long lists.
+
     Returns:
-        The record of its kind, a :class:`LinkInfo` where there is none.
+        The record of its kind; a :class:`LinkInfo` where there is none, and without details.
 
     Raises:
         KernelError: The kernel refused; EINVAL: it is no link.
     """
     raw = bytearray(_SIZE)
     known = obj_get_info(fd, raw)  # what lies beyond is not in this kernel's structure
-    kind = _ARMS.get(LinkType(_number(raw, 0)), LinkInfo)
+    kind = _ARMS.get(LinkType(_number(raw, 0)), LinkInfo) if details else LinkInfo
     if kind is PerfEventLinkInfo:
         kind = _EVENTS.get(PerfEventType(_number(raw, 16)), kind)
     raw, pointed = _fetched(fd, raw, kind, known)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, bpffs, perf
-from pybpfload.runtime.handles import Handle
+from pybpfload.runtime.handles import Handle, open_by
 
 if TYPE_CHECKING:
     import io
@@ -98,19 +98,26 @@ class Link(Handle):
         try:
             for number in cls.ids():
                 try:
-                    link = cls.from_id(number)
+                    link = cls._if_of(wanted, number)
                 except KernelError as error:
-                    if error.errno == errno.ENOENT:
-                        continue  # it is gone by now
-                    raise
-                found.append(link)
-                if link.info().prog_id != wanted:
-                    found.pop().close()
+                    if error.errno != errno.ENOENT:  # it is gone by now
+                        raise
+                else:
+                    found += [link] if link is not None else []
         except BaseException:
             for link in found:
                 link.close()
             raise
         return found
+
+    @classmethod
+    def _if_of(cls, program: int, number: int) -> Self | None:
+        with ExitStack() as stack:
+            fd = stack.enter_context(open_by("link", number))
+            if bpf.link_info(fd.fileno(), details=False).prog_id != program:
+                return None
+            stack.pop_all()
+        return cls._of(fd)
 
     @contextmanager
     def _explaining(self, hints: dict[int, str]) -> Iterator[None]:

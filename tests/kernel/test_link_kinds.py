@@ -20,7 +20,14 @@ from pybpfload.btf import Kind
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel import linkinfo
 from pybpfload.kernel.version import kernel_version
-from pybpfload.uapi import AttachType, LinkType, PerfEventType, PerfSoftware, PerfType
+from pybpfload.uapi import (
+    AttachType,
+    CgroupIterOrder,
+    LinkType,
+    PerfEventType,
+    PerfSoftware,
+    PerfType,
+)
 
 pytestmark = pytest.mark.vm
 
@@ -81,6 +88,13 @@ def map_iterator(make):
     program = make.program("iters", ("iter_bpf_map_elem",))
     table = next(each for each in program.maps.values() if each.type.name == "ARRAY")
     return program.attach(map=table), {"target_name": "bpf_map_elem", "map_id": table.info().id}
+
+
+def cgroup_iterator(make):
+    group = make.fixture("cgroup")
+    link = make.program("iters", ("iter_cgroup",)).attach(cgroup=group, order="descendants_pre")
+    order = CgroupIterOrder.DESCENDANTS_PRE
+    return link, {"target_name": "cgroup", "cgroup_id": group.stat().st_ino, "order": order}
 
 
 def tracepoint(make):
@@ -165,6 +179,17 @@ def tcx(make):
     return link, {"ifindex": 1, "interface": "lo", "attach_type": AttachType.TCX_EGRESS}
 
 
+def netkit(make):
+    make.fixture("netns")
+    try:
+        netlink.add_pair("netkit", "near", "far")
+    except OSError as error:
+        pytest.skip(f"no netkit devices: {error}")
+    link = make.program("network", ("on_netkit",)).attach("near")
+    expected = {"ifindex": socket.if_nametoindex("near"), "interface": "near"}
+    return link, {**expected, "attach_type": AttachType.NETKIT_PEER}
+
+
 def cgroup(make):
     group = make.fixture("cgroup")
     link = make.program("network", ("on_cgroup_ingress",)).attach(group)
@@ -224,6 +249,10 @@ CASES = [
     pytest.param(
         Case(map_iterator, lowlevel.MapIterLinkInfo, (5, 10), updates=True), marks=old("6.1")
     ),
+    pytest.param(
+        Case(cgroup_iterator, lowlevel.CgroupIterLinkInfo, (6, 1), updates=True), marks=old("6.1")
+    ),
+    pytest.param(Case(netkit, lowlevel.NetkitLinkInfo, (6, 7), True, True), marks=old("6.7")),
     pytest.param(Case(tracepoint, lowlevel.TracepointLinkInfo, (6, 9)), marks=old("6.6")),
     pytest.param(Case(perf_event, lowlevel.EventLinkInfo, (6, 9)), marks=old("6.6")),
     pytest.param(Case(kprobe, lowlevel.KprobeLinkInfo, (6, 9)), marks=old("6.6")),
