@@ -321,12 +321,11 @@ def too_young(attr: Attr, running: int) -> Used | None:
         running: Its version, ``major << 16 | minor << 8 | patch``; 0 if it is not known.
 
     Returns:
-        The first such thing; ``None`` if everything is older than the kernel.
+        The youngest such thing; ``None`` if everything is older than the kernel.
     """
-    for each in used(attr.layout, attr.layout.unpack(attr.data, attr.size)):
-        if came_later(each.what, each.since, running):
-            return each
-    return None
+    asked = used(attr.layout, attr.layout.unpack(attr.data, attr.size))
+    young = [each for each in asked if came_later(each.what, each.since, running)]
+    return max(young, key=lambda each: version_pair(each.since or "0.0"), default=None)
 
 
 def too_young_helper(number: int, running: int) -> str | None:

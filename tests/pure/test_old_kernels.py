@@ -207,6 +207,8 @@ def test_what_is_too_young_is_not_supported() -> None:
     error = caught.value
     assert isinstance(error, pybpfload.KernelError)
     assert (error.errno, error.feature, error.since) == (22, "the map type ARENA", "6.9")
+    with FakeKernel.like("5.4"), pytest.raises(pybpfload.NotSupportedError, match="ARENA"):
+        lowlevel.map_create(uapi.MapType.ARENA, 0, 0, 1, map_extra=1 << 44)  # a field of 5.16
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.since) == (str(error), "6.9")
 
