@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench_peer import expected
-from bench_peers import CTYPES, OWN, C, Peer, started
+from bench_peers import BCC, CTYPES, OWN, C, Peer, started
 from bench_result import Result, median_and_spread
 
 if TYPE_CHECKING:
@@ -65,44 +65,67 @@ def _reason(peer: Peer | str) -> str:
 
 
 def _ring(runs: int) -> Iterator[Result]:
-    total = expected(_RECORDS)
-    with started(OWN, CTYPES, C) as peers:
+    with started(OWN, CTYPES, BCC, C) as peers:
         asked = {name: (peer, "records") for name, peer in peers.items()}
-        found = _rounds(asked | {"numpy": (peers[OWN], "numpy")}, _RECORDS, total, runs)
-        yield from _drained("ring", "ring buffer", found, peers)
-        own = found["numpy"]
+        asked |= {"numpy": (peers[OWN], "numpy"), "fastest": (peers[CTYPES], "fastest")}
+        found = _rounds(asked, _RECORDS, expected(_RECORDS), runs)
+        title = "ring buffer, "
+        yield from _rates_of("ring", title, found, peers, _RECORDS)
+        yield _rate(
+            "ring", title + "libbpf+ctypes, from_address()", found, "fastest", peers[CTYPES]
+        )
+        title += "typed records, times "
+        yield _times("ring", title + CTYPES, found, CTYPES, peers, bar=1.5)
+        yield _times("ring", title + "that with from_address()", found, "fastest", peers)
+        yield _times("ring", title + BCC, found, BCC, peers)
         bar, note = 10.0, "10 million"
         if C in found:
-            half = median_and_spread([_RECORDS / each / _MILLION for each in found[C]])[0] / 2
+            half = _rates(found[C], _RECORDS)[0] / 2
             bar, note = min((bar, note), (half, "half of libbpf in C"))
         what = "ring buffer, batches into numpy arrays"
-        yield Result("ring", what, "M/s", *_rates(own, _RECORDS), note, bar, at_least=True)
-
-
-def _drained(
-    name: str, what: str, found: dict[str, list[float]], peers: dict[str, Peer | str]
-) -> Iterator[Result]:
-    """Rates of each peer, and how many times libbpf through ctypes the own one is."""
-    for peer in peers:
-        title = f"{what}, {peer}"
-        if peer in found:
-            yield Result(name, title, "M/s", *_rates(found[peer], _RECORDS), _reason(peers[peer]))
-        else:
-            yield Result(name, title, "M/s", None, note=_reason(peers[peer]))
-    title = f"{what}, typed records, over {CTYPES}"
-    bar = 1.5 if name == "ring" else None
-    if CTYPES in found:
-        ratios = median_and_spread(_ratios(found[CTYPES], found[OWN]))
-        yield Result(name, title, "x", *ratios, bar=bar, at_least=True)
-    else:
-        yield Result(name, title, "x", None, note=_reason(peers[CTYPES]), bar=bar, at_least=True)
+        rates = _rates(found["numpy"], _RECORDS)
+        yield Result("ring", what, "M/s", *rates, note, bar, at_least=True)
 
 
 def _perf(runs: int) -> Iterator[Result]:
     with started(OWN, CTYPES, C) as peers:
         asked = {name: (peer, "samples") for name, peer in peers.items()}
         found = _rounds(asked, _RECORDS, expected(_RECORDS), runs)
-        yield from _drained("perf", "perf buffer", found, peers)
+        yield from _rates_of("perf", "perf buffer, ", found, peers, _RECORDS)
+        what = f"perf buffer, typed records, times {CTYPES}"
+        yield _times("perf", what, found, CTYPES, peers)
+
+
+def _rate(
+    name: str, what: str, found: dict[str, list[float]], job: str, peer: Peer | str
+) -> Result:
+    if job not in found:
+        return Result(name, what, "M/s", None, note=_reason(peer))
+    return Result(name, what, "M/s", *_rates(found[job], _RECORDS), _reason(peer))
+
+
+def _rates_of(
+    name: str, what: str, found: dict[str, list[float]], peers: dict[str, Peer | str], count: int
+) -> Iterator[Result]:
+    for peer in peers:
+        yield _rate(name, what + peer, found, peer, peers[peer])
+
+
+def _times(
+    name: str,
+    what: str,
+    found: dict[str, list[float]],
+    other: str,
+    peers: dict[str, Peer | str],
+    bar: float | None = None,
+    own: str = OWN,
+) -> Result:
+    """How many times as fast as another the own one is."""
+    if other not in found:
+        note = _reason(peers.get(other, peers.get(CTYPES, "")))
+        return Result(name, what, "x", None, note=note, bar=bar, at_least=True)
+    ratios = median_and_spread(_ratios(found[other], found[own]))
+    return Result(name, what, "x", *ratios, bar=bar, at_least=True)
 
 
 def _first(runs: int) -> Iterator[Result]:
@@ -144,15 +167,16 @@ def _growth(runs: int) -> Iterator[Result]:
 
 def _items(runs: int) -> Iterator[Result]:
     total = sum(2 * each for each in range(_ENTRIES))
-    with started(OWN, CTYPES) as peers:
-        own = peers[OWN]
-        asked = {job: (own, job) for job in ("items", "entries", "batch")}
-        found = _rounds(asked | {"keys": (peers[CTYPES], "keys")}, _ENTRIES, total, runs)
+    with started(OWN, CTYPES, BCC) as peers:
+        asked = {job: (peers[OWN], job) for job in ("items", "entries", "batch")}
+        asked |= {CTYPES: (peers[CTYPES], "keys"), BCC: (peers[BCC], "items")}
+        found = _rounds(asked, _ENTRIES, total, runs)
         titles = {
             "items": "items(), numbers",
             "entries": "items(), structures of four members",
             "batch": "the batch system call alone, numbers",
-            "keys": f"key by key, {CTYPES}, numbers",
+            CTYPES: f"key by key, {CTYPES}, numbers",
+            BCC: f"items() of {BCC}, numbers",
         }
         for name, title in titles.items():
             what = f"{_ENTRIES:,} entries, {title}"
@@ -160,17 +184,13 @@ def _items(runs: int) -> Iterator[Result]:
                 times = median_and_spread([each * 1e3 for each in found[name]])
                 yield Result("items", what, "ms", *times)
             else:
-                yield Result("items", what, "ms", None, note=_reason(peers[CTYPES]))
+                yield Result("items", what, "ms", None, note=_reason(peers[name]))
         what = "items(), over the batch system call alone"
         ratios = median_and_spread(_ratios(found["items"], found["batch"]))
         yield Result("items", what, "x", *ratios, bar=2)
-        what = "items(), times as fast as key by key"
-        if "keys" in found:
-            ratios = median_and_spread(_ratios(found["keys"], found["items"]))
-            yield Result("items", what, "x", *ratios, bar=10, at_least=True)
-        else:
-            note = _reason(peers[CTYPES])
-            yield Result("items", what, "x", None, note=note, bar=10, at_least=True)
+        what = "items(), times as fast as "
+        yield _times("items", what + "key by key", found, CTYPES, peers, bar=10, own="items")
+        yield _times("items", what + BCC, found, BCC, peers, own="items")
 
 
 def _lookup(runs: int) -> Iterator[Result]:

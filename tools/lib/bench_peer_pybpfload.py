@@ -16,15 +16,10 @@ import bench_peer
 
 import pybpfload
 from pybpfload.runtime.perfbuf import PerfBuffer
-from pybpfload.runtime.ringbuf import RingBuffer
 from pybpfload.uapi import Cmd
 
 _PACKET = bytes(14)
 _PORTION = 100_000
-_DTYPE = [
-    ("sequence", "u8"), ("time_ns", "u8"), ("pid", "u4"), ("cpu", "u4"), ("result", "i8"),
-    ("address", "u8"), ("kind", "u4"), ("flags", "u4"), ("comm", "S16"),
-]  # fmt: skip
 _SYSCALL = {"x86_64": 321, "s390x": 351, "ppc64le": 361}.get(os.uname().machine, 280)
 
 
@@ -36,13 +31,12 @@ class Pybpfload:
         self.sequence = self.object.variables["sequence"]
         self.target = self.object.variables["target_tgid"]
         self.ring = self.object.maps["events"].reader()
-        self.raw: RingBuffer | None = None
         self.perf: PerfBuffer | None = None
         self.syscall = ctypes.CDLL(None)["syscall"]
         self.syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint]
-        self.filled = 0
+        self._entries = 0
 
-    def _fill(self, name: str, count: int) -> None:
+    def fill(self, name: str, count: int) -> None:
         self.sequence.value = 0
         self.object.programs[name].test_run(_PACKET, repeat=count)
 
@@ -57,25 +51,20 @@ class Pybpfload:
     # Events
 
     def records(self, count: int) -> dict[str, Any]:
-        self._fill("fill", count)
+        self.fill("fill", count)
         return self._read(self.ring, count)
 
     def samples(self, count: int) -> dict[str, Any]:
         if self.perf is None:
             self.perf = PerfBuffer(self.object.maps["samples"], page_count=bench_peer.PERF_PAGES)
-        self._fill("fill_perf", count)
+        self.fill("fill_perf", count)
         return self._read(self.perf, count)
 
     def numpy(self, count: int) -> dict[str, Any]:
-        import numpy
-
-        if self.raw is None:
-            self.raw = RingBuffer(self.object.maps["events"], raw=True)
-        self._fill("fill", count)
+        self.fill("fill", count)
         events = total = 0
         start = time.process_time()
-        while records := self.raw.consume(4096):
-            batch = numpy.frombuffer(b"".join(records), dtype=_DTYPE)
+        while (batch := self.ring.read_batch("array", timeout=0)) is not None:
             events += len(batch)
             total += int(batch["sequence"].sum() + batch["pid"].sum() + batch["result"].sum())
         return {"seconds": time.process_time() - start, "events": events, "total": total}
@@ -100,7 +89,7 @@ class Pybpfload:
             if not done:
                 before = bench_peer.memory()
                 total = events = 0
-            self._fill("fill", _PORTION)
+            self.fill("fill", _PORTION)
             told = self._read(self.ring, _PORTION)
             total, events = total + told["total"], events + told["events"]
         return {
@@ -112,9 +101,9 @@ class Pybpfload:
 
     # Maps
 
-    def _filled(self, count: int) -> Any:
+    def filled(self, count: int) -> Any:
         numbers, entries = self.object.maps["numbers"], self.object.maps["entries"]
-        if self.filled != count:
+        if self._entries != count:
             numbers.clear()
             numbers.update({key: 2 * key for key in range(count)})
             entries.clear()
@@ -124,11 +113,11 @@ class Pybpfload:
                     for key in range(count)
                 }
             )
-            self.filled = count
+            self._entries = count
         return numbers, entries
 
     def items(self, count: int) -> dict[str, Any]:
-        numbers, _ = self._filled(count)
+        numbers, _ = self.filled(count)
         start = time.process_time()
         for _ in numbers.items():
             pass
@@ -137,7 +126,7 @@ class Pybpfload:
         return {"seconds": seconds, "events": len(found), "total": sum(found.values())}
 
     def entries(self, count: int) -> dict[str, Any]:
-        _, entries = self._filled(count)
+        _, entries = self.filled(count)
         start = time.process_time()
         for _ in entries.items():
             pass
@@ -147,7 +136,7 @@ class Pybpfload:
         return {"seconds": seconds, "events": len(found), "total": total}
 
     def batch(self, count: int) -> dict[str, Any]:
-        numbers, _ = self._filled(count)
+        numbers, _ = self.filled(count)
         keys, values = (ctypes.c_uint64 * count)(), (ctypes.c_uint64 * count)()
         position = ctypes.c_uint64()
 
@@ -177,7 +166,7 @@ class Pybpfload:
         return {"seconds": seconds, "events": attributes.count, "total": sum(values)}
 
     def lookup(self, count: int) -> dict[str, Any]:
-        numbers, _ = self._filled(100_000)
+        numbers, _ = self.filled(100_000)
         wanted = range(0, 100_000, 100_000 // count)[:count]
         total = 0
         start = time.process_time()
@@ -187,7 +176,7 @@ class Pybpfload:
         return {"seconds": seconds, "events": len(wanted), "total": total - 2 * sum(wanted)}
 
     def bare(self, count: int) -> dict[str, Any]:
-        numbers, _ = self._filled(100_000)
+        numbers, _ = self.filled(100_000)
         key, value = ctypes.c_uint64(1234), ctypes.c_uint64()
 
         class Attributes(ctypes.Structure):  # of BPF_MAP_LOOKUP_ELEM

@@ -19,7 +19,7 @@ import libbpf_pool
 from environment import ROOT
 
 import pybpfload
-from pybpfload.testing.vm.apt import foreign_command, library_path
+from pybpfload.testing.vm.apt import Apt, foreign_command, host_architecture, library_path
 from pybpfload.testing.vm.cache import build, cache_folder
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ OBJECT = ROOT / "fixtures" / ("bpfel" if sys.byteorder == "little" else "bpfeb")
 OWN = "pybpfload"
 CTYPES = "libbpf+ctypes"
 C = "libbpf in C"
+BCC = "bcc"
+
+_SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")  # where Debian has bcc
 
 
 class MissingPeerError(Exception):
@@ -138,4 +141,30 @@ def _in_c() -> tuple[list[str], dict[str, str]]:
     return foreign_command(folder, str(program)), dict(os.environ)
 
 
-_COMMANDS = {OWN: _own, CTYPES: _through_ctypes, C: _in_c}
+def _bcc_folder() -> Path:
+    """Where bcc is unpacked when somebody asks for that."""
+    return cache_folder() / "bench" / "bcc"
+
+
+def fetch_bcc() -> None:
+    """Get Debian's newest bcc into the cache folder; nothing is installed.
+
+    Raises:
+        VirtualMachineError: It cannot be fetched.
+    """
+    apt = Apt("sid", host_architecture())
+    build(_bcc_folder(), lambda fresh: apt.unpack(["python3-bpfcc"], fresh, dependencies=True))
+
+
+def _bcc() -> tuple[list[str], dict[str, str]]:
+    script = str(_HERE / "bench_peer_bcc.py")
+    if (_SYSTEM_PACKAGES / "bcc").exists():
+        return [sys.executable, script], _environment(_SYSTEM_PACKAGES)
+    folder = _bcc_folder()
+    if not folder.exists():
+        raise MissingPeerError("not installed (tools/bench --fetch-bcc gets it into the cache)")
+    packages = folder / _SYSTEM_PACKAGES.relative_to("/")
+    return [*foreign_command(folder, sys.executable), script], _environment(packages)
+
+
+_COMMANDS = {OWN: _own, CTYPES: _through_ctypes, C: _in_c, BCC: _bcc}

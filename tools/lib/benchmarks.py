@@ -9,6 +9,7 @@ import os
 import platform
 from pathlib import Path
 
+import bench_peers
 from bench_live import LIVE
 from bench_offline import OFFLINE
 
@@ -25,9 +26,14 @@ def main(description: str) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}")
     parser.add_argument("-n", type=int, default=15, metavar="RUNS", help="runs [%(default)s]")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--fetch-bcc", action="store_true", help="get Debian's bcc into the cache, to compare with"
+    )
     options = parser.parse_args()
     if unknown := set(options.names) - set(MEASUREMENTS):
         parser.error(f"no measurement {', '.join(sorted(unknown))}")
+    if options.fetch_bcc:
+        bench_peers.fetch_bcc()
     results = []
     for name in options.names or MEASUREMENTS:
         for result in MEASUREMENTS[name](options.n):
