@@ -186,6 +186,16 @@ class TestTc:
             with pytest.raises(pybpfload.NotSupportedError, match=r"tcx.*6\.6"):
                 obj.programs["on_tcx_ingress"].attach("lo", link=True)
 
+    @pytest.mark.kernel(below="6.7")
+    def test_no_netkit(self, netns, network):
+        with (
+            network.loaded("on_netkit") as obj,
+            pytest.raises(pybpfload.NotSupportedError) as caught,
+        ):
+            obj.programs["on_netkit"].attach("lo")
+        assert "netkit" in caught.value.feature.lower()
+        assert caught.value.since == "6.7"
+
     @pytest.mark.needs_feature("config:NETKIT")
     def test_netkit_needs_a_netkit_device(self, netns, network):
         with (
@@ -300,11 +310,9 @@ class TestNamespace:
 
     @pytest.mark.kernel(below="6.4")
     def test_no_netfilter_programs(self, netns, network):
-        with (
-            pytest.raises(pybpfload.BpfError, match=r"6\.4"),
-            network.loaded("on_netfilter") as obj,
-        ):
-            obj.programs["on_netfilter"].attach("input")
+        with pytest.raises(pybpfload.NotSupportedError, match="NETFILTER") as caught:
+            network.loaded("on_netfilter").__enter__()
+        assert caught.value.since == "6.4"
 
 
 class TestSockets:
@@ -348,7 +356,12 @@ class TestSockets:
 
     @pytest.mark.parametrize("link", [None, False])
     @pytest.mark.parametrize(
-        ("name", "where"), [("on_sk_msg", "client"), ("on_sk_skb", "accepted")]
+        ("name", "where"),
+        [
+            ("on_sk_msg", "client"),
+            ("on_sk_skb", "accepted"),
+            pytest.param("on_sk_skb_any", "accepted", marks=pytest.mark.kernel("5.13")),
+        ],
     )
     def test_sockmap(self, netns, network, link, name, where):
         """What a socket of the map sends, or receives, goes through the program."""
@@ -375,6 +388,27 @@ class TestSockets:
                 attached.close()
                 del obj.maps["socks"][1]
                 assert network.runs(name, send) == 0
+
+    def test_parser_and_verdict(self, netns, network):
+        """One program says where messages end, another what becomes of them."""
+        with (
+            network.loaded("on_sk_parser", "on_sk_skb") as obj,
+            obj.programs["on_sk_parser"].attach(obj.maps["socks"]),
+            obj.programs["on_sk_skb"].attach(obj.maps["socks"]),
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), PATIENCE) as client,
+        ):
+            accepted, _ = server.accept()
+            accepted.settimeout(PATIENCE)
+            with accepted:
+                obj.maps["socks"][1] = accepted.fileno()
+
+                def send() -> None:
+                    client.send(b"hello")
+                    assert accepted.recv(10) == b"hello"
+
+                assert network.runs("on_sk_parser", send) > 0
+                assert network.runs("on_sk_skb", send) > 0
 
     def test_no_socket(self, network):
         with network.loaded("on_socket") as obj:
