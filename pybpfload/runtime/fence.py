@@ -2,39 +2,60 @@
 
 A ring buffer is read by two rules: nothing of a record may be read before the producer's position
 (or the record's length word) that vouches for it, and the consumer's position may be written only
-after the last read of what it gives back. C says this with an acquire load and a release store.
-Python has neither, so this is how it is done here:
+after the last read of what it gives back. A user ring buffer is written by the same two rules, with
+the roles exchanged. C says this with an acquire load and a release store. Python has neither, so
+this is how it is done here:
 
 *One access.* A position is read and written as ``ctypes.c_void_p``, whose getter and setter in
 CPython (``P_get``, ``P_set`` in ``Modules/_ctypes/cfield.c``) dereference a ``void **``: one
 aligned 8-byte load or store on every 64-bit machine. ``struct`` and ``memoryview`` go through
-``memcpy``, which a compiler may split into bytes where unaligned access is forbidden (riscv64); the
-length word of a record may be read through them all the same, because what changes while a record
-is being written are two bits of one byte.
+``memcpy``, which a compiler may split into bytes where unaligned access is forbidden (riscv64). The
+length words of records may be read, and compared, through them all the same: what changes while a
+record is being written are two bits of one byte. Those that user space writes are stored as
+positions are, the whole header of 8 bytes at once.
 
-*Order.* The compiler cannot move an access from one bytecode to another: each goes through calls by
-pointer that it cannot see through. The processor is left:
+*Order in the program.* The compiler cannot move an access from one bytecode to another: each goes
+through calls by pointer that it cannot see through. The JIT of CPython 3.13 joins pieces of machine
+code that were compiled one by one, so it cannot either. Free-threaded builds make the same accesses
+under a lock of the ``c_void_p``. Threads of one process take turns by a lock of the buffer, which
+orders what they do among themselves. Other Pythons are not supported (:class:`Position` refuses):
+PyPy's JIT may keep what it read from raw memory.
+
+*Order on the processor:*
 
 ===================== ==============================================================================
-x86-64, s390x         Loads are not reordered with loads, stores not with earlier loads or stores
-                      (Intel SDM volume 3, 9.2.2; z/Architecture, "Storage-Operand Consistency").
-                      Acquire and release need no instruction: :func:`fence` does nothing there.
+x86-64, s390x         Loads are not reordered with loads, stores not with earlier loads or stores,
+                      those of a ``memcpy`` included: string instructions are ordered with what
+                      follows, and after streaming stores glibc has an ``sfence`` (Intel SDM volume
+                      3, 9.2.2 and 9.2.4; z/Architecture, "Storage-Operand Consistency"). Acquire
+                      and release need no instruction: :func:`fence` does nothing there.
 arm64, riscv64,       Any of these may be reordered. :func:`fence` calls
 ppc64le, loongarch64  membarrier(2) with ``MEMBARRIER_CMD_GLOBAL_EXPEDITED`` (Linux 4.16), which
                       begins and ends with ``smp_mb()`` on the calling processor
                       (``membarrier_global_expedited()`` in ``kernel/sched/membarrier.c``): ``dmb
                       ish``, ``fence rw,rw``, ``sync``, ``dbar 0``. A system call by itself is not a
-                      barrier. With a single processor online the call returns at once, and nothing
-                      can be seen out of order.
+                      barrier. A thread that is moved to another processor in between passes a full
+                      barrier on the way. With a single processor online the call returns at once,
+                      and nothing can be seen out of order.
 ===================== ==============================================================================
 
+The other side of each pair is the kernel's (``kernel/bpf/ringbuf.c``): ``smp_store_release()`` of
+the producer's position after the header, ``xchg()`` of the length word after the data,
+``smp_load_acquire()`` of the consumer's position before space is used again.
+
 :func:`full_fence` makes the same call on all machines: a store followed by a load *is* reordered on
-x86-64 too. That matters before going to sleep (:mod:`pybpfload.runtime.ringbuf` says why).
+x86-64 too. That matters before going to sleep. The reader does ``store consumer; full_fence; load
+producer and length word``; a program does ``xchg length word; load consumer``, and wakes the reader
+if it sees that it had caught up. ``xchg`` is a full barrier too, so one of them sees the other.
 
 Where membarrier is missing or fails, or a seccomp filter forbids it, a new lock is released and
 acquired instead: a release store followed by an acquire load, which no earlier access may pass
-downwards and no later one upwards (Arm ARM B2.3, "barrier-ordered-before"; ``lwsync`` on POWER). On
-x86-64 that is a locked instruction.
+downwards and no later one upwards (Arm ARM B2.3, "barrier-ordered-before"). On x86-64 that is a
+locked instruction. On POWER it is ``lwsync``, which is all that :func:`fence` needs but lets a load
+pass a store: there, a reader without membarrier may sleep until the next record.
+
+An emulated arm64 on an x86-64 host shows none of this; these arguments, not tests, are the reason
+to believe that it is right.
 
 Measured here (x86-64, CPython 3.11): reading or writing a position 0.15 µs, :func:`full_fence` 0.2
 µs over a bare system call through ctypes.
@@ -46,6 +67,8 @@ import ctypes
 import os
 import sys
 from _thread import allocate_lock
+
+from pybpfload.errors import NotSupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,11 +125,21 @@ class Position:
     Args:
         memory: The mapping; it cannot be closed before the position is.
         offset: Of the position, in bytes; a multiple of 8.
+
+    Raises:
+        ValueError: There is no such place.
+        NotSupportedError: This Python does not promise the order of accesses.
     """
 
     __slots__ = ("_cell", "_view")
 
     def __init__(self, memory: mmap.mmap | bytearray, offset: int) -> None:
+        if sys.implementation.name != "cpython":
+            raise NotSupportedError(
+                f"ring buffers need CPython: {sys.implementation.name} does not say in which order "
+                "it accesses shared memory",
+                feature="ring buffers",
+            )
         self._view = memoryview(memory)[offset : offset + 8]
         if offset % 8 or self._view.nbytes != 8:
             raise ValueError(f"no aligned 8 bytes at offset {offset}")

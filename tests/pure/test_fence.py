@@ -5,9 +5,11 @@ from __future__ import annotations
 import mmap
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 
+from pybpfload.errors import NotSupportedError
 from pybpfload.runtime import fence
 from pybpfload.runtime.fence import Position
 
@@ -41,6 +43,13 @@ def test_read_only_memory() -> None:
             memory.close()
         position.close()
         memory.close()
+
+
+def test_only_cpython(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SimpleNamespace(name="pypy")
+    monkeypatch.setattr(fence, "sys", SimpleNamespace(implementation=other))
+    with pytest.raises(NotSupportedError, match="need CPython: pypy"):
+        Position(bytearray(8), 0)
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "s390x"])
