@@ -204,6 +204,7 @@ def test_probes_show_it():
     from pybpfload.runtime.token import find_token
 
     def act() -> tuple[bool, bool, bool]:
+        probe.clear_cache()  # of before the fork
         before = probe.has(Feature.BPF_COOKIE)
         token = find_token(True, print)
         with shown(token):
