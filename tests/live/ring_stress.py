@@ -9,11 +9,11 @@ counted as dropped must be exactly what is missing. ``fixtures/ring_stress.bpf.c
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import resource
 import struct
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,22 +134,21 @@ def run(
     report = Report()
     checker = Checker()
     look = getattr(checker, form)
-    stop = threading.Event()
-    failures: list[BaseException] = []
+    # Processes, because threads would wait for each other's turn in the interpreter.
+    fork = multiprocessing.get_context("fork")
+    stop = fork.Event()
     with pybpfload.load(OBJECT) as loaded, RingBuffer(loaded.maps["records"]) as buffer:
         producers = [
-            threading.Thread(
-                target=_produce, args=(loaded.programs[program], cpu, buffer, stop, failures)
-            )
+            fork.Process(target=_produce, args=(loaded.programs[program], cpu, buffer, stop))
             for cpu in sorted(os.sched_getaffinity(0))
         ]
         start = time.monotonic()
-        for thread in producers:
-            thread.start()
+        for producer in producers:
+            producer.start()
         resident = 0
         try:
             while True:
-                running = any(thread.is_alive() for thread in producers)
+                running = any(producer.is_alive() for producer in producers)
                 batch = buffer.read_batch(form, limit=_BATCH, timeout=0.05)
                 if batch is not None and len(batch):
                     look(batch)
@@ -160,16 +159,14 @@ def run(
                         resident = _resident()
                 elif not running:
                     break
-                elif failures:
-                    stop.set()
             report.growth = _resident() - resident
             report.seconds = time.monotonic() - start
         finally:
             stop.set()
-            for thread in producers:
-                thread.join()
-        if failures:
-            raise failures[0]
+            for producer in producers:
+                producer.join()
+        if any(producer.exitcode for producer in producers):
+            raise RuntimeError("a process that runs the program failed")
         if buffer.available:
             raise Wrong(f"{buffer.available} bytes are left in the ring")
         report.by_cpu = checker.received
@@ -184,27 +181,18 @@ def run(
     return report
 
 
-def _produce(
-    program: Program,
-    cpu: int,
-    buffer: RingBuffer,
-    stop: threading.Event,
-    failures: list[BaseException],
-) -> None:
+def _produce(program: Program, cpu: int, buffer: RingBuffer, stop: Any) -> None:
     """Keep the ring half full, and now and then fuller than it can be."""
-    try:
-        os.sched_setaffinity(0, {cpu})
-        turn = 0
-        while not stop.is_set():
-            turn += 1
-            if turn % _BURST == 0:
-                program.test_run(_PACKET, repeat=buffer.size // 24)
-            elif buffer.available < buffer.size // 2:
-                program.test_run(_PACKET, repeat=_PORTION)
-            else:
-                time.sleep(0.0002)
-    except BaseException as error:
-        failures.append(error)
+    os.sched_setaffinity(0, {cpu})
+    turn = 0
+    while not stop.is_set():
+        turn += 1
+        if turn % _BURST == 0:
+            program.test_run(_PACKET, repeat=buffer.size // 24)
+        elif buffer.available < buffer.size // 2:
+            program.test_run(_PACKET, repeat=_PORTION)
+        else:
+            time.sleep(0.0002)
 
 
 def _resident() -> int:
