@@ -19,12 +19,13 @@ import producers
 import pytest
 from producers import make_map, perf_output, ringbuf_discard, ringbuf_output, run
 
-from pybpfload.errors import KernelError
+from pybpfload.errors import KernelError, NotSupportedError
 from pybpfload.kernel import cpus
 from pybpfload.runtime.fence import full_fence
+from pybpfload.runtime.overwritable import OverwritableRing
 from pybpfload.runtime.perfbuf import PerfBuffer
 from pybpfload.runtime.ringbuf import RingBuffer
-from pybpfload.uapi import MapType
+from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -483,6 +484,39 @@ def test_dispatch_by_type(ring: Map[Any, Any], send: FileDescriptor) -> None:
         run(send, 2)
         assert buffer.dispatch(callbacks) == 2
         assert len(seen["odd"]) == 1
+
+
+@every_kernel
+@pytest.mark.kernel("6.19")
+def test_the_oldest_records_are_overwritten(stack: ExitStack, counter: Map[int, int]) -> None:
+    flags = MapFlag.RB_OVERWRITE
+    ring = stack.enter_context(make_map(MapType.RINGBUF, 0, 0, 4096, name="ring", flags=flags))
+    send = stack.enter_context(ringbuf_output(ring, counter))
+    with RingBuffer(ring) as buffer:
+        run(send, 10)
+        assert [number(record) for record in buffer.poll(5)] == list(range(10))
+        for end in (1010, 2010):
+            run(send, 1000)
+            assert 0 < buffer.available <= 4096
+            got = [number(record) for record in buffer.consume()]
+            assert got == list(range(end - len(got), end))
+            assert 4096 // 24 - 1 <= len(got) <= 4096 // 24
+            assert buffer.available == 0
+        assert counter[1] == 0  # no program found it full
+        assert isinstance(buffer.rings[0], OverwritableRing)
+        assert buffer.rings[0].overwritten == (2000 - 2 * len(got)) * 24
+        run(send, 1000)
+        views = buffer.read_batch("views", limit=5)
+        assert [number(bytes(view)) for view in views] == list(
+            range(3010 - len(got), 3015 - len(got))
+        )
+
+
+def test_kernels_that_overwrite_nothing_say_so() -> None:
+    if producers.KERNEL >= (6, 19):
+        pytest.skip("this kernel has rings that programs overwrite")
+    with pytest.raises(NotSupportedError, match=r"6\.19"):
+        make_map(MapType.RINGBUF, 0, 0, 4096, name="ring", flags=MapFlag.RB_OVERWRITE)
 
 
 # Event loops
