@@ -6,6 +6,7 @@ import copy
 import errno
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
@@ -460,21 +461,19 @@ class Map(MapHandle, MutableMapping[K, V]):
     def _iterate_keys(self) -> Iterator[K]:
         assert self._keys is not None
         if self.type in FULL_ARRAYS:
-            for index in range(self.max_entries):
-                yield self._keys.decode(self._keys.encode(index))
-            return
-        for keys, _values, _count in self._elements.portions():
-            yield from decode_all(self._keys, keys)
+            return map(self._keys.decode, map(self._keys.encode, range(self.max_entries)))
+        keys = self._keys
+        portions = self._elements.portions()
+        return chain.from_iterable(decode_all(keys, raw) for raw, _values, _count in portions)
 
     def _iterate_items(self) -> Iterator[tuple[K, V]]:
         self._need("i", "iteration over keys")
         assert self._keys is not None
-        for keys, values, _count in self._elements.portions():
-            yield from zip(
-                decode_all(self._keys, keys),
-                decode_all(self._values, values),
-                strict=True,
-            )
+        keys, values = self._keys, self._values
+        return chain.from_iterable(
+            zip(decode_all(keys, raw_keys), decode_all(values, raw_values), strict=True)
+            for raw_keys, raw_values, _count in self._elements.portions()
+        )
 
     def __len__(self) -> int:
         self._need("i", "counting")

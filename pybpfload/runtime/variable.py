@@ -51,6 +51,7 @@ class Variable:
 
     __slots__ = (
         "_codec",
+        "_parts",
         "_shared",
         "_window",
         "map",
@@ -82,6 +83,7 @@ class Variable:
         self._codec = codec
         self._shared = mapping is not None
         self._window: memoryview | None = None
+        self._parts: dict[str, Variable] = {}
 
     @property
     def type_name(self) -> str:
@@ -122,6 +124,53 @@ class Variable:
             window[: len(raw)] = raw
         else:
             window[0] = int.from_bytes(raw, sys.byteorder)
+
+    def __getitem__(self, step: str | int) -> Variable:
+        """A member of a struct or an element of an array, as a variable of its own.
+
+        Assigning to its ``value`` leaves the rest alone, which a program may be changing::
+
+            obj.variables["config"]["limit"].value = 5
+            obj.variables["counts"][3].value
+
+        Args:
+            step: Name of the member, or index of the element.
+
+        Raises:
+            KeyError: There is no such member.
+            IndexError: There is no such element.
+            TypeError: It has no parts, or the member is a bit field.
+        """
+        codec: Any = self._codec
+        if isinstance(step, str) and hasattr(codec, "members"):
+            member = next((each for each in codec.members if each.name == step), None)
+            if member is None:
+                raise KeyError(f"{self.name} has no member {step!r}")
+            if hasattr(member.codec, "width"):
+                raise TypeError(f"{self.name}.{step} is a bit field: assign the whole struct")
+            return self._part(f"{self.name}.{step}", member.offset, member.codec)
+        if isinstance(step, int) and hasattr(codec, "element"):
+            index = step + codec.count if step < 0 else step
+            if not 0 <= index < codec.count:
+                raise IndexError(f"{self.name} has {codec.count} elements, not one at {step}")
+            return self._part(f"{self.name}[{index}]", index * codec.element.size, codec.element)
+        raise TypeError(f"{self.name} of type {self.type_name} has no {step!r}")
+
+    def _part(self, name: str, offset: int, codec: Codec) -> Variable:
+        made = self._parts.get(name)
+        if made is None:  # kept, because each has a window into the map
+            self._check_open()
+            made = self._parts[name] = Variable(
+                name,
+                self.map,
+                self.offset + offset,
+                codec.size,
+                codec,
+                self.map.view() if self._shared else None,
+                self.read_only,
+                section=self.section,
+            )
+        return made
 
     def _check_open(self) -> None:
         if self.map.closed:

@@ -670,6 +670,34 @@ def test_neighbours_are_left_alone(variables: Any) -> None:
     assert after == before
 
 
+@every_kernel
+def test_parts_of_variables(variables: Any) -> None:
+    v = variables.variables
+    point, array = v["data_point"], v["data_array"]
+    point["y"].value = 9
+    assert point.value == (3, 9)
+    assert (point["y"].value, point["y"].name) == (9, "data_point.y")
+    array[2].value += 1
+    array[-1].value = 7
+    assert array.value == (10, 20, 31, 7)
+    assert [each.value for each in array] == [10, 20, 31, 7]
+    v["data_points"][1]["x"].value = -1
+    assert v["data_points"].value == ((1, 2), (-1, 4))
+    v["data_matrix"][1][2].value = 60
+    assert v["data_matrix"].value == ((1, -2, 3), (-4, 5, 60))
+    variables.programs["touch"].test_run()
+    assert v["bss_array"].value == array.value
+    with pytest.raises(KeyError, match="data_point has no member 'z'"):
+        point["z"]
+    with pytest.raises(IndexError, match="data_array has 4 elements"):
+        array[4]
+    with pytest.raises(TypeError, match="has no 0"):
+        v["data_u8"][0]
+    with pytest.raises(ReadOnlyError, match=r"rodata_point\.x"):
+        v["rodata_point"]["x"].value = 1
+    assert v["rodata_array"][1].value == 1 << 32
+
+
 def test_variables_that_cannot_be_mapped(variables: Any) -> None:
     static = variables.variables["static_only"]
     assert static.value == 99
