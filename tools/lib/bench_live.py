@@ -67,17 +67,21 @@ def _reason(peer: Peer | str) -> str:
 def _ring(runs: int) -> Iterator[Result]:
     with started(OWN, CTYPES, BCC, C) as peers:
         asked = {name: (peer, "records") for name, peer in peers.items()}
-        asked |= {"numpy": (peers[OWN], "numpy"), "fastest": (peers[CTYPES], "fastest")}
+        asked |= {job: (peers[OWN], job) for job in ("structs", "numpy")}
+        asked |= {"fastest": (peers[CTYPES], "fastest")}
         found = _rounds(asked, _RECORDS, expected(_RECORDS), runs)
         title = "ring buffer, "
         yield from _rates_of("ring", title, found, peers, _RECORDS)
-        yield _rate(
-            "ring", title + "libbpf+ctypes, from_address()", found, "fastest", peers[CTYPES]
-        )
-        title += "typed records, times "
-        yield _times("ring", title + CTYPES, found, CTYPES, peers, bar=1.5)
-        yield _times("ring", title + "that with from_address()", found, "fastest", peers)
-        yield _times("ring", title + BCC, found, BCC, peers)
+        what = f"{title}{OWN}, batches of structures"
+        yield _rate("ring", what, found, "structs", peers[OWN])
+        what = f"{title}{CTYPES}, from_address()"
+        yield _rate("ring", what, found, "fastest", peers[CTYPES])
+        what = f"{title}typed records, times "
+        yield _times("ring", what + CTYPES, found, CTYPES, peers, bar=1.5)
+        yield _times("ring", what + BCC, found, BCC, peers)
+        yield _times("ring", what + "from_address()", found, "fastest", peers)
+        what = f"{title}structures, times from_address()"
+        yield _times("ring", what, found, "fastest", peers, own="structs")
         bar, note = 10.0, "10 million"
         if C in found:
             half = _rates(found[C], _RECORDS)[0] / 2

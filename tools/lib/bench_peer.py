@@ -9,6 +9,7 @@ that the work was done: ``events``, how many records or entries, and ``total``, 
 ===========  =====================================================================================
 ``records``  fill the ring buffer with COUNT records, then read all, three members of each
 ``fastest``  the same, by ctypes' quickest way from an address to a structure
+``structs``  the same in batches of ctypes structures
 ``numpy``    the same into numpy arrays, and add up three columns
 ``samples``  as ``records``, with the perf buffer
 ``first``    attach a program to the process's own system calls, and wait for an event (wall time)

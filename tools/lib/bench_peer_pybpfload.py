@@ -20,6 +20,7 @@ from pybpfload.uapi import Cmd
 
 _PACKET = bytes(14)
 _PORTION = 100_000
+_BATCH = 1024
 _SYSCALL = {"x86_64": 321, "s390x": 351, "ppc64le": 361}.get(os.uname().machine, 280)
 
 
@@ -67,6 +68,16 @@ class Pybpfload:
         while (batch := self.ring.read_batch("array", timeout=0)) is not None:
             events += len(batch)
             total += int(batch["sequence"].sum() + batch["pid"].sum() + batch["result"].sum())
+        return {"seconds": time.process_time() - start, "events": events, "total": total}
+
+    def structs(self, count: int) -> dict[str, Any]:
+        self.fill("fill", count)
+        events = total = 0
+        start = time.process_time()
+        while (batch := self.ring.read_batch("structs", limit=_BATCH, timeout=0)) is not None:
+            for event in batch:
+                total += event.sequence + event.pid + event.result
+                events += 1
         return {"seconds": time.process_time() - start, "events": events, "total": total}
 
     def first(self, count: int) -> dict[str, Any]:
@@ -202,7 +213,7 @@ class Pybpfload:
 def main() -> None:
     own = Pybpfload(sys.argv[1])
     jobs = (
-        "records", "samples", "numpy", "first", "growth",
+        "records", "structs", "samples", "numpy", "first", "growth",
         "items", "entries", "batch", "lookup", "bare",
     )  # fmt: skip
     bench_peer.serve(
