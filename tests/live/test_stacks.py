@@ -9,6 +9,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from snippets import ROOT
@@ -45,6 +46,12 @@ def address_of(name: str) -> int:
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
 
 
+def interpreter_functions() -> set[str]:
+    """Names of all functions of this interpreter."""
+    file = UserSymbols().frame(os.getpid(), address_of("PyObject_Call")).module
+    return UserBinary(Path(file).read_bytes(), file).function_names()
+
+
 def profiled(obj, seconds: float) -> Counter:
     """Work, and the folded stacks of it."""
     stacks = Stacks(obj.maps["stacks"])
@@ -65,8 +72,8 @@ def test_profile_of_this_process(profiler, tmp_path):
     folded = profiled(profiler, 0.3)
     assert sum(folded.values()) > 50
     names = {name for stack in folded for name in stack}
-    interpreter = {name for name in names if name.startswith(("Py", "_Py"))}
-    assert len(interpreter) > 5, names
+    interpreter = names & interpreter_functions()
+    assert len(interpreter) > 3, names
     assert any(name.endswith("_[k]") for name in names), "nothing of the kernel in 0.3 s of stat()"
     assert names & {"do_syscall_64_[k]", "el0_svc_[k]", "__do_syscall_[k]"}
     assert read_folded(write_folded(folded)) == dict(folded)
@@ -88,8 +95,9 @@ def test_one_stack_in_all_forms(profiler):
     assert plain[0].name in ("getpgid", "__getpgid")
     assert "libc" in plain[0].module
     assert with_ids[0][1:] == plain[0][1:]
-    # Without frame pointers further levels are what lay on the stack, not always code.
-    assert [each.symbol for each in with_ids] == [each.symbol for each in plain]
+    # Without frame pointers further levels are what lay on the stack: data, or 0, which ends it.
+    for one, other in zip(with_ids, plain, strict=False):
+        assert one.symbol == other.symbol
     kernel = stacks.resolve(values["kernel_stack"])
     assert kernel[0].module == "bpf"
     assert kernel[0].name.endswith("_on_enter")
@@ -199,7 +207,7 @@ def test_example_profiles_another_process(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "while True: sorted(range(1000, 0, -1))"])
     try:
         done = subprocess.run(
-            [sys.executable, str(ROOT / "examples/profile.py"), "-p", str(child.pid), "-s", "0.5",
+            [sys.executable, str(ROOT / "examples/profile.py"), "-p", str(child.pid), "-s", "1",
              "-o", str(file)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -208,5 +216,6 @@ def test_example_profiles_another_process(tmp_path):
         child.wait()
     assert (done.returncode, done.stderr) == (0, "")
     folded = read_folded(done.stdout)
-    assert any("list_sort" in name or "PyLong" in name for stack in folded for name in stack)
+    named = {name for stack in folded for name in stack[1:] if not name.startswith("[")}
+    assert named & interpreter_functions(), folded
     assert ElementTree.parse(file).getroot().tag == "{http://www.w3.org/2000/svg}svg"
