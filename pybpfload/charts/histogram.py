@@ -257,7 +257,7 @@ def by_key(counts: Mapping[Any, Any], *, slot: str = "slot") -> dict[Any, dict[i
     """Split a map whose keys hold a slot: one histogram for each of what else is in the keys.
 
     Args:
-        counts: Map or dictionary; its keys are records (named tuples) with a field for the slot.
+        counts: Map or dictionary; its keys are records (with ``_fields``), one field is the slot.
         slot: The field.
 
     Returns:
@@ -272,7 +272,7 @@ def by_key(counts: Mapping[Any, Any], *, slot: str = "slot") -> dict[Any, dict[i
         fields = getattr(key, "_fields", ())
         if slot not in fields:
             raise ValueError(f"key {key!r} has no field {slot!r}")
-        rest = tuple(value for name, value in zip(fields, key, strict=True) if name != slot)
+        rest = tuple(getattr(key, name) for name in fields if name != slot)
         found.setdefault(rest[0] if len(rest) == 1 else rest, {})[getattr(key, slot)] = count
     return found
 
