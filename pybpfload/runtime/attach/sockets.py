@@ -94,8 +94,8 @@ def attach(
         raise
 
 
-class _Place:
-    """A kind of program of a socket; the younger of two in one place has taken the older's."""
+class _OnSocket:
+    """A program on a socket, until a younger one of the same kind takes its place."""
 
     def __init__(self, socket: HasFileno | int, options: tuple[int, int]) -> None:
         self.socket = socket
@@ -133,12 +133,12 @@ class _Place:
             raise kernel_error(result, "setsockopt", f"program {program} of socket")
 
 
-_latest: WeakValueDictionary[tuple[tuple[int, int], int], _Place] = WeakValueDictionary()
+_latest: WeakValueDictionary[tuple[tuple[int, int], int], _OnSocket] = WeakValueDictionary()
 
 
 def _to_socket(program: Program, target: HasFileno | int) -> Link:
     try:
-        place = _Place(target, _OPTIONS[program.spec.prog_type])
+        place = _OnSocket(target, _OPTIONS[program.spec.prog_type])
     except OSError as error:
         what = f"program {program.name} to socket fd {descriptor(target)}"
         raise kernel_error(error.errno or errno.EBADF, "fstat", what) from None
