@@ -60,7 +60,7 @@ class Map(MapHandle, MutableMapping[K, V]):
       pidfd), or the descriptor's number;
     * LPM tries: keys may be networks and addresses of :mod:`ipaddress`;
     * stack traces: values are lists of addresses, innermost first, or of
-      :class:`~pybpfload.runtime.mapcodecs.BuildIdFrame` with ``BPF_F_STACK_BUILD_ID``;
+      :class:`~pybpfload.symbols.stacks.BuildIdFrame` with ``BPF_F_STACK_BUILD_ID``;
     * ring buffers and perf event arrays: ``for event in m`` iterates over events.
 
     What a type cannot do raises ``TypeError`` and says what it can.
@@ -159,8 +159,8 @@ class Map(MapHandle, MutableMapping[K, V]):
 
         Args:
             key: What keys are: the name of a type of the map's BTF, a class of ``obj.types``, a
-                type of the user's that fits its layout, or a codec. ``None`` leaves them as they
-                are.
+                type of the user's that fits its layout, or a codec; for LPM tries also
+                ``ipaddress.IPv4Network`` or ``IPv6Network``. ``None`` leaves them as they are.
             value: What values are, likewise; of per-CPU maps, on each CPU.
 
         Returns:

@@ -18,7 +18,7 @@ from pybpfload.runtime.mapkinds import (
     STORAGE_OF_CGROUPS,
     TARGETS,
 )
-from pybpfload.uapi import MapFlag, MapType, StackBuildIdStatus
+from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "BuildIdFrame",
     "CgroupStorageKey",
     "Codec",
     "PerCpu",
@@ -145,7 +144,8 @@ def chosen_codec(choice: Any, declared: Codec, btf: Btf | None) -> Codec:
 
     Args:
         choice: The name of a type of the BTF, a class made from BTF, a type of the user's
-            (:mod:`pybpfload.interop.python_types`), or a codec.
+            (:mod:`pybpfload.interop.python_types`), ``IPv4Network`` or ``IPv6Network`` for keys of
+            LPM tries, or a codec.
         declared: The codec of what they are by the map's definition.
         btf: BTF of the map's object.
 
@@ -162,6 +162,8 @@ def chosen_codec(choice: Any, declared: Codec, btf: Btf | None) -> Codec:
 
     if isinstance(choice, type) and issubclass(choice, Record):
         return choice._codec
+    if isinstance(choice, type) and hasattr(choice, "subnets"):
+        return _Network(choice, declared)
     from pybpfload.interop.python_types import codec_for
 
     return codec_for(choice, declared)  # type: ignore[arg-type]
@@ -364,32 +366,15 @@ class _Stack(_Codec):
         raise TypeError("stack traces are written by programs only")
 
 
-class BuildIdFrame(NamedTuple):
-    """A level of a stack trace that was taken with build ids (Linux 4.17).
-
-    Attributes:
-        build_id: Of the file, 20 bytes, shorter ones filled up with zeros; empty if the kernel
-            could not tell, because the page that has it was not in memory.
-        offset: In the file; without a build id, the address.
-    """
-
-    build_id: bytes
-    offset: int
-
-
 class _BuildIdStack(_Stack):
-    """A stack trace as :class:`BuildIdFrame`, innermost first, up to the first empty one."""
+    """A stack trace as :class:`~pybpfload.symbols.stacks.BuildIdFrame`, innermost first."""
 
     name = "stack of build ids"
 
     def decode(self, buffer: Any, offset: int = 0) -> list[Any]:
-        frames: list[BuildIdFrame] = []
-        part = memoryview(buffer)[offset : offset + self.size]
-        for status, build_id, where in struct.iter_unpack("=i20sQ", part):
-            if status == StackBuildIdStatus.EMPTY:
-                break
-            known = status == StackBuildIdStatus.VALID
-            frames.append(BuildIdFrame(build_id if known else b"", where))
+        from pybpfload.symbols.stacks import read_build_ids
+
+        frames: list[Any] = read_build_ids(bytes(buffer[offset : offset + self.size]))
         return frames
 
 
@@ -416,6 +401,24 @@ class _Prefix(_Codec):
         network = getattr(value, "network", value)  # an interface has an address and a network
         bits = getattr(network, "prefixlen", None)
         return struct.pack(f"=I{self.size - 4}s", 8 * len(packed) if bits is None else bits, packed)
+
+
+class _Network(_Prefix):
+    """Keys of an LPM trie as networks of :mod:`ipaddress`; an address takes what bytes it needs."""
+
+    def __init__(self, network: Any, declared: Codec) -> None:
+        super().__init__(declared.size, declared)
+        self.name = network.__name__
+        self._network = network
+        self._packed = len(network((0, 0)).network_address.packed)
+        if declared.size < 4 + self._packed:
+            raise BpfError(f"{declared.name} of {declared.size} bytes holds no {self.name}")
+        self.decode = self._decode  # type: ignore[method-assign]
+        self.decode_many = super(_Prefix, self).decode_many  # type: ignore[method-assign]
+
+    def _decode(self, buffer: Any, offset: int = 0) -> Any:
+        bits, address = struct.unpack_from(f"=I{self._packed}s", buffer, offset)
+        return self._network((address, bits))
 
 
 class CgroupStorageKey(NamedTuple):

@@ -211,6 +211,8 @@ class MapHandle(Handle):
             bpf.map_freeze(self.fileno())
         except KernelError as error:
             error.target = f"map {self.name}"
+            if error.errno in (errno.EBUSY, errno.EPERM):
+                error.hint = "it is frozen already, or mapped for writing (view(), variables)"
             raise
 
     def view(self) -> mmap.mmap | memoryview:

@@ -479,7 +479,7 @@ def test_freezing() -> None:
         assert m[0] == 1
         with pytest.raises(NotPermittedError, match="frozen"):
             m[0] = 2
-        with pytest.raises(KernelError):
+        with pytest.raises(KernelError, match="frozen already, or mapped for writing"):
             m.freeze()
 
 

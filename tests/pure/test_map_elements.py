@@ -250,6 +250,21 @@ def test_prefixes() -> None:
     assert len(wide.encode(ipaddress.ip_network("10.0.0.0/8"))) == 20
 
 
+def test_networks_as_keys(kernel: FakeKernel) -> None:
+    four, six = ipaddress.IPv4Network, ipaddress.IPv6Network
+    with make(MapType.LPM_TRIE, key_size=20) as m:
+        networks = m.typed(key=six)
+        networks[six("2001:db8::/32")] = 1
+        networks[ipaddress.ip_address("::1")] = 2
+        assert list(networks) == [six("2001:db8::/32"), six("::1/128")]
+        assert networks.to_dict() == {six("2001:db8::/32"): 1, six("::1/128"): 2}
+    with make(MapType.LPM_TRIE, key_size=8) as m:
+        m.typed(key=four)[four("10.0.0.0/8")] = 3
+        assert list(m.typed(key=four)) == [four("10.0.0.0/8")]
+        with pytest.raises(BpfError, match="8 bytes holds no IPv6Network"):
+            m.typed(key=six)
+
+
 def test_sums_over_cpus() -> None:
     builder = BtfBuilder()
     u32 = builder.add_int("u32", 4)
