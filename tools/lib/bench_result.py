@@ -50,6 +50,11 @@ class Result:
         return f"{self.what:<60}{number} {bar:<9} {self.verdict:<7} {self.note}".rstrip()
 
 
+def missed(results: list[Result]) -> bool:
+    """Whether a bar is missed, or what has one was not measured."""
+    return any(each.bar is not None and each.verdict != "ok" for each in results)
+
+
 def median_and_spread(values: list[float]) -> tuple[float, float]:
     """The middle of some values, and what is between their quartiles."""
     if len(values) < 2:

@@ -12,6 +12,7 @@ from pathlib import Path
 import bench_peers
 from bench_live import LIVE
 from bench_offline import OFFLINE
+from bench_result import missed
 
 MEASUREMENTS = {**OFFLINE, **LIVE}
 
@@ -45,8 +46,7 @@ def main(description: str) -> int:
         print(json.dumps({"machine": _machine(), "runs": options.n, "results": found}, indent=2))
     else:
         print(f"\n{options.n} runs each on {_machine()}")
-    missed = [each for each in results if each.bar is not None and each.verdict != "ok"]
-    return int(bool(missed))
+    return int(missed(results))
 
 
 def _machine() -> str:
