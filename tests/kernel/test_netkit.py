@@ -49,8 +49,8 @@ def test_each_side(pair, network, side):
 
 def test_order_and_revision(pair, network):
     with network.loaded("on_netkit") as a, network.loaded("on_netkit") as b:
-        with network.loaded("on_netkit") as c:
-            one, two, three = (each.programs["on_netkit"] for each in (a, b, c))
+        with network.loaded("on_netkit") as c, network.loaded("on_netkit") as d:
+            one, two, three, four = (each.programs["on_netkit"] for each in (a, b, c, d))
             first = one.attach("near")
             revision = pybpfload.attached("near")[0].revision
             two.attach("near", before=first, revision=revision)
@@ -59,8 +59,8 @@ def test_order_and_revision(pair, network):
             assert [each.prog_id for each in there] == [p.info().id for p in (two, three, one)]
             with pytest.raises(pybpfload.KernelError, match="changed since that revision"):
                 one.attach("near", revision=revision)
-            first.update(three)
-            assert pybpfload.attached("near")[2].prog_id == three.info().id
+            first.update(four, old=one)
+            assert pybpfload.attached("near")[2].prog_id == four.info().id
 
 
 def test_not_on_the_peer(pair, network):
