@@ -1,25 +1,8 @@
-"""Typed values from BTF: what each C type is in Python.
+"""Typed values from BTF: what each C type is in Python. ``docs/values.md`` has the whole table.
 
-=========================================  ========================================================
-C type                                     Python value
-=========================================  ========================================================
-integers of 1, 2, 4, 8, 16 bytes           ``int``; a single ``char`` too
-``_Bool``                                  ``bool``
-enums                                      member of an ``IntEnum`` made from BTF; numbers that it
-                                           does not name are members too (``UNKNOWN_7``). An
-                                           enumerator's name can be given for writing.
-``_Float16``, ``float``, ``double``        ``float``; wider ones are ``bytes``
-pointers                                   ``int``
-``char[N]``                                ``str`` up to the first NUL, UTF-8;
-                                           :class:`~pybpfload.btf.arrays.CText` when the bytes have
-                                           more to them. ``str`` or ``bytes`` of up to N bytes can
-                                           be given; the rest is zero.
-``unsigned char[N]`` (``__u8[N]``)         ``bytes`` of N bytes
-other arrays                               ``tuple``; any sequence can be given
-structs and unions                         :class:`~pybpfload.btf.records.Record`; a dict, a tuple
-                                           of all fields, or bytes can be given
-bit fields                                 ``int``, ``bool`` or enum, by their type
-=========================================  ========================================================
+In short: integers and pointers are ``int``, ``_Bool`` ``bool``, enums members of an ``IntEnum``
+made from BTF, floats ``float``; ``char[N]`` is ``str``, arrays of other unsigned bytes are
+``bytes``, other arrays tuples; structs and unions are :class:`~pybpfload.btf.records.Record`.
 
 ``char[N]`` is an array of the 1-byte integer that is *called* ``char``, whether or not it is
 signed; an array of any other unsigned 1-byte integer is bytes, of any other signed one a tuple.

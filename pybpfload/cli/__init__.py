@@ -19,6 +19,7 @@ COMMANDS = {
     "relocate": "show the final instructions and every CO-RE decision (offline)",
     "log": "explain why the verifier refused a program (offline)",
     "run": "load an object, attach its programs, print their events until Ctrl-C",
+    "gen": "make a file from an object: stubs for editors and type checkers (offline)",
     "features": "show what this kernel can do with BPF",
     "probes": "show where programs can be attached",
 }

@@ -67,8 +67,9 @@ def main(description: str) -> int:
             not_run[ring] = reason
         elif ring in ("lint", "pure", "fuzz"):
             side_by_side += _jobs(ring, options)
-            if options.quick:  # the slowest check by far; mypy knows nearly all that it knows
-                side_by_side = [job for job in side_by_side if job.name != "pyright"]
+            if options.quick:  # the slowest checks by far; mypy knows nearly all that they know
+                slow = ("pyright", "stubs")
+                side_by_side = [job for job in side_by_side if job.name not in slow]
         else:
             alone += _jobs(ring, options)
     # The longest first, so that no processor waits for it at the end.
@@ -121,6 +122,7 @@ def _cannot_run(ring: str) -> str | None:
 def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
     if ring == "lint":
         yield from _lint()
+        yield _pytest("stubs", ["tests/typing"], options)
     elif ring == "pure":
         yield from _pure(options)
     elif ring == "fuzz":
