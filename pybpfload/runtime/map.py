@@ -152,7 +152,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         if keys is not None:
             self._encode_key = mapcodecs.encoder(keys, f"map {self.name}: a key")
             if "l" in self._can:
-                self._get = self._elements.getter(self._encode_key, self._decode)
+                self._get = self._elements.getter(self._encode_key, self._decode, _MISSING)
 
     def typed(self, *, key: Any = None, value: Any = None) -> Map[Any, Any]:
         """The same map with other types of keys and values.
@@ -329,10 +329,11 @@ class Map(MapHandle, MutableMapping[K, V]):
         get = self._get
         if get is None:
             raise self._cannot("lookup")
-        value: V | None = get(key)
-        if value is None:
+        value = get(key)
+        if value is _MISSING:
             raise self._no_key(key)
-        return value
+        found: V = value
+        return found
 
     def __setitem__(self, key: K, value: Any) -> None:
         self._elements.update(self._key(key, "u"), self._encode(value))

@@ -221,16 +221,17 @@ class Calls:
         raise self.failed(result, _TAKE if take else _LOOKUP)
 
     def getter(
-        self, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]
+        self, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any], missing: Any
     ) -> Callable[[Any], Any]:
         """:meth:`lookup` between codecs as one function: what a lookup costs besides the call.
 
         Args:
             encode: Makes the bytes of a key.
             decode: Makes a value of its bytes.
+            missing: What to give for a key that is not there.
 
         Returns:
-            Gives the value of a key, or ``None``; raises as ``lookup`` does.
+            Gives the value of a key; raises as ``lookup`` does.
         """
 
         def get(key: Any) -> Any:
@@ -248,7 +249,7 @@ class Calls:
                 return decode(value)
             pool.append(slot)
             if result == -errno.ENOENT:
-                return None
+                return missing
             del pool, slot
             raise self.failed(result, _LOOKUP)
 
