@@ -148,7 +148,7 @@ def attach(
         "map": map, "pid": pid, "tid": tid, "pidfd": pidfd,
         "cgroup": cgroup, "cgroup_id": cgroup_id, "order": order,
     }  # fmt: skip
-    parameters = {
+    parameters: dict[str, Any] = {
         name: value
         for name, value in all_parameters.items()
         if value is not None and not (isinstance(value, int) and value == 0)
