@@ -163,7 +163,7 @@ class TestMulti:
         def without_addresses(file):
             if file.endswith("_addrs"):
                 raise pybpfload.KernelError(errno.ENOENT, "open", file)
-            return ["there_is_no_such_function", *lines(file)]
+            return ["vfs_unlinx", *lines(file)]  # which kallsyms does not have
 
         def without_values(path, limit=-1):
             text = read_file(path, limit)
@@ -172,8 +172,8 @@ class TestMulti:
         monkeypatch.setattr(kernel_tracefs, "lines", without_addresses)
         if hidden:
             monkeypatch.setattr(door, "read_file", without_values)
-        link = fires(probes("on_kprobe_multi"), "on_kprobe_multi", unlink_a_file, "*s_unlink")
-        assert re.match(r"\*s_unlink \(\d+ functions\)", link.target)
+        link = fires(probes("on_kprobe_multi"), "on_kprobe_multi", unlink_a_file)
+        assert link.target == "vfs_unlin? (1 functions)"
 
     @pytest.mark.kernel("5.18")
     def test_names_and_cookies(self, probes, unlink_a_file):
