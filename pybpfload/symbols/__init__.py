@@ -2,7 +2,7 @@
 
 stacks = symbols.Stacks(obj.maps["stacks"])
 for frame in stacks.frames(event.user_stack, pid=event.pid):
-    print(frame)  # 0x7f1e4a4f3717 PyObject_Call+0x57 (libc.so.6)
+    print(frame)  # 0x7f1e4a4f3717 __getpgid+0x7 (libc.so.6)
 
 Needs Linux; what draws and counts is in :mod:`pybpfload.charts` and does not.
 """

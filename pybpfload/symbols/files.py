@@ -231,14 +231,10 @@ class CodeFiles:
                 try:
                     with RegularFile(place) as file:
                         found = UserBinary(file, path)
-                        if build_id:
-                            fits = found.build_id == build_id
-                        else:
-                            size = len(file)
-                            fits = link is not None and size <= _LARGEST_SUMMED
-                            fits = fits and link is not None and file.crc32() == link[1]
-                        if fits and len(table := elf_symbols(found, ["symtab"])):
-                            return table
+                        if _belongs(file, found, build_id, link):
+                            table = elf_symbols(found, ["symtab"])
+                            if len(table):
+                                return table
                 except (OSError, BpfError):
                     continue
         return _NO_TABLE
@@ -248,3 +244,12 @@ class CodeFiles:
             number = build_id.hex()
             for folder in self._debug_folders:
                 yield f"{folder}/.build-id/{number[:2]}/{number[2:]}.debug"
+
+
+def _belongs(
+    file: RegularFile, debug: UserBinary, build_id: bytes, link: tuple[str, int] | None
+) -> bool:
+    """Whether a debug file is of that build id; without one, whether it has the link's checksum."""
+    if build_id:
+        return debug.build_id == build_id
+    return link is not None and len(file) <= _LARGEST_SUMMED and file.crc32() == link[1]
