@@ -577,7 +577,11 @@ class Map(MapHandle, MutableMapping[K, V]):
     def _repr_html_(self) -> str:
         """The first elements as a table, for notebooks."""
         readable = not self.closed and "l" in self._can and "i" in self._can
-        return maptable.html(repr(self), self.type in PER_CPU, self.items() if readable else ())
+        by_cpu = self.type in PER_CPU
+        try:
+            return maptable.html(repr(self), by_cpu, self.items() if readable else ())
+        except BpfError as error:
+            return maptable.html(f"{self!r}: {error}", by_cpu, ())
 
     def update(  # type: ignore[override]
         self,

@@ -28,6 +28,7 @@ def typed_view(memory: memoryview, codec: Codec, stride: int) -> memoryview:
     Raises:
         BufferError: A memoryview cannot have such elements.
     """
+    codec = _of_c(codec)
     element: Any = getattr(codec, "element", codec)
     code: str = getattr(element, "code", "")
     cast: Any = memory.cast
@@ -59,4 +60,10 @@ def numpy_array(memory: Any, codec: Codec, stride: int) -> Any:
     """
     from pybpfload.interop import numpy_types
 
-    return numpy_types.array(codec, memory, range(0, len(memory), stride))
+    return numpy_types.array(_of_c(codec), memory, range(0, len(memory), stride))
+
+
+def _of_c(codec: Codec) -> Codec:
+    """The codec of the C type that a user's type stands for."""
+    found: Codec = getattr(codec, "inner", codec)
+    return found

@@ -65,6 +65,7 @@ def trie_key(number: int) -> bytes:
     return struct.pack("=I4s", 32, number.to_bytes(4, "big"))
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("batches", [True, False])
 @pytest.mark.parametrize("kind", [MapType.HASH, MapType.LPM_TRIE])
 def test_what_stays_comes_exactly_once(kind: MapType, batches: bool) -> None:

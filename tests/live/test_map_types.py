@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from mounts import in_own_mounts
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pybpfload.runtime.map import Map
 
 pytestmark = pytest.mark.live
+
+# What kernels may do differently is asked of each of them.
+every_kernel = pytest.mark.vm
 
 FIXTURES = (
     Path(__file__).parents[2] / "fixtures" / ("bpfel" if sys.byteorder == "little" else "bpfeb")
@@ -55,6 +58,7 @@ def test_old_elements_make_room(flags: int) -> None:
         assert all(key == value for key, value in m.items())
 
 
+@every_kernel
 def test_a_value_is_copied_under_its_lock() -> None:
     spec = pybpfload.open(FIXTURES / "maps_special.bpf.o")
     for program in spec.programs.values():
@@ -73,6 +77,7 @@ def test_a_value_is_copied_under_its_lock() -> None:
             m.lookup(0, lock=True)
 
 
+@every_kernel
 def test_one_cpu_of_a_value() -> None:
     with make_map(MapType.PERCPU_ARRAY, 4, 4, 1) as m:
         m[0] = list(range(CPUS))
@@ -91,6 +96,7 @@ def test_one_cpu_of_a_value() -> None:
                 refused()
 
 
+@every_kernel
 @pytest.mark.parametrize("build_ids", [False, True])
 def test_stack_traces(build_ids: bool) -> None:
     size, flags = (32, MapFlag.STACK_BUILD_ID) if build_ids else (8, 0)
@@ -229,6 +235,7 @@ def test_sockets_of_one_map() -> None:
         assert not m.to_dict()
 
 
+@every_kernel
 def test_processors_to_send_to() -> None:
     with make_map(MapType.CPUMAP, 4, 8, CPUS) as m:
         m[0] = 192  # a queue of so many packets
@@ -253,6 +260,7 @@ def test_devices_by_name() -> None:
                 m[8] = 123456
 
 
+@every_kernel
 def test_what_is_mapped_of_arrays() -> None:
     with make_map(MapType.ARRAY, 4, 8, 5, flags=MapFlag.MMAPABLE) as m:
         numbers = m.array()
@@ -275,6 +283,10 @@ def test_what_is_mapped_of_arrays() -> None:
             m.array()
 
 
+class Stats(NamedTuple):
+    packets: int
+
+
 def test_structs_as_numpy_arrays() -> None:
     numpy = pytest.importorskip("numpy")
     spec = pybpfload.open(FIXTURES / "maps.bpf.o")
@@ -289,6 +301,7 @@ def test_structs_as_numpy_arrays() -> None:
         flows[1] = {"packets": 7, "name": "dns"}
         assert (shared["packets"].tolist(), shared["name"][1]) == ([0, 7, 0], b"dns")
         shared["packets"][2] = 8
+        assert numpy.asarray(flows.typed(value=Stats))["packets"].tolist() == [0, 7, 8]
         assert flows[2].packets == 8
         with pytest.raises(BufferError, match="struct stats"):
             flows.array()

@@ -475,6 +475,9 @@ def test_tables_for_notebooks(kernel: FakeKernel) -> None:
         assert "<td>19</td><td>361</td>" in text
         assert "<td>400</td>" not in text
         assert "Only the first 20 rows." in text
+        kernel.refuses["MAP_LOOKUP_BATCH"] = errno.EFAULT
+        assert "Bad address" in m._repr_html_()
+        del kernel.refuses["MAP_LOOKUP_BATCH"]
     assert "closed" in m._repr_html_()
     with make(MapType.HASH, value_size=200) as m:
         m[1] = b"<script>".ljust(200, b"&")
