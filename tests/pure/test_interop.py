@@ -7,19 +7,24 @@ import ctypes
 import enum
 import struct
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple, NewType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NewType
 
 import pytest
+from btf_samples import orders, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_values import Types, both_orders, event, sound
 
+from pybpfload.btf.build import BtfBuilder
 from pybpfload.btf.records import BitsCodec, RecordCodec
 from pybpfload.btf.values import ValueMismatchError, codec, raw_codec
 from pybpfload.errors import BpfError
 from pybpfload.interop import numpy_types
 from pybpfload.interop.ctypes_types import ctypes_class
 from pybpfload.interop.python_types import TypeMismatchError, codec_for
+
+if TYPE_CHECKING:
+    from pybpfload.btf import types as t
 
 numpy = pytest.importorskip("numpy")
 
@@ -366,7 +371,7 @@ def test_ctypes_unions(order: str) -> None:
     assert c.decode(bytes(value)) == (1, 2, 3, whole)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(sound(), st.data())
 def test_ctypes_classes_say_what_records_say(built: Any, data: st.DataObject) -> None:
     b, type_id, size = built
@@ -404,7 +409,7 @@ def _same(found: Any, wanted: Any, c: Any) -> bool:
     return bool(found == wanted) or bool(found) is wanted or str(found) == str(wanted)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(sound(), st.data())
 def test_numpy_says_what_records_say(built: Any, data: st.DataObject) -> None:
     b, type_id, size = built
@@ -459,6 +464,23 @@ def test_sizes_are_only_claims() -> None:
         deep = b.arr(deep, 1)
     with pytest.raises(BpfError):
         numpy_types.dtype(b.of(deep))
+
+
+@settings(max_examples=20)
+@given(tables, orders)
+def test_hostile_types(types: list[t.Type], order: str) -> None:
+    b = BtfBuilder(order)
+    for value in types:
+        b.add_type(value)
+    btf = b.btf()
+    for type_id in range(len(btf) + 1):
+        try:
+            c = codec(btf, type_id)
+            assert numpy_types.dtype(c).itemsize == c.size
+            if isinstance(c, RecordCodec):
+                assert ctypes.sizeof(ctypes_class(c)) == c.size
+        except BpfError:
+            continue
 
 
 def test_of_an_object() -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from btf_samples import orders, tables
+from hypothesis import given, settings
 from test_values import HOSTILE_NAMES, Types
 
 import pybpfload
+from pybpfload.btf.build import BtfBuilder
 from pybpfload.cli import main, stubs
 from pybpfload.cli.stubs import stub_text
-from pybpfload.errors import FormatError
+from pybpfload.errors import BpfError, FormatError
+
+if TYPE_CHECKING:
+    from pybpfload.btf import types as t
 
 OBJECTS = Path(__file__).parents[2] / "fixtures"
 
@@ -99,3 +105,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out) == {"object": path, "stubs": text}
     assert main(["gen", "skeleton", path]) == 2
     assert main(["gen", "stubs", str(tmp_path / "none.o")]) == 1
+
+
+@settings(max_examples=15)
+@given(tables, orders)
+def test_hostile_types(types: list[t.Type], order: str) -> None:
+    b = BtfBuilder(order)
+    for value in types:
+        b.add_type(value)
+    spec = pybpfload.open(OBJECTS / "bpfel" / "nobtf.bpf.o")
+    spec.btf = b.btf()
+    try:
+        text = stub_text(spec)
+    except BpfError:
+        return
+    assert "ObjectSpec" in classes(text)

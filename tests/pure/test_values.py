@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from btf_samples import orders, tables
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pybpfload.btf import Btf
@@ -768,6 +768,7 @@ def test_any_types(types: list[t.Type], order: str, raw: bytes) -> None:
             continue
         if c.size <= len(raw):
             assert repr(c.decode(c.encode(value))) == repr(value)
+            assert len(c.decode_many(raw, [0] * 3)) == 3
 
 
 @st.composite
@@ -819,6 +820,8 @@ def test_there_and_back(built: tuple[BtfBuilder, int, int], data: st.DataObject)
     assert c.encode(tuple(settled)) == again
     if not c.loss:
         assert again == raw
+    if not c.overlaps:
+        assert repr(settled) == repr(value)
     assert c.decode(b"\xff\xff\xff" + raw, 3, size) == value or "nan" in repr(value)
     assert len(value) == len(value._fields) == len(set(value._fields))
 
@@ -859,6 +862,7 @@ def _places(draw: st.DrawFn, size: int, count: int) -> tuple[Any, int]:
     return found, max(found, default=0) + size
 
 
+@settings(max_examples=25)
 @given(sound(), st.data())
 def test_many_at_once_are_as_one_by_one(
     built: tuple[BtfBuilder, int, int], data: st.DataObject
