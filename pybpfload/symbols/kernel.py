@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelSymbols"]
 
-_EACH = 1.0  # seconds between looks for new modules and programs
+_EACH = 1.0  # seconds between looks for new modules and programs,
+_SHARE = 20  # and so many times as long as reading the list took
 _EPERM = 1
 _HIDDEN = (
-    "all addresses in /proc/kallsyms are 0: kernel.kptr_restrict is 2, or it is {setting} and this "
-    "process lacks CAP_SYSLOG; as root: sysctl kernel.kptr_restrict=1"
+    "all addresses in /proc/kallsyms are 0, because kernel.kptr_restrict is {setting}: 2 hides them "
+    "from everybody, 1 from processes without CAP_SYSLOG, 0 from those unless "
+    "kernel.perf_event_paranoid is 1 or less"
 )
 
 
 class KernelSymbols:
     """What is at an address of the kernel, from ``/proc/kallsyms``.
 
-    Modules that come and go are noticed: the list is read anew, at most once a second, if an
+    Modules that come and go are noticed: the list is read anew, every few seconds at most, if an
     address has no symbol, or ``/proc/modules`` has changed. BPF programs are not listed there:
     call :meth:`refresh` after loading some that lie close to others. Takes 9 MB for 122,000
     symbols.
@@ -43,7 +45,7 @@ class KernelSymbols:
         self._text = b""
         self._table: SymbolTable
         self._modules = b""
-        self._looked = 0.0
+        self._looked, self._pause = 0.0, _EACH
         self.refresh()
 
     def __len__(self) -> int:
@@ -55,7 +57,7 @@ class KernelSymbols:
         Raises:
             KernelError: It cannot be read.
         """
-        self._looked = time.monotonic()
+        started = time.monotonic()
         self._modules = _file("/proc/modules")
         self._text = kallsyms.read()
         self._table = kernel_symbols(self._text)
@@ -63,6 +65,8 @@ class KernelSymbols:
         if not self._table.highest:
             setting = _file("/proc/sys/kernel/kptr_restrict").decode(errors="replace").strip()
             self.problem = _HIDDEN.format(setting=setting or "unknown")
+        self._looked = time.monotonic()
+        self._pause = max(_EACH, _SHARE * (self._looked - started))
 
     def frame(self, address: int, *, is_return: bool = False) -> Frame:
         """What is at an address; without a symbol if there is none.
@@ -98,7 +102,7 @@ class KernelSymbols:
     def _is_outdated(self, is_missing: bool) -> bool:
         """Whether to look again for what modules brought, or where there is no symbol."""
         now = time.monotonic()
-        if now - self._looked < _EACH:
+        if now - self._looked < self._pause:
             return False
         self._looked = now
         return is_missing or _file("/proc/modules") != self._modules
