@@ -95,6 +95,7 @@ class _Walk:
             if insn.is_subprog_call or (insn.is_ldimm64 and insn.src == isa.PSEUDO_FUNC)
             if (form := table.find(insn)) is not None
         }
+        self.alone = {start for function, start in program.functions if function.is_global}
         self.enter(0, _UNKNOWN)
         for _, start in program.functions[1:]:
             if start not in called:  # the kernel calls it: an exception callback
@@ -126,7 +127,9 @@ class _Walk:
             target = table.target(insn, form, index) if form is not None else None
             if insn.is_call:
                 if insn.is_subprog_call and target is not None:
-                    self.enter(target, _UNKNOWN)
+                    # Global functions are verified by themselves, static ones for each call.
+                    known = _UNKNOWN if target in self.alone else (*state[:6], *_UNKNOWN[6:])
+                    self.enter(target, known)
                 self.enter(following, (*_UNKNOWN[:6], *state[6:]))
             elif insn.code == isa.EXIT:
                 pass

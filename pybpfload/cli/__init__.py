@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "inspect": "show what is in an object: programs, maps, variables, BTF (offline)",
     "relocate": "show the final instructions and every CO-RE decision (offline)",
+    "check": "tell whether objects will load on kernels (offline)",
     "log": "explain why the verifier refused a program (offline)",
     "run": "load an object, attach its programs, print their events until Ctrl-C",
     "gen": "make a file from an object: stubs for editors and type checkers (offline)",

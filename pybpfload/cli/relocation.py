@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["document", "relocate_files"]
 
 _KERNEL = "/sys/kernel/btf/vmlinux"
-_MAGIC = (b"\x9f\xeb", b"\xeb\x9f")
 
 
 def relocate_files(
@@ -78,12 +77,9 @@ def _needs_types(spec: ObjectSpec) -> bool:
 
 
 def _read(path: str, base: Btf | None = None) -> Btf:
-    data = Path(path).read_bytes()
-    if data[:2] not in _MAGIC:
-        from pybpfload.elf.image import btf_from_image
+    from pybpfload.elf.image import btf_from_image
 
-        data = btf_from_image(data, path)
-    return Btf.from_bytes(data, base=base, name=path)
+    return Btf.from_bytes(btf_from_image(Path(path).read_bytes(), path), base=base, name=path)
 
 
 def _read_module(path: str, base: Btf) -> Btf:

@@ -77,6 +77,9 @@ class _DamagedError(Exception):
     """What is wrong with the data; becomes a FormatError where the file's name is known."""
 
 
+_BTF_MAGIC = (b"\x9f\xeb", b"\xeb\x9f")
+
+
 class _Budget:
     """What may still be spent on one file, in all its layers and at all places tried.
 
@@ -121,6 +124,8 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
     """
     file = name or None
     view = memoryview(data).cast("B")
+    if bytes(view[:2]) in _BTF_MAGIC:
+        return bytes(view)  # raw; whoever reads it says what is wrong with it
     try:
         found = _btf(view, _NESTING, _Budget(output_limit(len(view))))
     except _DamagedError as error:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
         signed: bool
 
 
-__all__ = ["encode_number", "parse_kconfig", "read_kernel_config", "resolve"]
+__all__ = ["VIRTUAL", "encode_number", "parse_kconfig", "read_kernel_config", "resolve"]
+
+VIRTUAL = ("LINUX_KERNEL_VERSION", "LINUX_HAS_BPF_COOKIE", "LINUX_HAS_SYSCALL_WRAPPER")
+"""Settings that no configuration has and that loaders work out."""
 
 _LINE = 4095  # longer lines are read in pieces
 _NUMBER = re.compile(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", re.ASCII)
@@ -73,13 +76,13 @@ def resolve(externs: Sequence[KconfigExtern], text: str | None = None) -> bytes:
 
 def _virtual(extern: KconfigExtern) -> bytes:
     name = extern.name
-    if name == "LINUX_KERNEL_VERSION":
+    if name == VIRTUAL[0]:
         from pybpfload.kernel.version import kernel_version
 
         value = kernel_version()
         if not value:
             raise NotSupportedError("the running kernel's version cannot be told")
-    elif name in ("LINUX_HAS_BPF_COOKIE", "LINUX_HAS_SYSCALL_WRAPPER"):
+    elif name in VIRTUAL:
         from pybpfload.kernel.probe import Feature, has
 
         value = int(has(Feature[name.removeprefix("LINUX_HAS_")]))
@@ -90,8 +93,7 @@ def _virtual(extern: KconfigExtern) -> bytes:
             f"{name} is no kernel setting",
             section=".kconfig",
             symbol=name,
-            hint="there are CONFIG_ ones, LINUX_KERNEL_VERSION, LINUX_HAS_BPF_COOKIE and "
-            "LINUX_HAS_SYSCALL_WRAPPER",
+            hint=f"there are CONFIG_ ones, {', '.join(VIRTUAL)}",
         )
     if extern.kconfig_type not in ("int", "char", "bool"):
         raise FormatError(f"a number does not fit type {extern.kconfig_type}", symbol=name)

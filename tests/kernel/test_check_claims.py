@@ -1,0 +1,74 @@
+"""What ``check`` says of the running kernel is what loading finds.
+
+Both directions, for every fixture: an object that "loads" or is "degraded" is loaded, unless the
+verifier or a policy refuses it; one that "fails" is refused, or a program of it cannot be attached.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import OBJECTS
+
+import pybpfload
+from pybpfload.check import FAILS, Kernel, check
+from pybpfload.kernel.kconfig import read_kernel_config
+
+pytestmark = pytest.mark.vm
+
+NAMES = sorted(path.name.removesuffix(".bpf.o") for path in OBJECTS.glob("*.bpf.o"))
+# What check does not look at, and why.
+NOT_ASKED = {
+    "pinned": "needs a bpffs",
+    "pinned_other": "needs a bpffs",
+    "bad_exception_cb": "two programs share a wrong callback",
+    "core_target": "not a program: types for others",
+    "jump_tables": "needs a privilege of its own where the kernel has it",
+}
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        pytest.skip("this kernel has no BTF")
+    found = Kernel.read("/sys/kernel/btf")
+    with suppress(pybpfload.NotSupportedError):
+        found.kconfig = read_kernel_config()[0].decode()
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fixture(name, kernel):
+    if name in NOT_ASKED:
+        pytest.skip(NOT_ASKED[name])
+    try:
+        spec = pybpfload.open(OBJECTS / f"{name}.bpf.o")
+    except pybpfload.FormatError:
+        return  # nothing to check, and loading would not get so far
+    except pybpfload.RelocationError:
+        return
+    verdict = check(spec, kernel)
+    outcome = loading(spec)
+    if isinstance(outcome, pybpfload.VerifierError):
+        # The verifier looks at more than is asked here. But what relocation left invalid is known.
+        if outcome.relocation is not None or "was not created" in str(outcome):
+            assert verdict.result == FAILS, outcome
+    elif isinstance(outcome, pybpfload.NotPermittedError):
+        pytest.skip(f"policy: {outcome}")
+    elif outcome is not None:
+        assert verdict.result == FAILS or verdict.unknown, outcome
+    else:
+        # Targets of raw tracepoints are found when attaching only.
+        problems = [each for each in verdict.problems if "no tracepoint" not in each.what]
+        assert not problems, [str(each) for each in problems]
+
+
+def loading(spec: pybpfload.ObjectSpec) -> pybpfload.BpfError | None:
+    """What loading finds wrong."""
+    try:
+        with spec.load():
+            return None
+    except pybpfload.BpfError as error:
+        return error
