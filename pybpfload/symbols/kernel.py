@@ -20,8 +20,8 @@ _EACH = 1.0  # seconds between looks for new modules and programs,
 _SHARE = 20  # and so many times as long as reading the list took
 _EPERM = 1
 _HIDDEN = (
-    "all addresses in /proc/kallsyms are 0, because kernel.kptr_restrict is {setting}: 2 hides them "
-    "from everybody, 1 from processes without CAP_SYSLOG, 0 from those unless "
+    "all addresses in /proc/kallsyms are 0, because kernel.kptr_restrict is {setting}: 2 hides "
+    "them from everybody, 1 from processes without CAP_SYSLOG, 0 from those unless "
     "kernel.perf_event_paranoid is 1 or less"
 )
 
