@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from pybpfload.kernel import door
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     import select
 
 __all__ = ["EDGE", "READABLE", "WRITABLE", "Poller"]
+
+# CPython runs signal handlers before and after a system call. A signal right between its last look
+# and the call does not end the call: so calls are short, and Ctrl-C is never lost for long.
+_SLICE = 0.2  # seconds
 
 READABLE, WRITABLE, EDGE = 1, 4, 1 << 31  # EPOLLIN, EPOLLOUT, EPOLLET
 
@@ -67,16 +72,22 @@ class Poller:
         Returns:
             Whether something is ready.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
         if not self._waiting.acquire(timeout=-1 if timeout is None else timeout):
             return False  # another thread has waited all the time
         try:
-            return not self._closing and bool(self._epoll.poll(timeout, 8)) and not self._closing
+            while not self._closing:
+                rest = _SLICE if deadline is None else deadline - time.monotonic()
+                if self._epoll.poll(max(min(rest, _SLICE), 0), 8):
+                    return not self._closing
+                if rest <= 0:
+                    break
         except (OSError, ValueError):
-            if self._closing:  # by a signal handler, in this very call
-                return False
-            raise
+            if not self._closing:  # by a signal handler, in this very call
+                raise
         finally:
             self._waiting.release()
+        return False
 
     def clear(self) -> None:
         """Forget what has happened so far at descriptors that are waited for with ``EDGE``."""

@@ -19,6 +19,7 @@ from pybpfload.runtime import overwritable
 from pybpfload.runtime.buffer import EventBuffer
 from pybpfload.runtime.events import EventTypes
 from pybpfload.runtime.overwritable import OverwritableRing
+from pybpfload.runtime.poller import Poller
 from pybpfload.runtime.ringbuf import Ring
 
 if TYPE_CHECKING:
@@ -378,3 +379,26 @@ def test_a_record_that_nobody_finishes_costs_little() -> None:
         assert buffer.poll(0.2) == []
         assert 0.19 < time.monotonic() - start < 5
         assert 5 < buffer.looks < 30
+
+
+def test_a_signal_that_comes_right_before_waiting_is_not_lost() -> None:
+    """It cannot end a system call that has not begun, so none may last long."""
+    asked = []
+
+    class Deaf:
+        def poll(self, timeout: float, most: int) -> list[Any]:
+            asked.append(timeout)
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            return []
+
+    poller = Poller()
+    real, poller._epoll = poller._epoll, Deaf()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        poller.wait(None)
+    assert all(0 < timeout <= 0.5 for timeout in asked)
+    poller._epoll = real
+    start = time.monotonic()
+    assert not poller.wait(0.3)
+    assert 0.29 < time.monotonic() - start < 5
+    poller.close()
