@@ -198,6 +198,7 @@ class RecordCodec(Codec):
         "_new_record",
         "_overlapping",
         "_pack",
+        "_single",
         "_unpack",
         "_unparsings",
         "_write_order",
@@ -261,6 +262,11 @@ class RecordCodec(Codec):
             for index, member in enumerate(self.members)
             if member.codec.convert is not None and member.codec.code.endswith("s")
         )
+        # Members that share bytes are read one by one, each with its own size and nothing beyond.
+        self._single = tuple(
+            (member.codec._struct.unpack_from, member.offset, member.codec.convert)
+            for member in self.members
+        )
         self._pack = self._unpack = self._flat = None
         if not self._overlapping:
             self._flat = struct.Struct(self.order + "".join(codes) + (f"{tail}x" if tail else ""))
@@ -296,7 +302,10 @@ class RecordCodec(Codec):
         else:
             if len(buffer) - offset < self.size:
                 raise self._short(len(buffer) - offset)
-            values = [_read(m.codec, buffer, offset + m.offset) for m in self.members]
+            values = []
+            for unpack, start, final in self._single:
+                (raw,) = unpack(buffer, offset + start)
+                values.append(raw if final is None else final(raw))
         if self._flexible:
             end = len(buffer) if size is None else offset + size
             values = list(values)
@@ -320,7 +329,7 @@ class RecordCodec(Codec):
                     columns[index] = self.members[index].codec._convert_many(columns[index])
                 made += map(make, zip(*columns, strict=True))
             return made
-        columns = [  # as _read does it, so that flexible arrays inside hold nothing
+        columns = [  # each as if it were alone, so flexible arrays inside hold nothing
             Codec._many(member.codec, view, _shifted(offsets, member.offset), member.codec.size)
             for member in self.members
         ]
@@ -472,11 +481,6 @@ class RecordCodec(Codec):
         except ValueMismatchError as error:
             raise error.below(self.label) from None
         return self.decode(out)
-
-
-def _read(codec: Codec, buffer: Any, offset: int) -> Any:
-    """Read a member, which has its own size and nothing beyond."""
-    return Codec.decode(codec, buffer, offset)
 
 
 def _shifted(offsets: Sequence[int], by: int) -> Sequence[int]:
