@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import socket
 from pathlib import Path
@@ -18,7 +19,7 @@ import pybpfload
 from pybpfload import KernelError, Link, NotSupportedError, lowlevel
 from pybpfload.btf import Kind
 from pybpfload.kernel import btf as kernel_btf
-from pybpfload.kernel import linkinfo
+from pybpfload.kernel import linkinfo, netdev
 from pybpfload.kernel.version import kernel_version
 from pybpfload.uapi import (
     AttachType,
@@ -555,6 +556,41 @@ def test_a_cgroup_that_vanishes(make):
     with pytest.raises(pybpfload.AttachError, match="there is no control group"):
         program.attach(group)
     assert not program.attached
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "function"),
+    [
+        ("on_cgroup_ingress", {"link": False}, "pybpfload.kernel.bpf.prog_attach"),
+        ("on_xdp", {"link": False, "mode": "generic"}, "pybpfload.kernel.netdev.xdp_attach"),
+        ("on_tc", {"direction": "egress"}, "pybpfload.kernel.netdev.tc_attach"),
+    ],
+)
+def test_interrupted_behind_the_system_call(make, monkeypatch, name, options, function):
+    """The kernel has attached it, and Ctrl-C comes before anybody knows."""
+    make.fixture("netns")
+    place = make.fixture("cgroup") if "cgroup" in name else "lo"
+    program = make.program("network", (name,))
+    home, _, attribute = function.rpartition(".")
+    real, done = getattr(importlib.import_module(home), attribute), []
+
+    def interrupted(*arguments, **more):
+        real(*arguments, **more)
+        if not done:
+            done.append(len(pybpfload.attached(place)))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        program.attach(place, **options)
+    assert done == [1]
+    assert pybpfload.attached(place) == []
+    assert not program.attached
+    if name == "on_tc":
+        assert not netdev.has_clsact(1)
 
 
 def deadline(done) -> None:

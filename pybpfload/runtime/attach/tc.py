@@ -162,6 +162,7 @@ def _filter_of(
             program=program.name,
             target=target,
         )
+    number = program.info().id
     found: netdev.TcFilter | None = None
 
     def do() -> None:
@@ -171,7 +172,7 @@ def _filter_of(
                 ifindex,
                 _PARENTS[direction],
                 program.fileno(),
-                f"{program.name}:[{program.info().id}]",
+                f"{program.name}:[{number}]",
                 handle=handle,
                 priority=priority,
                 replace=replace,
@@ -183,13 +184,18 @@ def _filter_of(
             raise
 
     def undo(_: int) -> None:
-        if found is None:  # interrupted before the kernel has said which filter it is
-            if made:
-                _remove_unused(ifindex, via)
-            return
-        place = (ifindex, found.parent, found.handle, found.priority)
+        there = found
+        if there is None:  # interrupted before the kernel has said which filter it is
+            filters = netdev.tc_filters(ifindex, _PARENTS[direction])
+            ours = [each for each in filters if each.prog_id == number]
+            if len(ours) != 1:  # of several nobody can say which is the new one
+                if made:
+                    _remove_unused(ifindex, via)
+                return
+            there = ours[0]
+        place = (ifindex, there.parent, there.handle, there.priority)
         try:
-            if netdev.tc_query(*place, via=via).prog_id != found.prog_id:
+            if netdev.tc_query(*place, via=via).prog_id != number:
                 return  # somebody else has taken its place
             netdev.tc_detach(*place, via=via)
         except KernelError as error:
