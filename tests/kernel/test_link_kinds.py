@@ -188,7 +188,7 @@ def netkit(make):
         pytest.skip(f"no netkit devices: {error}")
     link = make.program("network", ("on_netkit",)).attach("near")
     expected = {"ifindex": socket.if_nametoindex("near"), "interface": "near"}
-    return link, {**expected, "attach_type": AttachType.NETKIT_PEER}
+    return link, {**expected, "attach_type": AttachType.NETKIT_PRIMARY}
 
 
 def cgroup(make):
