@@ -15,7 +15,7 @@ from btf_samples import orders, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pybpfload.btf import Btf
+from pybpfload.btf import Btf, arrays
 from pybpfload.btf import types as t
 from pybpfload.btf.arrays import CText
 from pybpfload.btf.build import BtfBuilder
@@ -237,6 +237,15 @@ def test_text_keeps_all_bytes(raw: bytes) -> None:
     value = c.decode(raw)
     assert c.encode(value) == raw
     str(value).encode()  # can always be printed
+
+
+def test_texts_that_are_kept_are_few() -> None:
+    b = Types()
+    c = b.of(b.arr(b.char, 16))
+    raws = [b"%d" % number + bytes(16 - len(b"%d" % number)) for number in range(10_000)]
+    assert c.decode_many(b"".join(raws)) == [str(number) for number in range(10_000)]
+    assert [c.decode(raw) for raw in raws] == [str(number) for number in range(10_000)]
+    assert 0 < len(arrays._short_texts) <= 4096
 
 
 def test_bytes() -> None:
