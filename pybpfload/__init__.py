@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         RelocationError,
         VerifierError,
     )
+    from pybpfload.interop.python_types import TypeMismatchError, codec_for
     from pybpfload.object.spec import (
         ExternSpec,
         MapSpec,
@@ -73,6 +74,7 @@ __all__ = [  # noqa: RUF022 - by topic
     "PerfBuffer",
     "UserRingBuffer",
     "trace_pipe",
+    "codec_for",
     "BpfError",
     "FormatError",
     "RelocationError",
@@ -83,6 +85,7 @@ __all__ = [  # noqa: RUF022 - by topic
     "AttachError",
     "ReadOnlyError",
     "RingFullError",
+    "TypeMismatchError",
     "ValueMismatchError",
 ]
 
@@ -109,7 +112,9 @@ _HOMES = {
     "trace_pipe": "runtime.trace",
     "AttachError": "errors",
     "ReadOnlyError": "runtime.variable",
+    "TypeMismatchError": "interop.python_types",
     "ValueMismatchError": "btf.codecs",
+    "codec_for": "interop.python_types",
     "BpfError": "errors",
     "FormatError": "errors",
     "KernelError": "errors",
@@ -120,7 +125,7 @@ _HOMES = {
 }
 
 
-_NAMESPACES = ("charts", "lowlevel", "symbols", "testing")
+_NAMESPACES = ("ktime", "charts", "lowlevel", "symbols", "testing")
 
 
 def __getattr__(name: str) -> Any:
