@@ -145,12 +145,12 @@ class Map(MapHandle, MutableMapping[K, V]):
         """Read and write with these codecs from now on."""
         self._keys = keys
         self._values = values
-        self._encode = mapcodecs.encoder(values, f"map {self.name}: a value")
+        self._encode = mapcodecs.encoder(values, f"map {self.name}: value")
         self._decode = mapcodecs.decoder(values)
         self._encode_key: Callable[[Any], bytes] | None = None
         self._get: Callable[[Any], Any] | None = None
         if keys is not None:
-            self._encode_key = mapcodecs.encoder(keys, f"map {self.name}: a key")
+            self._encode_key = mapcodecs.encoder(keys, f"map {self.name}: key")
             if "l" in self._can:
                 self._get = self._elements.getter(self._encode_key, self._decode, _MISSING)
 
@@ -313,7 +313,13 @@ class Map(MapHandle, MutableMapping[K, V]):
             raise TypeError(f"map {self.name} is no per-CPU map")
 
     def lookup_bytes(self, key: bytes) -> bytes | None:
-        """The bytes of a value by the bytes of its key, ``None`` if there is no such key."""
+        """The bytes of a value by the bytes of its key, ``None`` if there is no such key.
+
+        Raises:
+            ValueError: The key has not the map's size.
+            KernelError: The kernel refused.
+        """
+        self._check_size("key", key, self.key_size)
         return self._elements.lookup(key)
 
     def put_bytes(self, key: bytes, value: bytes) -> None:
@@ -323,7 +329,13 @@ class Map(MapHandle, MutableMapping[K, V]):
             ValueError: One has not the map's size.
             KernelError: The kernel refused.
         """
+        self._check_size("key", key, self.key_size)
+        self._check_size("value", value, self._values.size)
         self._elements.update(key, value)
+
+    def _check_size(self, what: str, given: bytes, size: int) -> None:
+        if len(given) != size:
+            raise ValueError(f"map {self.name}: {what} has {size} bytes, not {len(given)}")
 
     def __getitem__(self, key: K) -> V:
         get = self._get

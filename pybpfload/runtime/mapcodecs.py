@@ -206,15 +206,20 @@ def encoder(codec: Codec, what: str) -> Callable[[Any], bytes]:
 
     Args:
         codec: The codec.
-        what: What it is, for errors: ``"map counts: a key"``.
+        what: What it is, for errors: ``"map counts: key"``.
 
     Returns:
         A function that raises what the codec raises, and ``BpfError`` if it is too long.
     """
+    from pybpfload.btf.codecs import ValueMismatchError
+
     size, encode_any = codec.size, codec.encode
 
     def encode(value: Any) -> bytes:
-        raw = encode_any(value)
+        try:
+            raw = encode_any(value)
+        except ValueMismatchError as error:
+            raise error.below(f"{what} ") from None
         if len(raw) != size:  # a flexible array at the end of a struct
             raise BpfError(f"{what} has {size} bytes, not {len(raw)}")
         return raw

@@ -152,6 +152,23 @@ def test_values_that_do_not_fit_change_nothing(kernel: FakeKernel) -> None:
         assert len(m) == 0
 
 
+def test_wrong_sizes_name_the_map(kernel: FakeKernel) -> None:
+    with make(MapType.HASH, key_size=3, value_size=5) as m:
+        for action, sentence in (
+            (lambda: m[b"ab"], "map m: key 3 bytes: expected 3 bytes, got 2"),
+            (lambda: m.put(b"abc", b"1"), "map m: value 5 bytes: expected 5 bytes, got 1"),
+            (lambda: m.lookup_bytes(b"a"), "map m: key has 3 bytes, not 1"),
+            (lambda: m.put_bytes(b"a", b"12345"), "map m: key has 3 bytes, not 1"),
+            (lambda: m.put_bytes(b"abc", b"1"), "map m: value has 5 bytes, not 1"),
+        ):
+            with pytest.raises(ValueError) as caught:
+                action()
+            assert str(caught.value) == sentence
+    with opened_on_fake().load() as obj:
+        with pytest.raises(ValueError, match=r"map flows: key flow\.port: expected int from 0 to"):
+            obj.maps["flows"][{"port": 1 << 20}]
+
+
 def test_a_refused_update_says_what_is_wrong(kernel: FakeKernel) -> None:
     with make(MapType.HASH, entries=2) as m:
         m.update({1: 1, 2: 2})
