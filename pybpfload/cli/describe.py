@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
 from pybpfload.btf.cdecl import declare, define, type_text
 from pybpfload.btf.values import codec
+from pybpfload.check.asks import least, object_asks
 from pybpfload.cli.values import plain
 from pybpfload.errors import BpfError
-from pybpfload.object.spec import MapKind, Named
+from pybpfload.kernel.since import version_pair
+from pybpfload.object.spec import MapKind
 from pybpfload.relocate.core.decision import CoreKind
 from pybpfload.uapi import MapFlag, MapType, ProgFlag, name_of
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pybpfload.btf import Btf
+    from pybpfload.check.asks import Asks
+    from pybpfload.check.needs import Need
     from pybpfload.object.spec import ExternSpec, MapSpec, ObjectSpec, ProgramSpec, VariableSpec
-    from pybpfload.relocate import RelocatedProgram
 
 __all__ = ["describe"]
 
@@ -32,7 +34,7 @@ _MAX_TEXT = 1 << 20  # characters of definitions that are shown: files may claim
 
 def describe(spec: ObjectSpec) -> dict[str, Any]:
     """Describe an object in plain values, as ``inspect --json`` prints them."""
-    linked, problem = _link(spec)
+    asks, map_needs, problem = object_asks(spec)
     definitions = _Definitions(spec.btf)
     notes = list(spec.notes)
     if problem:
@@ -46,7 +48,8 @@ def describe(spec: ObjectSpec) -> dict[str, Any]:
         "byteorder": _BYTE_ORDERS[spec.byteorder],
         "license": spec.license,
         "kernel_version": spec.kernel_version,
-        "programs": [_program(p, linked.get(key)) for key, p in spec.programs.items()],
+        "needs": _needs(spec, asks, map_needs),
+        "programs": [_program(p, asks.get(key)) for key, p in spec.programs.items()],
         "subprograms": [_subprogram(f) for f in spec.subprograms],
         "maps": maps,
         "variables": variables,
@@ -59,22 +62,6 @@ def describe(spec: ObjectSpec) -> dict[str, Any]:
         "definitions": definitions.texts,
         "notes": notes,
     }
-
-
-def _link(spec: ObjectSpec) -> tuple[dict[str, RelocatedProgram], str]:
-    """Put the programs together as far as that needs no kernel's types, to see what they use."""
-    from pybpfload.relocate import relocate
-
-    bare = {id(f): replace(f, core_relos=[]) for f in spec.functions}
-    stripped = replace(
-        spec,
-        functions=list(bare.values()),
-        programs=Named("program", [(key, bare[id(p)]) for key, p in spec.programs.items()]),
-    )
-    try:
-        return relocate(stripped, everything=True).programs, ""
-    except BpfError as error:
-        return {}, str(error)
 
 
 class _Definitions:
@@ -132,7 +119,38 @@ class _Definitions:
                     self._size += len(self.texts[name])
 
 
-def _program(program: ProgramSpec, linked: RelocatedProgram | None) -> dict[str, Any]:
+def _needs(
+    spec: ObjectSpec, asks: dict[str, Asks], map_needs: list[tuple[str, Need]]
+) -> dict[str, Any]:
+    """The least kernel for what is loaded, what asks for it, and what is optional."""
+    whose: dict[Need, list[str]] = {}
+    for name, need in map_needs:
+        if spec.maps[name].autocreate:
+            whose.setdefault(need, []).append(f"map {name}")
+    wanted = [(key, found) for key, found in asks.items() if spec.programs[key].autoload]
+    for key, found in wanted:
+        for need in found.needed:
+            whose.setdefault(need._replace(insn=-1), []).append(f"program {key}")
+    version = least(whose)
+    optional = {
+        str(need): need.since
+        for _, found in wanted
+        for need in found.optional
+        if need.since is None or version is None or version_pair(need.since) > version_pair(version)
+    }
+    return {
+        "kernel": version,
+        "because": [
+            {"what": str(need), "whose": users}
+            for need, users in whose.items()
+            if need.since == version
+        ],
+        "optional": [{"what": what, "since": since} for what, since in optional.items()],
+    }
+
+
+def _program(program: ProgramSpec, asks: Asks | None) -> dict[str, Any]:
+    linked = asks.program if asks else None
     attach_type = int(program.expected_attach_type)
     says = attach_type or program.section.startswith("cgroup_skb/ingress")
     maps = (r.name for r in linked.references if r.kind.startswith("map")) if linked else ()
@@ -149,6 +167,9 @@ def _program(program: ProgramSpec, linked: RelocatedProgram | None) -> dict[str,
         "linked_insn_count": len(linked.insns) if linked else None,
         "subprograms": [f.name for f, _ in linked.functions[1:]] if linked else None,
         "maps": list(dict.fromkeys(maps)),
+        "helpers": asks.helpers if asks else None,
+        "kfuncs": asks.kfuncs if asks else None,
+        "stack": asks.stack if asks else None,
         "core_relocations": len(program.core_relos),
     }
 

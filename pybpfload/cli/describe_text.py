@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 
+_REASONS = 3
+
+
 def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
     """Yield the lines about an object that :func:`pybpfload.cli.describe.describe` described."""
     yield visible(one["object"])
     yield from _summary(one)
     parts = (
         ("Programs", list(_programs(one["programs"]))),
+        ("Calls", _calls(one["programs"])),
         ("Subprograms", _subprograms(one["subprograms"])),
         ("Maps", list(_maps(one["maps"]))),
         ("Variables", _variables(one["variables"])),
@@ -48,6 +52,13 @@ def _summary(one: dict[str, Any]) -> Iterator[str]:
     kinds = f" ({_counts(core['kinds'])})" if core["count"] else ""
     plural = "" if core["count"] == 1 else "s"
     yield f"  CO-RE       {core['count'] or 'no'} relocation{plural}{kinds}"
+    needs = one["needs"]
+    if needs["kernel"]:
+        reasons = [f"{r['what']} ({', '.join(r['whose'])})" for r in needs["because"]]
+        more = f" and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
+        yield f"  needs       Linux {needs['kernel']}: {'; '.join(reasons[:_REASONS])}{more}"
+    for each in needs["optional"]:
+        yield f"  may use     {each['what']}" + (f" (Linux {each['since']})" * bool(each["since"]))
 
 
 def _counts(kinds: dict[str, int]) -> str:
@@ -63,13 +74,34 @@ def _programs(programs: list[dict[str, Any]]) -> Iterator[str]:
             p["expected_attach_type"],
             p["attach_to"],
             p["insn_count"],
+            p["stack"],
             "yes" if p["autoload"] else "no",
             ", ".join(p["subprograms"] or ()),
         )
         for p in programs
     ]
-    columns = ("name", "section", "type", "attach type", "target", "insns", "autoload", "calls")
+    columns = (
+        "name",
+        "section",
+        "type",
+        "attach type",
+        "target",
+        "insns",
+        "stack",
+        "autoload",
+        "calls",
+    )
     yield from table(columns, rows)
+
+
+def _calls(programs: list[dict[str, Any]]) -> list[str]:
+    """Helpers and kernel functions of programs that call any."""
+    rows = [
+        (p["name"], ", ".join(p["helpers"]), ", ".join(p["kfuncs"]), ", ".join(p["maps"]))
+        for p in programs
+        if p["helpers"] or p["kfuncs"]
+    ]
+    return table(("program", "helpers", "kernel functions", "maps"), rows)
 
 
 def _subprograms(functions: list[dict[str, Any]]) -> list[str]:

@@ -22,6 +22,7 @@ KEYS = {
     "byteorder": str,
     "license": str,
     "kernel_version": (int, type(None)),
+    "needs": dict,
     "programs": list,
     "subprograms": list,
     "maps": list,
@@ -45,6 +46,9 @@ PROGRAM_KEYS = {
     "linked_insn_count": (int, type(None)),
     "subprograms": (list, type(None)),
     "maps": list,
+    "helpers": (list, type(None)),
+    "kfuncs": (list, type(None)),
+    "stack": (int, type(None)),
     "core_relocations": int,
 }
 MAP_KEYS = {
@@ -244,3 +248,30 @@ def test_tables():
     ]
     assert shorten("a" * 100, 20) == "aaaaaaaaaaa...aaaaaa"
     assert shorten("short") == "short"
+
+
+def test_what_an_object_needs():
+    def needs(name):
+        return describe(pybpfload.open(LITTLE / f"{name}.bpf.o"))["needs"]
+
+    assert needs("user_ringbuf") == {
+        "kernel": "6.1",
+        "because": [
+            {"what": "map type user_ringbuf", "whose": ["map orders"]},
+            {"what": "helper bpf_user_ringbuf_drain", "whose": ["program drain"]},
+        ],
+        "optional": [],
+    }
+    # Called only where the kernel says that it has a field.
+    optional = [{"what": "helper bpf_probe_read_kernel", "since": "5.5"}]
+    assert needs("my_program") == {
+        "kernel": "5.2", "because": needs("my_program")["because"], "optional": optional,
+    }  # fmt: skip
+
+
+def test_stack_of_functions_that_call_each_other():
+    programs = describe(pybpfload.open(LITTLE / "verifier_causes.bpf.o"))["programs"]
+    depths = {program["name"]: program["stack"] for program in programs}
+    assert depths["stack_depth"] == 3 * 40 * 8
+    assert depths["map_bounds"] == 8
+    assert depths["endless"] == 0
