@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
     from pybpfload.runtime.object import Object
-    from pybpfload.runtime.perfbuf import PerfBuffer
+    from pybpfload.runtime.perfbuf import Lost, PerfBuffer, Sample
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.ringbuf import RingBuffer
     from pybpfload.runtime.trace import trace_pipe
@@ -72,6 +72,8 @@ __all__ = [  # noqa: RUF022 - by topic
     "attached",
     "RingBuffer",
     "PerfBuffer",
+    "Lost",
+    "Sample",
     "UserRingBuffer",
     "trace_pipe",
     "codec_for",
@@ -101,12 +103,14 @@ _HOMES = {
     "Attachment": "runtime.attached",
     "attached": "runtime.attached",
     "Link": "runtime.link",
+    "Lost": "runtime.perfbuf",
     "Map": "runtime.map",
     "Object": "runtime.object",
     "PerfBuffer": "runtime.perfbuf",
     "Program": "runtime.program",
     "RingBuffer": "runtime.ringbuf",
     "RingFullError": "runtime.user_ringbuf",
+    "Sample": "runtime.perfbuf",
     "UserRingBuffer": "runtime.user_ringbuf",
     "Variable": "runtime.variable",
     "trace_pipe": "runtime.trace",

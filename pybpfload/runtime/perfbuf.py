@@ -212,7 +212,7 @@ class PerfBuffer(EventBuffer):
         for cpu in self._wanted():
             ring = self.rings.get(cpu)
             if ring is not None:
-                if ring.runs():
+                if ring.alive():
                     continue
                 ring.drain(out, 1 << 62)
             if self._open(cpu):

@@ -134,7 +134,7 @@ class CpuRing:
                 exact = perf.output_state(self.fileno())[1]
         return self._before + max(self._told, exact or 0)
 
-    def runs(self) -> bool:
+    def alive(self) -> bool:
         """Whether the kernel still writes into it: not once the CPU has gone offline.
 
         Raises:

@@ -49,11 +49,11 @@ def test_what_the_kernel_does(sender):
     """The event of a CPU that was offline is dead; what was in its ring can be read."""
     with PerfBuffer(sender.maps["samples"], with_cpu=True, cpu_numbers=[0, 1]) as buffer:
         send(sender, 1)
-        assert buffer.rings[1].runs()
+        assert buffer.rings[1].alive()
         switch(False)
-        assert not buffer.rings[1].runs()
+        assert not buffer.rings[1].alive()
         switch(True)
-        assert not buffer.rings[1].runs()
+        assert not buffer.rings[1].alive()
         send(sender, 1)
         assert sender.variables["dropped"].value == 1
         assert buffer.refresh() == [1]

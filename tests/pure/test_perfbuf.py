@@ -441,7 +441,7 @@ def test_cpus_that_come_and_go(kernel: PerfKernel, array: Map[Any, Any]) -> None
         assert element(kernel, array, 2) == buffer.rings[2].fileno()
         kernel.write(1, one(9))
         old = buffer.rings[1].fileno()
-        buffer.rings[1].runs()  # the scripted kernel notices that the CPU went
+        buffer.rings[1].alive()  # the scripted kernel notices that the CPU went
         kernel.online = [0, 1, 2]
         assert buffer.refresh() == [1]
         assert old in kernel.closed
