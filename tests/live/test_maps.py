@@ -461,6 +461,22 @@ def test_by_id_and_descriptor_with_types_from_the_kernel() -> None:
                 assert value.packets == 9
 
 
+def test_by_name() -> None:
+    name = f"by{os.getpid()}_name_too_long"  # the kernel knows 15 characters
+    with pytest.raises(BpfError, match="there is no map called by"):
+        Map.from_name(name)
+    with make_map(MapType.HASH, 4, 8, 5, name=name[:15]) as m:
+        m[1] = 2
+        with Map.from_name(name) as found:
+            assert found.to_dict() == {1: 2}
+        with make_map(MapType.HASH, 4, 8, 5, name=name[:15]) as other:
+            ids = sorted([m.info().id, other.info().id])
+            with pytest.raises(
+                BpfError, match=f"2 maps called .*, with the ids {ids[0]}, {ids[1]}"
+            ):
+                Map.from_name(name)
+
+
 def test_only_maps_are_maps() -> None:
     with load("maps") as obj:
         with pytest.raises(BpfError, match="is not a BPF map"):
