@@ -174,6 +174,8 @@ def codec_for(python_type: Any, codec: Codec) -> Codec:
         TypeMismatchError: They do not fit; names every field, both types, offset and size.
         TypeError: It is no type, or its annotations cannot be evaluated.
     """
+    if isinstance(codec, PythonCodec):
+        codec = codec.inner
     if _is_ctypes(_bare(python_type)):
         from pybpfload.interop.ctypes_types import CtypesCodec
 
@@ -263,8 +265,6 @@ class _Checker:
     ) -> tuple[Convert | None, Convert | None] | None:
         if wanted is Any or wanted is object:
             return None, None
-        if isinstance(codec, PythonCodec):
-            codec = codec.inner
         origin = typing.get_origin(wanted)
         if origin in (typing.Union, types.UnionType):
             return self._union(wanted, codec, path, place)
@@ -302,10 +302,13 @@ class _Checker:
     ) -> tuple[Convert | None, Convert | None] | None:
         if not isinstance(codec, ArrayCodec):
             return None
-        arguments = typing.get_args(wanted)
-        container = list if (typing.get_origin(wanted) or wanted) is list else tuple
-        counted = container is tuple and len(arguments) > 1 and arguments[-1] is not Ellipsis
-        if counted and (len(arguments) != codec.count or len(set(arguments)) > 1):
+        arguments, origin = typing.get_args(wanted), typing.get_origin(wanted)
+        container = list if (origin or wanted) is list else tuple
+        if (
+            origin is tuple
+            and arguments[-1:] != (Ellipsis,)
+            and (len(arguments) != codec.count or len(set(arguments)) > 1)
+        ):
             return None
         element = codec.element
         make, unmake = self.conversion(

@@ -6,6 +6,7 @@ import collections
 import ctypes
 import enum
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NewType
 
@@ -145,7 +146,13 @@ def test_everything_inside(order: str) -> None:
     unknown = c.decode(raw)._replace(state=9)
     assert own.decode(unknown.to_bytes()).state == 9
     b = Types(order)
-    array = codec_for(list[Event], b.of(b.arr(_add_event(b), 2)))
+    two = b.of(b.arr(_add_event(b), 2))
+    for one_by_one in (tuple[Event], tuple[Event, Event, Event], tuple[Event, int]):
+        with pytest.raises(TypeMismatchError):
+            codec_for(one_by_one, two)
+    assert len(codec_for(tuple[Event, Event], two).decode(bytes(two.size))) == 2
+    assert codec_for(Sequence[Any], two) is two
+    array = codec_for(list[Event], codec_for(tuple[Any, ...], codec_for(list[Event], two)))
     assert array.decode(bytes(array.size)) == [Event(0, "", Nanoseconds(0), bytes(6))] * 2
 
 

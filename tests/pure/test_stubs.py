@@ -1,4 +1,4 @@
-"""``pybpfload gen stubs``: what it writes. That type checkers take it is in tests/typing."""
+"""``pybpfload gen stubs``: what it writes. That type checkers take it is in tests/checkers."""
 
 from __future__ import annotations
 

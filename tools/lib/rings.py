@@ -122,7 +122,7 @@ def _cannot_run(ring: str) -> str | None:
 def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
     if ring == "lint":
         yield from _lint()
-        yield _pytest("stubs", ["tests/typing"], options)
+        yield _pytest("stubs", ["tests/checkers"], options)
     elif ring == "pure":
         yield from _pure(options)
     elif ring == "fuzz":
