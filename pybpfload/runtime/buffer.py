@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Callback: TypeAlias = Callable[[Any], object]
 
-__all__ = ["PORTION", "EventBuffer"]
+__all__ = ["PORTION", "EventBuffer", "limit_of"]
 
 _Batch = TypeVar("_Batch")
 
@@ -84,13 +84,13 @@ class EventBuffer:
         """The events that are there now; does not wait.
 
         Args:
-            limit: At most so many.
+            limit: At most so many, 1 or more.
 
         Raises:
-            ValueError: The buffer is closed.
+            ValueError: The buffer is closed, or the limit not positive.
         """
         out: list[Any] = []
-        room = 1 << 62 if limit is None else limit
+        room = limit_of(limit)
         with self._reading():
             pending = self._pending
             while pending and len(out) < room:
@@ -277,6 +277,17 @@ class EventBuffer:
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             with suppress(ImportError):  # the interpreter is going down
                 self.close()
+
+
+def limit_of(limit: int | None) -> int:
+    """The number that a limit means.
+
+    Raises:
+        ValueError: It is not positive: waiting for nothing would have no end.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit {limit} is not positive")
+    return 1 << 62 if limit is None else limit
 
 
 def _any(batch: Any) -> bool:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from pybpfload.errors import BpfError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.runtime.buffer import EventBuffer
+from pybpfload.runtime.buffer import EventBuffer, limit_of
 from pybpfload.runtime.events import BYTES
 from pybpfload.runtime.fence import Position, fence
 from pybpfload.runtime.maphandle import MapHandle
@@ -385,7 +385,7 @@ class RingBuffer(EventBuffer):
 
         Args:
             form: As above.
-            limit: At most so many events.
+            limit: At most so many events, 1 or more.
             timeout: Seconds to wait at most; ``None`` waits for ever.
 
         Returns:
@@ -401,7 +401,8 @@ class RingBuffer(EventBuffer):
             return self.poll(timeout, limit=limit)
         if form not in ("structs", "array", "views"):
             raise ValueError(f"no form of batches: {form!r}")
-        return self._wait(lambda: self._batch(form, 1 << 62 if limit is None else limit), timeout)
+        room = limit_of(limit)
+        return self._wait(lambda: self._batch(form, room), timeout)
 
     def _batch(self, form: str, limit: int) -> Any:
         with self._reading():

@@ -450,6 +450,9 @@ def test_iterating_and_batches_do_not_mix(ring: Map[Any, Any], send: FileDescrip
         assert buffer.read_batch("views", timeout=0) == []
         with pytest.raises(ValueError, match="no form of batches"):
             buffer.read_batch("tuples")  # type: ignore[call-overload]
+        for call in (buffer.consume, buffer.poll, buffer.read_batch):
+            with pytest.raises(ValueError, match="limit 0 is not positive"):
+                call(limit=0)
 
 
 def test_dispatch_by_type(ring: Map[Any, Any], send: FileDescriptor) -> None:
