@@ -475,8 +475,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         assert self._keys is not None
         if self.type in FULL_ARRAYS:
             return map(self._keys.decode, map(self._keys.encode, range(self.max_entries)))
-        keys = self._keys
-        portions = self._elements.portions()
+        portions, keys = self._elements.portions(), self._keys
         return chain.from_iterable(decode_all(keys, raw) for raw, _values, _count in portions)
 
     def _iterate_items(self) -> Iterator[tuple[K, V]]:
@@ -487,6 +486,11 @@ class Map(MapHandle, MutableMapping[K, V]):
             zip(decode_all(keys, raw_keys), decode_all(values, raw_values), strict=True)
             for raw_keys, raw_values, _count in self._elements.portions()
         )
+
+    def _iterate_values(self) -> Iterator[V]:
+        self._need("i", "iteration over keys")
+        portions, values = self._elements.portions(), self._values
+        return chain.from_iterable(decode_all(values, raw) for _keys, raw, _count in portions)
 
     def __len__(self) -> int:
         self._need("i", "counting")
@@ -662,7 +666,7 @@ class _Values(ValuesView[V]):
     _mapping: Map[Any, V]
 
     def __iter__(self) -> Iterator[V]:
-        return (value for _, value in self._mapping._iterate_items())
+        return self._mapping._iterate_values()
 
 
 # Dropping a map or program that was a value of a map loses nothing.
