@@ -28,10 +28,11 @@ _PATIENCE = 16  # times that a batch is repeated whose elements vanish under it
 _TRAIL = 16  # keys that a walk remembers to go on behind
 _END = b""  # no key is empty
 
-# Hashes give batches from bucket to bucket, others from key to key: their token is the last key.
-_BY_KEY = INDEXED | {MapType.LPM_TRIE}
-# Of those, the ones whose keys can vanish under a batch, which starts again then.
-_RESTARTING = frozenset({MapType.LPM_TRIE})
+# Hashes give batches from bucket to bucket. Tries go from key to key, and start again if one
+# vanishes under a batch; hashes that grow may move what was given already.
+_RESTARTING = frozenset({MapType.LPM_TRIE, MapType.RHASH})
+# Where the token of a batch is a key, or all keys that were given are known.
+_BY_KEY = INDEXED | _RESTARTING
 
 
 class Elements(Calls):
