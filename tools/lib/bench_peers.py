@@ -41,6 +41,10 @@ class MissingPeerError(Exception):
     """There is nothing to compare with, and why."""
 
 
+class PeerEndedError(Exception):
+    """A peer has ended before it was told to; it has said why on standard error."""
+
+
 class Peer:
     """A process that measures with one library.
 
@@ -48,7 +52,8 @@ class Peer:
         name: Of the library, with its version.
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, kind: str, command: list[str], environment: dict[str, str]) -> None:
+        self._kind = kind
         spec = pybpfload.open(OBJECT)
         offsets = [str(spec.variables[each].offset) for each in ("sequence", "target_tgid")]
         self._process = subprocess.Popen(
@@ -71,7 +76,7 @@ class Peer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}")
+            raise PeerEndedError(f"the process for {self._kind} ended: {self._process.wait()}")
         told: dict[str, Any] = json.loads(line)
         return told
 
@@ -82,13 +87,15 @@ class Peer:
 
 @contextmanager
 def started(*names: str) -> Iterator[dict[str, Peer | str]]:
-    """Start peers; instead of one that cannot be had, there is the reason."""
+    """Start peers; instead of another than our own that cannot be had, there is the reason."""
     with ExitStack() as stack:
         peers: dict[str, Peer | str] = {}
         for name in names:
             try:
-                peer = Peer(*_COMMANDS[name]())
-            except MissingPeerError as error:
+                peer = Peer(name, *_COMMANDS[name]())
+            except (MissingPeerError, PeerEndedError) as error:
+                if name == OWN:
+                    raise
                 peers[name] = str(error)
             else:
                 stack.callback(peer.close)
