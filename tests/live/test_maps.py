@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 import struct
@@ -18,7 +19,7 @@ from producers import make_map
 
 import pybpfload
 from pybpfload.errors import BpfError, KernelError, NotPermittedError
-from pybpfload.kernel import bpf, cpus
+from pybpfload.kernel import bpf, cpus, door
 from pybpfload.runtime.map import Map
 from pybpfload.runtime.variable import ReadOnlyError
 from pybpfload.uapi import MapFlag, MapType
@@ -441,6 +442,26 @@ def test_typed_keys_and_values() -> None:
         assert obj.maps["percpu_array"][1].sum() == (1, 2, 3)
         assert obj.maps["untyped"].to_dict() == {b"five\0": b"\1\2\3"}
         assert obj.maps["queue"].pop() == 77
+
+
+def test_prepared_calls_are_logged_too(caplog: pytest.LogCaptureFixture) -> None:
+    with make_map(MapType.HASH, 4, 8, 10) as m:
+        m[1] = 2
+        assert m[1] == 2
+        with caplog.at_level(logging.DEBUG, "pybpfload.syscalls"):
+            door.log_calls()
+            try:
+                assert m.get(7) is None
+                m[1] = 3
+            finally:
+                door.log_calls(False)
+        assert m[1] == 3
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(",")[0] for line in lines] == [
+        "bpf(MAP_LOOKUP_ELEM",
+        "bpf(MAP_UPDATE_ELEM",
+    ]
+    assert lines[0].endswith("= -ENOENT")
 
 
 # The map as a whole
