@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import enum
+import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -458,6 +459,21 @@ def test_numpy_arrays_are_views(order: str) -> None:
             numpy_types.array(c, **wrong)
     with pytest.raises(KeyError, match="no bit field 'pid'"):
         numpy_types.bit_field(c, found, "pid")
+
+
+def test_any_buffer_of_single_bytes() -> None:
+    c = event()
+    raw = c.encode(EVENT) * 4
+    shared = mmap.mmap(-1, len(raw))
+    shared[:] = raw
+    kinds = (ctypes.c_char * len(raw), ctypes.c_ubyte * len(raw))
+    for buffer in (
+        *(bytearray(raw), memoryview(raw), numpy.frombuffer(raw, "u1"), shared),
+        *(kind.from_buffer_copy(raw) for kind in kinds),
+    ):
+        assert c.decode_many(buffer) == [c.decode(raw)] * 4
+        assert c.decode_many(buffer, range(0, len(raw), 128)) == [c.decode(raw)] * 2
+        assert numpy_types.array(c, buffer)["pid"].tolist() == [7] * 4
 
 
 def test_sizes_are_only_claims() -> None:
