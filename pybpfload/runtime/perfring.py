@@ -41,7 +41,7 @@ __all__ = ["CpuRing", "OverwrittenCpuRing", "RingOptions"]
 _DATA_HEAD = 1024
 _DATA_TAIL = 1032
 
-_PORTION = 1024  # samples that are decoded before their space is given back
+_PORTION = 256  # samples that are decoded before their space is given back, as in ring buffers
 
 
 class RingOptions(NamedTuple):
