@@ -102,7 +102,8 @@ def _line(error: Exception) -> str:
 def _details(error: Exception) -> Iterator[str]:
     """What ``-v`` shows below the line."""
     if isinstance(error, VerifierError) and error.log:
-        yield from (visible(line) for line in error.explanation.lines())
+        # Its first line says what the error itself has said.
+        yield from (visible(line) for line in [*error.explanation.lines()][1:])
         yield f"verifier log of program {visible(error.program)}:"
         yield from (f"  {visible(line)}" for line in error.log.splitlines())
     if isinstance(error, RelocationError) and error.decision is not None:
