@@ -37,6 +37,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pybpfload.btf.arrays import ArrayCodec, BytesCodec, TextCodec
@@ -337,7 +338,7 @@ class _Checker:
             _, offset, inner = codec.members[index]
             converted = self.conversion(annotation, inner, below, place_of(inner, offset))
             fields.append(_Field(name, index, *converted, by_keyword))
-        return _maker(wanted, codec, fields), _unmaker(wanted, codec, fields)
+        return _maker(wanted, fields), _unmaker(wanted, codec, fields)
 
 
 def place_of(codec: Codec, offset: int | None = None) -> str:
@@ -399,18 +400,19 @@ def _declared(wanted: Any) -> list[tuple[str, Any, bool]]:
     return [(name, hints.get(name, Any), False) for name in wanted._fields]
 
 
-def _maker(wanted: Any, codec: RecordCodec, fields: list[_Field]) -> Convert:
+def _maker(wanted: Any, fields: list[_Field]) -> Convert:
     """How a value of the class is made from a record."""
-    indexes = [field.position for field in fields]
+    pick = _picker([field.position for field in fields])
     conversions = [(place, field.make) for place, field in enumerate(fields) if field.make]
     keywords = [(place, field.name) for place, field in enumerate(fields) if field.by_keyword]
     if not conversions and not keywords:
-        if indexes == list(range(len(codec.members))):
-            return lambda record: wanted(*record)
-        return lambda record: wanted(*[record[index] for index in indexes])
+        if _is_named_tuple(wanted):
+            build = wanted._make
+            return lambda record: build(pick(record))
+        return lambda record: wanted(*pick(record))
 
     def make(record: Any) -> Any:
-        values = [record[index] for index in indexes]
+        values = list(pick(record))
         for place, convert in conversions:
             values[place] = convert(values[place])
         if not keywords:
@@ -420,6 +422,12 @@ def _maker(wanted: Any, codec: RecordCodec, fields: list[_Field]) -> Convert:
         return wanted(*positional, **named)
 
     return make
+
+
+def _picker(positions: list[int]) -> Convert:
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda record: [record[position] for position in positions]
 
 
 def _unmaker(wanted: Any, codec: RecordCodec, fields: list[_Field]) -> Convert:
