@@ -389,6 +389,7 @@ class TestSockets:
                 del obj.maps["socks"][1]
                 assert network.runs(name, send) == 0
 
+    @pytest.mark.kernel("6.1")  # a 5.10 never comes back from recv(2) then
     def test_parser_and_verdict(self, netns, network):
         """One program says where messages end, another what becomes of them."""
         with (
