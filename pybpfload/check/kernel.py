@@ -124,9 +124,10 @@ class Kernel:
             for number in range(last + 1):
                 if since := first_version(enum, number):
                     (there if number in found else absent).add(since)
-        least = max(there, key=version_pair, default=None)
-        above = [v for v in absent if least is None or version_pair(v) > version_pair(least)]
-        return least, min(above, key=version_pair, default=None)
+        # What a stable kernel took over from a later one does not make it that kernel.
+        above = min(absent, key=version_pair, default=None)
+        below = [v for v in there if above is None or version_pair(v) < version_pair(above)]
+        return max(below, key=version_pair, default=None), above
 
     def has_come(self, since: str) -> bool | None:
         """Whether a kernel like this has what a version brought; ``None`` if that is not clear."""
