@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import struct
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -178,6 +179,59 @@ def test_times_and_threads(array: Map[Any, Any], emit: FileDescriptor, one_cpu: 
         (sample,) = buffer.poll(5)
         assert (number(sample.event), sample.cpu, sample.tid) == (40, one_cpu, None)
         assert sample.time > after
+
+
+@pytest.mark.kernel("5.12")  # a program cannot fetch and add before
+@pytest.mark.parametrize("overwritable", [False, True])
+def test_producers_on_every_cpu(
+    stack: ExitStack, array: Map[Any, Any], counter: Map[int, int], overwritable: bool
+) -> None:
+    """Nothing torn, repeated or out of order while all CPUs write, and what is lost adds up."""
+    each = 5_000 if "PYBPFLOAD_VM_EVENTS" in os.environ else 30_000  # emulated, all is slow
+    programs = [stack.enter_context(perf_output(array, counter, 8 * n)) for n in (2, 5, 13)]
+
+    def produce(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        for step in range(each // 100):
+            run(programs[step % len(programs)], 100)
+
+    online = cpus.online_cpus()
+    threads = [threading.Thread(target=produce, args=(cpu,)) for cpu in online]
+    last = dict.fromkeys(online, -1)
+    got = told = 0
+    with PerfBuffer(
+        array, page_count=4, overwritable=overwritable, lost_events=True, with_cpu=True
+    ) as buffer:
+        for thread in threads:
+            thread.start()
+        while True:
+            alive = any(thread.is_alive() for thread in threads)
+            events = buffer.poll(0.02)
+            for event in events:
+                if isinstance(event, Lost):
+                    told += event.events
+                    continue
+                ring, data = event
+                first, cpu, *rest = struct.unpack_from(f"={len(data) // 8}Q", data)
+                assert rest == list(range(2, len(data) // 8))
+                assert cpu == ring
+                assert first > last[cpu]
+                last[cpu] = first
+                got += 1
+            if not events and not alive:
+                break
+        for thread in threads:
+            thread.join()
+        sent = len(online) * each
+        assert counter[0] == sent
+        assert told <= counter[1]  # the last of them are not told
+        if KERNEL >= (6, 0):
+            assert buffer.lost == counter[1]
+        if overwritable:
+            assert buffer.overwritten > 0
+            assert 0 < got <= sent - counter[1]
+        else:
+            assert got == sent - counter[1]
 
 
 def test_rings_of_cpus_that_run_stay(array: Map[Any, Any]) -> None:
