@@ -8,22 +8,40 @@ from __future__ import annotations
 
 import sys
 
+from pybpfload.cli.style import WHEN, chosen
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "GROUPS", "NEEDS", "help_text", "main"]
 
-COMMANDS = {
-    "inspect": "show what is in an object: programs, maps, variables, BTF (offline)",
-    "relocate": "show the final instructions and every CO-RE decision (offline)",
-    "check": "tell whether objects will load on kernels (offline)",
-    "log": "explain why the verifier refused a program (offline)",
-    "run": "load an object, attach its programs, print their events until Ctrl-C",
-    "gen": "make a file from an object: stubs for editors and type checkers (offline)",
-    "features": "show what this kernel can do with BPF",
-    "probes": "show where programs can be attached",
+GROUPS = {
+    "offline": {
+        "inspect": "show what is in an object: programs, maps, variables, BTF",
+        "relocate": "show the final instructions and every CO-RE decision",
+        "check": "tell whether objects will load on kernels",
+        "log": "explain why the verifier refused a program",
+        "gen": "make a file from an object: stubs for editors and type checkers",
+    },
+    "live": {
+        "run": "load an object, attach its programs, print their events until Ctrl-C",
+        "features": "show what this kernel can do with BPF",
+        "probes": "show where programs can be attached",
+    },
+    "prog": "list, show, pin programs of the running kernel",
+    "map": "list and show maps of the running kernel; read and write their elements",
+    "link": "list, show, detach, pin attachments of the running kernel",
 }
+"""Commands and what they do, by where they work."""
+
+NEEDS = {
+    "offline": "no kernel, no privileges; works on any operating system",
+    "live": "Linux; root, or capabilities, for most of it",
+}
+"""What the commands of a group need; their help says so."""
+
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 """Commands and what they do; each is a module of this package with ``run(arguments)``."""
 
 _HELP = """\
@@ -32,14 +50,14 @@ usage: pybpfload COMMAND [options] [OBJ]
 
 Open, inspect, relocate and run BPF objects that clang built.
 
-commands:
 {commands}
 
-options:
+options, before or after the command:
   -h, --help     show this help; after a command, that of the command
   -V, --version  show the version
   -v, --verbose  say more: the verifier's log, what failed on the way
   --json         print JSON for programs instead of text for people
+  --color WHEN   colour: auto (on a terminal, unless NO_COLOR is set), always, never
 
 examples:
   pybpfload inspect tracer.bpf.o
@@ -47,10 +65,25 @@ examples:
   pybpfload run --set target_pid=1234 --duration 10 --json tracer.bpf.o
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not permitted, 4 not supported by
-this kernel. inspect and relocate need neither Linux nor any privilege.
+this kernel, 130 interrupted.
 """
 
 _BEFORE_COMMAND = frozenset({"-v", "--verbose", "--json"})
+
+
+def help_text() -> str:
+    """The help of the program: its commands, by where they work."""
+    width = max(map(len, COMMANDS))
+    groups = (
+        "\n".join(
+            [
+                f"{group} ({NEEDS[group]}):",
+                *(f"  {name:{width}}  {text}" for name, text in commands.items()),
+            ]
+        )
+        for group, commands in GROUPS.items()
+    )
+    return _HELP.format(commands="\n\n".join(groups))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kernel, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with chosen(_color(arguments)):
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     # Names from files may be of any alphabet, which the terminal's encoding need not have.
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
@@ -98,15 +136,29 @@ def _is_verbose(arguments: list[str]) -> bool:
     return "-v" in arguments or "--verbose" in arguments
 
 
+def _color(arguments: list[str]) -> str:
+    """Find ``--color WHEN`` and make it one word, which may stand anywhere.
+
+    What it is has to be known before any command reads its arguments, because errors have colour.
+    """
+    when = "auto"
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words = arguments[:end]
+    while "--color" in words[:-1]:
+        at = words.index("--color")
+        words[at : at + 2] = [f"--color={words[at + 1]}"]
+    arguments[:end] = words
+    asked = [word for word in words if word.startswith("--color=")]
+    when = asked[-1].partition("=")[2] if asked else "auto"
+    return when if when in WHEN else "auto"
+
+
 def _dispatch(arguments: list[str]) -> int:
     early: list[str] = []
-    while arguments and arguments[0] in _BEFORE_COMMAND:
+    while arguments and (arguments[0] in _BEFORE_COMMAND or arguments[0].startswith("--color=")):
         early.append(arguments.pop(0))
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
-        lines = (f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
-        text = _HELP.format(commands="\n".join(lines))
-        print(text, end="", file=sys.stdout if arguments else sys.stderr)
+        print(help_text(), end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     command = arguments.pop(0)
     if command in ("-V", "--version"):

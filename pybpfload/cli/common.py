@@ -6,14 +6,16 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pybpfload.cli import GROUPS, NEEDS
 from pybpfload.cli.failure import UsageError, did_you_mean
+from pybpfload.cli.style import WHEN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pybpfload.object.spec import Named, ObjectSpec
 
-__all__ = ["Parser", "check_names", "open_object", "print_json"]
+__all__ = ["Parser", "check_names", "open_object", "parser_of", "print_json"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,14 +31,31 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"pybpfload {command}",
             description=description,
-            epilog=examples,
+            epilog=f"{examples.rstrip()}\n\nneeds: {_needs(command)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.command = command
+        self.about = description
+        self.examples = examples
         self.add_argument("--json", action="store_true", help="print JSON, for programs")
         self.add_argument(
             "-v", "--verbose", action="store_true", help="say more: logs, definitions, causes"
         )
+        self.add_argument(
+            "--color",
+            metavar="WHEN",
+            choices=WHEN,
+            default="auto",
+            help="colour: auto (on a terminal, unless NO_COLOR is set), always, never",
+        )
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help, or hand over the parser when :func:`parser_of` asks for it."""
+        if _asked is None:
+            super().print_help(file)
+        else:
+            _asked.append(self)
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments."""
@@ -48,12 +67,41 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: They make no sense.
         """
-        options, unknown = self.parse_known_args(arguments)
+        # Intermixed: words may follow options, as in "disasm OBJ --btf FILE PROG".
+        options, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             option = unknown[0].partition("=")[0]
             close = did_you_mean(option, self._option_string_actions)
             raise UsageError(f"unknown argument {option!r}{close or f'; see {self.prog} --help'}")
         return options
+
+
+_asked: list[Parser] | None = None
+
+
+def parser_of(run: Callable[[Sequence[str]], int], *words: str) -> Parser | None:
+    """Return the parser that a command reads its arguments with: its ``--help`` as data.
+
+    Completion, the manual page and tests are made from it.
+
+    Args:
+        run: The command's ``run``.
+        words: What comes before the options, for commands that have commands of their own.
+    """
+    global _asked
+    _asked = found = []
+    try:
+        run([*words, "--help"])
+    except SystemExit:  # argparse, after it would have printed
+        pass
+    finally:
+        _asked = None
+    return found[0] if found else None
+
+
+def _needs(command: str) -> str:
+    name = command.partition(" ")[0]
+    return next((NEEDS[group] for group, has in GROUPS.items() if name in has), NEEDS["live"])
 
 
 def open_object(path: str) -> ObjectSpec:

@@ -21,8 +21,6 @@ and in the program that loads it:
   if TYPE_CHECKING:
       from tracer_bpf import ObjectSpec
   spec = cast("ObjectSpec", pybpfload.open("tracer.bpf.o"))
-
-Nothing is loaded, no privilege is needed, and it works on any operating system.
 """
 
 

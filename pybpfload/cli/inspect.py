@@ -16,8 +16,6 @@ examples:
   pybpfload inspect tracer.bpf.o
   pybpfload inspect -v tracer.bpf.o          with the definitions of its structs
   pybpfload inspect --json tracer.bpf.o | jq '.programs[].section'
-
-Nothing is loaded, no privilege is needed, and it works on any operating system.
 """
 
 
