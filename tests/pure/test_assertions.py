@@ -9,13 +9,13 @@ import pytest
 
 import pybpfload
 from pybpfload.btf.build import BtfBuilder
+from pybpfload.check.reach import reachable
 from pybpfload.isa.insn import Insn
 from pybpfload.relocate import Target, relocate
+from pybpfload.relocate.source import SourceLines
 from pybpfload.testing.assertions import assert_loads, assert_same_relocation
 from pybpfload.testing.fakekernel import FakeKernel
-from pybpfload.check.reach import reachable
 from pybpfload.testing.objects import OBJECT, ObjectBuilder
-from pybpfload.relocate.source import SourceLines
 
 OBJECTS = Path(__file__).parents[2] / "fixtures" / "bpfel"
 ORDER = "<" if sys.byteorder == "little" else ">"

@@ -156,7 +156,7 @@ def _pure(options: argparse.Namespace) -> Iterator[Job]:
     own = sys.version_info[:2]
     if options.quick:
         # One Python, so its tests can have all processors.
-        spread = ["tests/pure", "-n", str(os.cpu_count() or 1)]
+        spread = ["tests/pure", "-n", str(os.cpu_count() or 1), "--hypothesis-profile=quick"]
         yield _pytest("pure {}.{}".format(*own), spread, options)
         return
     yield _pytest("pure {}.{}".format(*own), ["tests/pure"], options)
