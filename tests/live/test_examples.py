@@ -1,9 +1,11 @@
 """The examples, run as people run them."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from snippets import ROOT
@@ -16,13 +18,20 @@ pytestmark = [
 ]
 
 
-def start(name: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def start(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run an example; what fails here must not wait for it."""
+    with subprocess.Popen(
         [sys.executable, str(ROOT / "examples" / name), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def test_execsnoop_shows_children_of_one_process_until_interrupted():
