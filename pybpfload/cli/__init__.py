@@ -29,9 +29,6 @@ GROUPS = {
         "features": "show what this kernel can do with BPF",
         "probes": "show where programs can be attached",
     },
-    "prog": "list, show, pin programs of the running kernel",
-    "map": "list and show maps of the running kernel; read and write their elements",
-    "link": "list, show, detach, pin attachments of the running kernel",
 }
 """Commands and what they do, by where they work."""
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from pybpfload.check import DEGRADED, FAILS, LOADS
 from pybpfload.cli.failure import visible
+from pybpfload.cli.style import BAD, DIM, GOOD, WARN, paint
 from pybpfload.cli.table import table
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["html", "junit", "text"]
 
 _SIGNS = {LOADS: "✓", DEGRADED: "~", FAILS: "✗"}
+_LOOKS = {LOADS: GOOD, DEGRADED: WARN, FAILS: BAD}
+_OF_SIGNS = {**{_SIGNS[result]: look for result, look in _LOOKS.items()}, "?": DIM}
 _MOST = 3  # reasons of one pair that a matrix is followed by; -v shows all
 
 
@@ -39,10 +42,10 @@ def text(
             continue
         if many:
             yield ""
-        yield f"{visible(verdict.object)} on {visible(verdict.kernel)}: {verdict.result}"
+        yield f"{visible(verdict.object)} on {visible(verdict.kernel)}: {_painted(verdict.result)}"
         cut = found if verbose or not many else found[:_MOST]
         for sign, finding in cut:
-            yield f"  {sign} {visible(str(finding))}"
+            yield f"  {paint(sign, _OF_SIGNS[sign])} {visible(str(finding))}"
         if len(found) > len(cut):
             yield f"    and {len(found) - len(cut)} more; -v shows them"
 
@@ -56,12 +59,17 @@ def _matrix(
         [visible(shown), *(_SIGNS[results[path, kernel]] for kernel in kernels)]
         for path, shown in zip(objects, _short(objects), strict=True)
     ]
-    yield from table(["OBJECT", *map(visible, names)], rows)
+    yield from table(["OBJECT", *map(visible, names)], rows, _OF_SIGNS)
     counts = [sum(each.result == result for each in verdicts) for result in _SIGNS]
     yield ""
     yield ", ".join(
-        f"{_SIGNS[result]} {result}: {count}" for result, count in zip(_SIGNS, counts, strict=True)
+        f"{paint(_SIGNS[result], _LOOKS[result])} {result}: {count}"
+        for result, count in zip(_SIGNS, counts, strict=True)
     )
+
+
+def _painted(result: str) -> str:
+    return paint(result, _LOOKS[result])
 
 
 def _reasons(verdict: Verdict, *, verbose: bool) -> list[tuple[str, Finding]]:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.failure import visible
+from pybpfload.cli.style import TITLE, paint
 from pybpfload.cli.table import shorten, table
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _REASONS = 3
 
 def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
     """Yield the lines about an object that :func:`pybpfload.cli.describe.describe` described."""
-    yield visible(one["object"])
+    yield paint(visible(one["object"]), TITLE)
     yield from _summary(one)
     parts = (
         ("Programs", list(_programs(one["programs"]))),
@@ -34,7 +35,7 @@ def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
     for title, lines in parts:
         if lines:
             yield ""
-            yield title
+            yield paint(title, TITLE)
             yield from lines
 
 

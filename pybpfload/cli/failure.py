@@ -6,6 +6,7 @@ import errno
 import sys
 from typing import TYPE_CHECKING
 
+from pybpfload.cli import style
 from pybpfload.errors import (
     BpfError,
     KernelError,
@@ -46,16 +47,22 @@ def report(error: Exception, *, verbose: bool, about: str = "") -> int | None:
     details = list(_details(error))
     if isinstance(error, VerifierError) and error.log and not verbose:
         line += " (-v shows the verifier's log)"
-    complain(line)
+    complain(line, look=style.BAD)
     if verbose:
         for detail in details:
             print(detail, file=sys.stderr)
     return status_of(error)
 
 
-def complain(message: str) -> None:
-    """Print one line on standard error, with the name of the program in front."""
-    print(f"pybpfload: {visible(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
+def complain(message: str, *, look: str = style.DIM) -> None:
+    """Print one line on standard error, with the name of the program in front.
+
+    Args:
+        message: The line.
+        look: That of the name, which tells errors from notices.
+    """
+    name = style.paint("pybpfload:", look, stream=sys.stderr)
+    print(f"{name} {visible(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
 
 
 def status_of(error: Exception) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, print_json
 from pybpfload.cli.failure import UsageError, complain, did_you_mean
+from pybpfload.cli.style import BAD, DIM, GOOD, TITLE, paint
 from pybpfload.cli.table import table
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _print(
         if answers:
             _show(area, answers, verbose=verbose)
     if settings:
-        print("settings")
+        print(paint("settings", TITLE))
         rows = [(name, value, meaning) for name, value, meaning in settings]
         print("\n".join(table(("NAME", "VALUE", "MEANING"), rows)))
     if kfuncs:
@@ -127,16 +128,17 @@ def _type(name: str) -> Any:
 def _show(area: str, answers: Mapping[str, Answer], *, verbose: bool) -> None:
     counts = [sum(answer.text == text for answer in answers.values()) for text in _TEXTS]
     told = ", ".join(f"{count} {text}" for count, text in zip(counts, _TEXTS, strict=True) if count)
-    print(f"{area}: {told}")
+    print(f"{paint(area, TITLE)}: {told}")
     columns = ("NAME", "HAS", "SINCE", *(("WHY",) if verbose else ()))
     rows = [
         (name, answer.text, answer.since, *((answer.why,) if verbose else ()))
         for name, answer in answers.items()
     ]
-    print("\n".join(table(columns, rows)), end="\n\n")
+    print("\n".join(table(columns, rows, _LOOKS)), end="\n\n")
 
 
-_TEXTS = ("yes", "no", "unknown")
+_LOOKS = {"yes": GOOD, "no": BAD, "unknown": DIM}
+_TEXTS = tuple(_LOOKS)
 
 
 def _as_json(

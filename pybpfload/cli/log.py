@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
 from pybpfload.cli.common import Parser, print_json
 from pybpfload.cli.failure import visible
+from pybpfload.cli.style import BAD, DIM, GOOD, NAME, TITLE, paint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,5 +52,22 @@ def run(arguments: Sequence[str]) -> int:
         if position:
             print()
         for line in each.lines(every_step=options.verbose):
-            print(visible(line))
+            print(_painted(visible(line)))
     return 0
+
+
+_LOOKS = (
+    (re.compile(r"(?:program \S+: )?accepted"), GOOD),
+    (re.compile(r"(?:program .*: )?(?:refused: |the log ends)"), BAD),
+    (re.compile(r"  (?:in|at|why|help) "), TITLE),
+    (re.compile(r"  (?:the way there$|\S+.*, from$)"), NAME),
+    (re.compile(r"    tested on the way:"), DIM),
+)
+"""Looks of what lines of an explanation begin with."""
+
+
+def _painted(line: str) -> str:
+    for pattern, look in _LOOKS:
+        if match := pattern.match(line):
+            return paint(match[0], look) + line[match.end() :]
+    return line

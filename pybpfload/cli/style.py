@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
-__all__ = ["BAD", "DIM", "GOOD", "NAME", "TITLE", "WARN", "WHEN", "chosen", "heading", "paint"]
+__all__ = ["BAD", "DIM", "GOOD", "NAME", "TITLE", "WARN", "WHEN", "chosen", "paint"]
 
 WHEN = ("auto", "always", "never")
 """What ``--color`` takes."""
@@ -51,17 +51,12 @@ def paint(text: str, look: str, *, stream: TextIO | None = None) -> str:
 
     Args:
         text: The text, already :func:`~pybpfload.cli.failure.visible`.
-        look: One of the looks above.
+        look: One of the looks above; an empty one is none.
         stream: Where it will be written to, standard output by default.
     """
-    if not text or _when == "never" or not _wanted(stream or sys.stdout):
+    if not (text and look) or _when == "never" or not _wanted(stream or sys.stdout):
         return text
     return f"\x1b[{look}m{text}\x1b[0m"
-
-
-def heading(line: str, width: int, look: str = DIM) -> str:
-    """Paint the first ``width`` characters of a line."""
-    return paint(line[:width], look) + line[width:]
 
 
 def _wanted(stream: TextIO | None) -> bool:

@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.failure import visible
+from pybpfload.cli.style import TITLE, paint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["shorten", "table"]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    looks: Mapping[str, str] | None = None,
+) -> list[str]:
     """Align rows under their headings.
 
     Args:
         columns: Headings; columns of numbers are aligned to the right, empty ones left out.
         rows: Cells; what is not a string is shown by ``str()``, ``None`` and ``""`` as ``-``.
+        looks: Looks of cells by their text; not of the first column, which has names.
 
     Returns:
         The lines, indented by two, headings first; nothing when there are no rows.
@@ -30,12 +36,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     texts = [[columns[i] for i in used]]
     texts += [["-" if row[i] is None else visible(str(row[i])) for i in used] for row in content]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    looks = looks or {}
     lines = []
-    for text in texts:
+    for number, text in enumerate(texts):
         padded = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(text, widths, numeric, strict=True)
         ]
+        padded[-1] = padded[-1].rstrip()
+        if number == 0:
+            padded = [paint(cell, TITLE) for cell in padded]
+        elif looks:
+            padded[1:] = [
+                paint(cell, looks.get(word, ""))
+                for cell, word in zip(padded[1:], text[1:], strict=True)
+            ]
         lines.append("  " + "  ".join(padded).rstrip())
     return lines
 
