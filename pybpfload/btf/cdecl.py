@@ -16,7 +16,7 @@ from pybpfload.errors import FormatError
 if TYPE_CHECKING:
     from pybpfload.btf.table import Btf
 
-__all__ = ["declare", "define", "type_text"]
+__all__ = ["Declarer", "declare", "define", "printable", "type_text"]
 
 _MAX_DEPTH = 32  # prototypes inside parameters of prototypes
 _MAX_STEPS = 4096  # types walked for one text: parameters multiply with each level
@@ -57,7 +57,7 @@ def declare(btf: Btf, type_id: int, name: str = "") -> str:
     Raises:
         FormatError: The type refers to itself without end, or to an id that does not exist.
     """
-    return _Declarer(btf).text(type_id, name, 0)
+    return Declarer(btf).text(type_id, name, 0)
 
 
 def define(btf: Btf, type_id: int) -> str:
@@ -121,8 +121,11 @@ def _define_composite(btf: Btf, target: t.Composite) -> str:
     return "\n".join(lines)
 
 
-class _Declarer:
-    """One text under construction; counts the steps."""
+class Declarer:
+    """One text under construction; counts the steps.
+
+    Whoever spells types in another way overrides :meth:`base` and :meth:`identifier`.
+    """
 
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
@@ -131,7 +134,7 @@ class _Declarer:
     def text(self, type_id: int, name: str, depth: int) -> str:
         """Declaration of ``name``; only parameters of prototypes go deeper."""
         btf = self._btf
-        inner = printable(name)
+        inner = self.identifier(name)
         qualifiers: list[str] = []
         first = type_id
         while True:
@@ -159,14 +162,22 @@ class _Declarer:
                 inner = f"{_group(inner)}({self._params(found, depth)})"
                 qualifiers = []
             elif isinstance(found, (t.Func, t.Var)):
-                inner = inner or printable(found.name)
+                inner = inner or self.identifier(found.name)
             else:
-                return _join(_ordered(qualifiers), _join(_base_name(found), inner))
+                return _join(_ordered(qualifiers), _join(self.base(found), inner))
             if isinstance(found, t.FuncProto):
                 type_id = found.return_type
             else:
                 assert isinstance(found, (t.Reference, t.Array, t.Func, t.Var))
                 type_id = found.type
+
+    def base(self, found: t.Type) -> str:
+        """Spell the type that a declaration begins with."""
+        return _base_name(found)
+
+    def identifier(self, name: str) -> str:
+        """Spell the name of what is declared."""
+        return printable(name)
 
     def _params(self, proto: t.FuncProto, depth: int) -> str:
         params = [

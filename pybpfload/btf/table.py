@@ -378,6 +378,11 @@ class Btf:
         owner, at = self._locate(type_id)
         return int(owner._words[at + 1] >> 24 & 0x7F)
 
+    def own_kinds(self) -> bytes:
+        """The kinds of the own types in the order of :meth:`own_ids`, as numbers."""
+        words = self._words
+        return bytes([words[at + 1] >> 24 & 0x7F for at in self._offsets])
+
     def type_name(self, type_id: int) -> str:
         """Name of a type, ``""`` when it is anonymous, ``"void"`` for id 0."""
         if type_id == 0:
