@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pybpfload.btf import types as t
 from pybpfload.btf.table import Btf
+from pybpfload.btf.words import Places, Texts, require_known_kinds
 from pybpfload.formats import btf as fmt
 from pybpfload.formats.packed import packed
 
@@ -336,6 +337,44 @@ class BtfBuilder:
         if isinstance(value, t.DeclTag):
             return self.add_decl_tag(value.name, value.type, value.component)
         raise ValueError(f"{value!r} cannot be added")
+
+    def add_btf(self, btf: Btf) -> int:
+        """Append all own types of a table, references between them included.
+
+        Types and strings of a base are not copied: a split table's base must be that of the
+        builder. As libbpf's ``btf__add_btf``.
+
+        Returns:
+            The id that the first of them got; the others follow in their order.
+
+        Raises:
+            FormatError: A type is of a kind that this package does not know, so nobody can tell
+                what its words refer to; or a string lies outside the table.
+            ValueError: The table is split over another base.
+        """
+        if btf.base is not None and btf.base is not self.base:
+            raise ValueError(f"{btf.name} is split over another base than what is built")
+        require_known_kinds(btf, "appended")
+        first = len(self)
+        shift = first - btf.start_id
+        words = array("I", bytes(btf._words))
+        texts, strings = Texts(btf), {0: 0}
+        string_places, type_places = Places("s"), Places("t")
+        for at in btf._offsets:
+            info = words[at + 1]
+            for place in string_places[info]:
+                offset = words[at + place]
+                if offset >= btf._start_str:
+                    if offset not in strings:
+                        strings[offset] = self.add_string(texts[offset])
+                    words[at + place] = strings[offset]
+            for place in type_places[info]:
+                if words[at + place] >= btf.start_id:
+                    words[at + place] = word(words[at + place] + shift)
+        start = len(self._words)
+        self._words += words
+        self._offsets.extend([start + at for at in btf._offsets])
+        return first
 
     def add_layout(self, unknown: Mapping[int, tuple[int, int]] | None = None) -> None:
         """Add the layout part, by which readers step over kinds they do not know (Linux 7.1).

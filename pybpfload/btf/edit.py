@@ -1,4 +1,4 @@
-"""Changing a BTF table in place: :class:`BtfEditor`.
+"""Changing a BTF table in place: :class:`BtfEditor`; and its byte order: :func:`to_byteorder`.
 
 An edit writes into a type record and never moves one, so type ids, record sizes and string offsets
 stay, and with them what ``.BTF.ext`` and instructions say about them. libbpf edits an object's BTF
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 from pybpfload.btf import types as t
 from pybpfload.btf.build import MAX_VLEN, BtfBuilder, datasec_words, info_word, word
 from pybpfload.btf.table import Btf
+from pybpfload.btf.words import require_known_kinds
 from pybpfload.errors import FormatError
 from pybpfload.formats import btf as fmt
+from pybpfload.formats.packed import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pybpfload.btf.build import SecVarLike
 
-__all__ = ["BtfBuilder", "BtfEditor"]
+__all__ = ["BtfBuilder", "BtfEditor", "to_byteorder"]
 
 
 class BtfEditor(BtfBuilder):
@@ -193,3 +195,33 @@ class BtfEditor(BtfBuilder):
         return Btf.from_bytes(
             self.build(), base=self.base, name=name or self._source.name, pointer_size=pointer_size
         )
+
+
+def to_byteorder(btf: Btf, byteorder: str, *, base: Btf | None = None) -> Btf:
+    """Return a table in the other byte order, with the same ids and strings.
+
+    As libbpf's ``btf__set_endianness``. Twice is the same table again, byte for byte if its parts
+    follow each other without gaps, as all tools write them.
+
+    Args:
+        btf: The table; itself returned when it already has that order.
+        byteorder: ``"<"`` or ``">"``, as in :mod:`struct`.
+        base: Base of the new table, in the wanted order, for a split table.
+
+    Raises:
+        FormatError: A type is of a kind that this package does not know. Not all of its fields
+            need to be 32 bits wide.
+        ValueError: Not a byte order; or the base is missing, superfluous or of the wrong order.
+    """
+    if byteorder not in ("<", ">"):
+        raise ValueError(f"byteorder is {byteorder!r}, expected '<' or '>'")
+    if byteorder == btf.byteorder:
+        return btf
+    if (base is None) != (btf.base is None) or (base is not None and base.byteorder != byteorder):
+        raise ValueError(f"{btf.name} needs base= in the wanted byte order if, and only if, split")
+    require_known_kinds(btf, "swapped")
+    editor = BtfEditor(btf)
+    editor.base, editor.byteorder = base, byteorder
+    old, new = (packed("btf", order).layout_entry for order in (btf.byteorder, byteorder))
+    editor._layout = b"".join(new.pack(*entry) for entry in old.iter_unpack(editor._layout))
+    return editor.finish()

@@ -21,7 +21,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["EXTRA_WORDS", "HEADER_SIZE", "MAGIC", "TYPE_WORDS", "layouts"]
+__all__ = ["EXTRA_WORDS", "HEADER_SIZE", "MAGIC", "TYPE_WORDS", "WORDS", "layouts"]
 
 MAGIC = 0xEB9F
 """First two bytes of ``.BTF`` and ``.BTF.ext``, in the byte order of the file."""
@@ -32,27 +32,31 @@ HEADER_SIZE = 24
 TYPE_WORDS = 3
 """Size of the common part of a type record, in 32-bit words."""
 
-EXTRA_WORDS: dict[int, tuple[int, int]] = {
-    1: (1, 0),  # INT: encoding word
-    2: (0, 0),  # PTR
-    3: (3, 0),  # ARRAY
-    4: (0, 3),  # STRUCT: members
-    5: (0, 3),  # UNION
-    6: (0, 2),  # ENUM: enumerators
-    7: (0, 0),  # FWD
-    8: (0, 0),  # TYPEDEF
-    9: (0, 0),  # VOLATILE
-    10: (0, 0),  # CONST
-    11: (0, 0),  # RESTRICT
-    12: (0, 0),  # FUNC: vlen is its linkage
-    13: (0, 2),  # FUNC_PROTO: parameters
-    14: (1, 0),  # VAR: linkage
-    15: (0, 3),  # DATASEC: variables
-    16: (0, 0),  # FLOAT (5.13)
-    17: (1, 0),  # DECL_TAG (5.16): component index
-    18: (0, 0),  # TYPE_TAG (5.17)
-    19: (0, 3),  # ENUM64 (6.0): enumerators
+WORDS: dict[int, tuple[str, str, str]] = {
+    1: (".", ".", ""),  # INT: size; encoding word
+    2: ("t", "", ""),  # PTR
+    3: (".", "tt.", ""),  # ARRAY: element, index, number
+    4: (".", "", "st."),  # STRUCT: size; members
+    5: (".", "", "st."),  # UNION
+    6: (".", "", "s."),  # ENUM: size; enumerators
+    7: (".", "", ""),  # FWD
+    8: ("t", "", ""),  # TYPEDEF
+    9: ("t", "", ""),  # VOLATILE
+    10: ("t", "", ""),  # CONST
+    11: ("t", "", ""),  # RESTRICT
+    12: ("t", "", ""),  # FUNC: prototype; vlen is its linkage
+    13: ("t", "", "st"),  # FUNC_PROTO: returned type; parameters
+    14: ("t", ".", ""),  # VAR: linkage
+    15: (".", "", "t.."),  # DATASEC: size; variables
+    16: (".", "", ""),  # FLOAT (5.13): size
+    17: ("t", ".", ""),  # DECL_TAG (5.16): component index
+    18: ("t", "", ""),  # TYPE_TAG (5.17)
+    19: (".", "", "s.."),  # ENUM64 (6.0): size; enumerators
 }
+"""Kind -> what each word is: the third of the common part, words added once, words per ``vlen``
+element. ``t`` is a type id, ``s`` a string offset, ``.`` a number."""
+
+EXTRA_WORDS = {kind: (len(once), len(each)) for kind, (_, once, each) in WORDS.items()}
 """Kind -> (words added once, words added per ``vlen`` element)."""
 
 
