@@ -1,4 +1,4 @@
-"""What was counted, to look at: histograms, folded stacks, flame graphs; as text and as SVG.
+"""Things to look at: histograms, folded stacks, flame graphs, diagrams; as text and as SVG.
 
 Pure functions of dictionaries and lists: no kernel and no Linux is needed.
 """
@@ -9,14 +9,31 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pybpfload.charts.diagram import Box, Diagram, Way
     from pybpfload.charts.flame import flame_graph
     from pybpfload.charts.folded import read_folded, write_folded
+    from pybpfload.charts.gutter import arrows
     from pybpfload.charts.histogram import Bucket, Histogram, by_key
 
-__all__ = ["Bucket", "Histogram", "by_key", "flame_graph", "read_folded", "write_folded"]
+__all__ = [
+    "Box",
+    "Bucket",
+    "Diagram",
+    "Histogram",
+    "Way",
+    "arrows",
+    "by_key",
+    "flame_graph",
+    "read_folded",
+    "write_folded",
+]
 
 _HOMES = {
+    "Box": "diagram",
     "Bucket": "histogram",
+    "Diagram": "diagram",
+    "Way": "diagram",
+    "arrows": "gutter",
     "Histogram": "histogram",
     "by_key": "histogram",
     "flame_graph": "flame",

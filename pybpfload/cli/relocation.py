@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pybpfload.object.spec import MapSpec, ObjectSpec
     from pybpfload.relocate import CoreDecision, RelocatedProgram
 
-__all__ = ["document", "relocate_files"]
+__all__ = ["document", "read_target", "relocate_files"]
 
 _KERNEL = "/sys/kernel/btf/vmlinux"
 
@@ -44,13 +44,14 @@ def relocate_files(
         FormatError: There is no BTF in a file.
     """
     check_names(programs, spec.programs)
-    files, target = _target(spec, btf)
+    files, target = read_target(spec, btf)
     for name, program in spec.programs.items():
         program.autoload = not programs or name in programs
     return relocate(spec, target), files
 
 
-def _target(spec: ObjectSpec, paths: list[str]) -> tuple[list[str], Target]:
+def read_target(spec: ObjectSpec, paths: list[str]) -> tuple[list[str], Target]:
+    """Read the BTF to relocate against; :func:`relocate_files` says which it is and what raises."""
     if not paths:
         if not _needs_types(spec):
             return [], Target(None)
