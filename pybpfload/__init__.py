@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from pybpfload.relocate import Relocation, Target
     from pybpfload.runtime.attached import Attachment, attached
+    from pybpfload.runtime.holders import Holder, Pin, holders, pins
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
     from pybpfload.runtime.object import Object
@@ -70,6 +71,10 @@ __all__ = [  # noqa: RUF022 - by topic
     "Link",
     "Attachment",
     "attached",
+    "Holder",
+    "holders",
+    "Pin",
+    "pins",
     "RingBuffer",
     "PerfBuffer",
     "Lost",
@@ -102,6 +107,10 @@ _HOMES = {
     "Target": "relocate",
     "Attachment": "runtime.attached",
     "attached": "runtime.attached",
+    "Holder": "runtime.holders",
+    "Pin": "runtime.holders",
+    "holders": "runtime.holders",
+    "pins": "runtime.holders",
     "Link": "runtime.link",
     "Lost": "runtime.perfbuf",
     "Map": "runtime.map",

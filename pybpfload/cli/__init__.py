@@ -28,6 +28,9 @@ GROUPS = {
         "run": "load an object, attach its programs, print their events until Ctrl-C",
         "features": "show what this kernel can do with BPF",
         "probes": "show where programs can be attached",
+        "prog": "list, show, pin programs of the running kernel",
+        "map": "list and show maps of the running kernel; read and write their elements",
+        "link": "list, show, detach, pin attachments of the running kernel",
     },
 }
 """Commands and what they do, by where they work."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pybpfload.btf.codecs import Codec
     from pybpfload.object.spec import ObjectSpec
 
-__all__ = ["set_variable"]
+__all__ = ["parse", "set_variable"]
 
 _TRUTH = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -69,11 +69,15 @@ def _assign(codec: Codec, old: Any, path: list[str], text: str) -> Any:
                 return old._replace(**{path[0]: _assign(field.codec, value, path[1:], text)})
         close = did_you_mean(path[0], [field.name for field in codec.members])
         raise UsageError(f"{codec.name} has no member {path[0]!r}{close}")
-    return _parse(codec, text)
+    return parse(codec, text)
 
 
-def _parse(codec: Codec, text: str) -> Any:
-    """Read a text as well as the type allows; what does not fit is left for the codec to refuse."""
+def parse(codec: Codec, text: str) -> Any:
+    """Read a text as well as the type allows; what does not fit is left for the codec to refuse.
+
+    Raises:
+        UsageError: A text cannot be a value of this type.
+    """
     if isinstance(codec, BytesCodec):
         return _bytes(codec, text)
     if isinstance(codec, ArrayCodec):
@@ -116,7 +120,7 @@ def _elements(codec: ArrayCodec, text: str) -> list[Any]:
     while isinstance(element, ArrayCodec):
         rows.append(element.count)
         element = element.element
-    values = [_parse(element, item.strip()) for item in text.split(",")]
+    values = [parse(element, item.strip()) for item in text.split(",")]
     zero = element.decode(bytes(element.size))
     values += [zero] * (codec.count * math.prod(rows) - len(values))
     for length in reversed(rows):

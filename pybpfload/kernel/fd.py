@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["FileDescriptor", "at_least_3"]
+__all__ = ["FileDescriptor", "at_least_3", "fdinfo"]
 
 
 class FileDescriptor:
@@ -119,3 +119,17 @@ def at_least_3(fd: int) -> int:
         door.close(fd)
         return moved
     return fd
+
+
+def fdinfo(path: str) -> dict[str, str]:
+    """What the kernel says of a descriptor in a file of ``/proc/PID/fdinfo``.
+
+    Returns:
+        Values by name; nothing if the file is not there or may not be read.
+    """
+    try:
+        text = door.read_file(path, 4096).decode(errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in pairs}

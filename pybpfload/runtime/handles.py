@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pybpfload.errors import BpfError
+from pybpfload.errors import BpfError, KernelError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.kernel.fd import FileDescriptor, at_least_3
+from pybpfload.kernel.fd import FileDescriptor, at_least_3, fdinfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -170,6 +171,25 @@ class Handle:
         return cls._of(open_by(cls._kind, number))
 
     @classmethod
+    def all(cls) -> Iterator[Self]:
+        """All that there are in the kernel, by ascending ids; what goes meanwhile is left out.
+
+        Each is closed when the next one is asked for.
+
+        Raises:
+            NotPermittedError: Without CAP_SYS_ADMIN.
+        """
+        for number in cls.ids():
+            try:
+                found = cls.from_id(number)
+            except KernelError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                continue
+            with found:
+                yield found
+
+    @classmethod
     @abstractmethod
     def _of(cls, fd: FileDescriptor) -> Self:
         """Make one of a descriptor, which it owns; the kernel tells what it is."""
@@ -185,6 +205,14 @@ class Handle:
             ValueError: It is closed.
         """
         return self._fd.fileno()
+
+    def fdinfo(self) -> dict[str, str]:
+        """What ``/proc/self/fdinfo`` says of it, such as ``memlock`` (bytes) and ``frozen``.
+
+        Returns:
+            Values by name; nothing where ``/proc`` is not mounted.
+        """
+        return fdinfo(f"/proc/self/fdinfo/{self.fileno()}")
 
     @property
     def closed(self) -> bool:

@@ -185,6 +185,16 @@ class Map(MapHandle, MutableMapping[K, V]):
         return other
 
     @property
+    def key_codec(self) -> Codec | None:
+        """What reads and writes its keys; ``None`` for maps without keys."""
+        return self._keys
+
+    @property
+    def value_codec(self) -> Codec:
+        """What reads and writes its values; of per-CPU maps, on one CPU."""
+        return self._one_value
+
+    @property
     def _one_value(self) -> Codec:
         """The codec of a value; of per-CPU maps, on one CPU."""
         inner: Codec = getattr(self._values, "inner", self._values)

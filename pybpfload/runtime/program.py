@@ -76,7 +76,7 @@ class Program(Handle):
     @classmethod
     def _of(cls, fd: FileDescriptor) -> Self:
         try:
-            info = bpf.prog_info(fd.fileno())
+            info = bpf.prog_info(fd.fileno(), arrays=False)
             spec = ProgramSpec(info.name or fd.what, "", [], prog_type=info.type)
             return cls(fd, spec)
         except BaseException:
@@ -98,9 +98,13 @@ class Program(Handle):
         """What it was loaded for, ``""`` when that is told at attach."""
         return self._target.name
 
-    def info(self) -> bpf.ProgInfo:
-        """Ask the kernel about it (``BPF_OBJ_GET_INFO_BY_FD``, Linux 4.13)."""
-        return bpf.prog_info(self.fileno())
+    def info(self, *, code: bool = True) -> bpf.ProgInfo:
+        """Ask the kernel about it (``BPF_OBJ_GET_INFO_BY_FD``, Linux 4.13).
+
+        Args:
+            code: Whether to fetch the instructions and the machine code, too.
+        """
+        return bpf.prog_info(self.fileno(), code=code)
 
     def attach(self, target: Any = None, **options: Any) -> Link:
         """Attach it where its section name says, or where the arguments say.

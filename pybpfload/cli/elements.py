@@ -1,0 +1,182 @@
+"""Elements of maps of the running kernel, read from words and shown by their BTF types."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.btf.arrays import ArrayCodec, BytesCodec
+from pybpfload.btf.codecs import RawCodec
+from pybpfload.btf.records import RecordCodec
+from pybpfload.btf.types import Datasec
+from pybpfload.btf.values import codec as codec_of
+from pybpfload.cli.assign import parse
+from pybpfload.cli.failure import UsageError
+from pybpfload.cli.values import plain, pretty
+from pybpfload.runtime.mapkinds import MAPS_OF_MAPS, PER_CPU
+from pybpfload.uapi import MapType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pybpfload.runtime.map import Map
+
+__all__ = ["Elements"]
+
+_NETWORKS = "./:"
+
+
+class Elements:
+    """The elements of a map.
+
+    Args:
+        opened: The map.
+    """
+
+    def __init__(self, opened: Map[Any, Any]) -> None:
+        self.map = opened
+        self._refers = opened.type in MAPS_OF_MAPS or opened.type == MapType.PROG_ARRAY
+        self._section, self._variables = _variables(opened)
+        value = BytesCodec("bytes", opened.value_size, "=")
+        # Without keys (queues) it cannot be iterated, and says so.
+        key = BytesCodec("bytes", opened.key_size, "=") if opened.key_codec else None
+        self._raw: Map[bytes, Any] = opened.typed(key=key, value=value)
+
+    def __iter__(self) -> Iterator[tuple[bytes, Any]]:
+        """Keys and values as bytes; of per-CPU maps, a list of them.
+
+        Raises:
+            TypeError: This type of map cannot be iterated.
+        """
+        return iter(self._raw.items())
+
+    def get(self, key: Any) -> tuple[bytes, Any]:
+        """Key and value as bytes, of one key.
+
+        Raises:
+            KeyError: There is no such key.
+            TypeError: This type of map has no lookup.
+        """
+        if self.map.key_codec is None:
+            raise UsageError(f"map {self.map.name} has no keys")
+        raw = self.map.key_codec.encode(key)
+        value = self._raw.lookup(raw, None)
+        if value is None:
+            raise KeyError(f"map {self.map.name} has no key {pretty(self._key(raw))}")
+        return raw, value
+
+    def key(self, text: str) -> Any:
+        """Read a key."""
+        if self.map.type == MapType.LPM_TRIE and any(mark in text for mark in _NETWORKS):
+            import ipaddress
+
+            return ipaddress.ip_network(text, strict=False)
+        return _read(self.map.key_codec, text)
+
+    def value(self, text: str) -> Any:
+        """Read a value; of maps of maps and programs, what names one."""
+        if self._refers:
+            from pybpfload.cli.live import open_named
+            from pybpfload.runtime.map import Map
+            from pybpfload.runtime.program import Program
+
+            return open_named(Program if self.map.type == MapType.PROG_ARRAY else Map, text)
+        if self.map.type in PER_CPU and text.startswith("["):
+            return [_from_json(self.map.value_codec, each) for each in _json(text)]
+        return _read(self.map.value_codec, text)
+
+    def document(self, key: bytes, value: Any) -> dict[str, Any]:
+        """An element as ``bpftool -j map dump`` has it."""
+        if isinstance(value, list):
+            values = [{"cpu": cpu, "value": _hex(each)} for cpu, each in enumerate(value)]
+            shown = [{"cpu": cpu, "value": self._plain(each)} for cpu, each in enumerate(value)]
+            return {
+                "key": _hex(key),
+                "values": values,
+                "formatted": {"key": plain(self._key(key)), "values": shown},
+            }
+        return {
+            "key": _hex(key),
+            "value": _hex(value),
+            "formatted": {"key": plain(self._key(key)), "value": self._plain(value)},
+        }
+
+    def line(self, key: bytes, value: Any) -> str:
+        """An element for people."""
+        shown = [self._shown(v) for v in value] if isinstance(value, list) else self._shown(value)
+        return f"{pretty(self._key(key))}: {self._text(shown)}"
+
+    def _plain(self, raw: bytes) -> Any:
+        shown = self._shown(raw)
+        if not isinstance(shown, dict):
+            return plain(shown)
+        return {self._section: [{name: plain(item)} for name, item in shown.items()]}
+
+    def _text(self, shown: Any) -> str:
+        if isinstance(shown, dict):
+            return " ".join(f"{name}={pretty(item)}" for name, item in shown.items())
+        return pretty(shown, top=True)
+
+    def _key(self, raw: bytes) -> Any:
+        return None if self.map.key_codec is None else self.map.key_codec.decode(raw)
+
+    def _shown(self, raw: bytes) -> Any:
+        if self._refers:  # the id of a map or program
+            return int.from_bytes(raw, sys.byteorder)
+        if self._variables:
+            return {name: codec.decode(raw, offset) for name, codec, offset in self._variables}
+        return self.map.value_codec.decode(raw)
+
+
+def _variables(opened: Map[Any, Any]) -> tuple[str, list[tuple[str, Any, int]]]:
+    """If values are a section of variables: its name; name, codec and offset of each of them."""
+    btf = opened.btf
+    section = btf[btf.strip(opened.value_type_id)] if btf and opened.value_type_id else None
+    if btf is None or not isinstance(section, Datasec):
+        return "", []
+    found = []
+    for entry in section.entries:
+        variable: Any = btf[entry.type]
+        if entry.offset + entry.size <= opened.value_size:
+            found.append((variable.name, codec_of(btf, variable.type), entry.offset))
+    return section.name, found
+
+
+def _read(codec: Any, text: str) -> Any:
+    """Read a word by a type; objects and arrays may be JSON."""
+    if codec is None:
+        raise UsageError("this type of map has no keys")
+    if isinstance(codec, RecordCodec) or (isinstance(codec, ArrayCodec) and text[:1] == "["):
+        return _from_json(codec, _json(text))
+    number = isinstance(codec, RawCodec) and codec.size in (1, 2, 4, 8)
+    if isinstance(codec, (BytesCodec, RawCodec)) and not number and len(text) == 2 * codec.size:
+        try:
+            return bytes.fromhex(text)  # as values are shown
+        except ValueError:
+            pass
+    return parse(codec, text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{text}: expected JSON, {error}") from None
+
+
+def _from_json(codec: Any, value: Any) -> Any:
+    """Make a value of what JSON has, the inverse of how values are shown."""
+    if isinstance(value, dict) and isinstance(codec, RecordCodec):
+        members = {member.name: member.codec for member in codec.members}
+        return {
+            name: _from_json(members[name], item) if name in members else item
+            for name, item in value.items()
+        }
+    if isinstance(value, list) and isinstance(codec, ArrayCodec):
+        return [_from_json(codec.element, item) for item in value]
+    return _read(codec, value) if isinstance(value, str) else value
+
+
+def _hex(raw: bytes) -> list[str]:
+    return [f"0x{byte:02x}" for byte in raw]

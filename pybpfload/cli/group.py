@@ -1,0 +1,56 @@
+"""Commands that have commands of their own: ``pybpfload prog list``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from pybpfload.cli.failure import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["Command", "run_group"]
+
+
+class Command(NamedTuple):
+    """One command of a group.
+
+    Attributes:
+        run: Takes the arguments, returns the exit status.
+        about: What it does.
+    """
+
+    run: Callable[[Sequence[str]], int]
+    about: str
+
+
+def run_group(
+    group: str, about: str, commands: Mapping[str, Command], arguments: Sequence[str]
+) -> int:
+    """Run the command that the first word names.
+
+    Args:
+        group: Name of the group.
+        about: What it is for.
+        commands: The commands by name.
+        arguments: What follows the name of the group; options may stand before the command.
+
+    Raises:
+        UsageError: There is no such command.
+    """
+    rest = list(arguments)
+    at = next((i for i, word in enumerate(rest) if not word.startswith("-")), None)
+    if at is None:
+        asked = "-h" in rest or "--help" in rest
+        width = max(map(len, commands))
+        print(f"usage: pybpfload {group} COMMAND [options]\n\n{about}\n\ncommands:",
+              file=sys.stdout if asked else sys.stderr)  # fmt: skip
+        for name, command in commands.items():
+            print(f"  {name:{width}}  {command.about}", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    name = rest.pop(at)
+    if name not in commands:
+        close = did_you_mean(name, commands) or f"; there are: {', '.join(commands)}"
+        raise UsageError(f"{group} has no command {name!r}{close}")
+    return commands[name].run(rest)

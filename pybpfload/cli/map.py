@@ -1,0 +1,173 @@
+"""``pybpfload map``: maps of the running kernel."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.cli.common import Parser, print_json
+from pybpfload.cli.failure import UsageError, visible
+from pybpfload.cli.group import Command, run_group
+from pybpfload.cli.live import Kind, commands, open_named
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator, Sequence
+
+    from pybpfload.cli.elements import Elements
+
+__all__ = ["COMMANDS", "record", "run"]
+
+_WORDS = """\
+MAP is an id, a name, or the path of a pin. Keys and values are read by their BTF types:
+10, 0xff, true, an enumerator's name, text, a,b,c for an array, JSON for structs; without
+BTF integers, or bytes as hexadecimal digits; networks for LPM tries. Values of maps of
+programs and of maps are what names a program or map.
+
+examples:
+  pybpfload map get counts 0
+  pybpfload map set flows '{"addr": "0a000001", "port": 443}' '{"packets": 1}'
+  pybpfload map set /sys/fs/bpf/config 0 0x10
+  pybpfload map dump counts --json
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command and return the exit status."""
+    return run_group("map", "Maps of the running kernel, and their elements.", COMMANDS, arguments)
+
+
+def record(opened: Any) -> dict[str, Any]:
+    """A map as ``bpftool -j map show`` has it."""
+    info = opened.info()
+    more = opened.fdinfo()
+    made: dict[str, Any] = {"id": info.id, "type": info.type.name.lower()}
+    if info.name:
+        made["name"] = info.name
+    made |= {
+        "flags": info.map_flags,
+        "bytes_key": info.key_size,
+        "bytes_value": info.value_size,
+        "max_entries": info.max_entries,
+    }
+    if "memlock" in more:
+        made["bytes_memlock"] = int(more["memlock"])
+    if "owner_prog_type" in more:
+        from pybpfload.uapi import ProgType
+
+        made["owner_prog_type"] = ProgType(int(more["owner_prog_type"])).name.lower()
+        made["owner_jited"] = bool(int(more.get("owner_jited", "0")))
+    if "frozen" in more:
+        made["frozen"] = int(more["frozen"])
+    if info.btf_id:
+        made["btf_id"] = info.btf_id
+    return made
+
+
+def _dump(arguments: Sequence[str]) -> int:
+    options = _parser("dump", "Show all elements of a map.").read(arguments)
+    with _elements(options) as elements:
+        if options.json:
+            print_json([elements.document(*each) for each in elements])
+            return 0
+        count = 0
+        for each in elements:
+            sys.stdout.write(visible(elements.line(*each)) + "\n")
+            count += 1
+        if not count:
+            print("  no elements")
+    return 0
+
+
+def _get(arguments: Sequence[str]) -> int:
+    parser = _parser("get", "Show the value of a key.")
+    parser.add_argument("key", metavar="KEY", help="the key")
+    options = parser.read(arguments)
+    with _elements(options) as elements:
+        found = elements.get(elements.key(options.key))
+        if options.json:
+            print_json(elements.document(*found))
+        else:
+            print(visible(elements.line(*found)))
+    return 0
+
+
+def _set(arguments: Sequence[str]) -> int:
+    parser = _parser("set", "Set the value of a key; of a per-CPU map, on all CPUs.")
+    parser.add_argument("key", metavar="KEY", help="the key")
+    parser.add_argument("value", metavar="VALUE", help="the value; '[...]' for one for each CPU")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--noexist", action="store_true", help="only if the key is not there yet")
+    only.add_argument("--exist", action="store_true", help="only if the key is there already")
+    options = parser.read(arguments)
+    with _elements(options) as elements:
+        key = elements.key(options.key)
+        value = elements.value(options.value)
+        elements.map.put(key, value, noexist=options.noexist, exist=options.exist)
+        if hasattr(value, "close"):
+            value.close()
+    return 0
+
+
+def _del(arguments: Sequence[str]) -> int:
+    parser = _parser("del", "Delete a key and its value.")
+    parser.add_argument("key", metavar="KEY", help="the key")
+    options = parser.read(arguments)
+    with _elements(options) as elements:
+        del elements.map[elements.key(options.key)]
+    return 0
+
+
+def _parser(name: str, about: str) -> Parser:
+    parser = Parser(f"map {name}", about, _WORDS)
+    parser.add_argument("map", metavar="MAP", help="an id, a name, or the path of a pin")
+    return parser
+
+
+@contextmanager
+def _elements(options: Namespace) -> Iterator[Elements]:
+    """The elements of the map that is asked for; what does not fit it is wrong usage."""
+    from pybpfload.cli.elements import Elements
+    from pybpfload.errors import BpfError
+
+    with open_named(_class(), options.map) as opened:
+        try:
+            yield Elements(opened)
+        except KeyError as error:
+            raise BpfError(str(error.args[0])) from None
+        except (TypeError, ValueError) as error:
+            raise UsageError(str(error)) from None
+
+
+def _class() -> Any:
+    from pybpfload.runtime.map import Map
+
+    return Map
+
+
+_KIND = Kind(
+    "map",
+    _class,
+    record,
+    {
+        "ID": "id",
+        "TYPE": "type",
+        "NAME": "name",
+        "KEY": "bytes_key",
+        "VALUE": "bytes_value",
+        "ENTRIES": "max_entries",
+        "MEMORY": "bytes_memlock",
+        "HELD BY": "pids",
+        "PINNED": "pinned",
+    },
+)
+
+COMMANDS = {
+    **commands(_KIND),
+    "dump": Command(_dump, "show all elements"),
+    "get": Command(_get, "show the value of a key"),
+    "set": Command(_set, "set the value of a key"),
+    "del": Command(_del, "delete a key"),
+}
+"""Its commands."""

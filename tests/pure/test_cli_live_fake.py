@@ -1,0 +1,203 @@
+"""Commands on programs, maps and links against a scripted kernel; tests/live has a real one."""
+
+import json
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import pybpfload
+from pybpfload.cli import main
+from pybpfload.cli.group import Command, run_group
+from pybpfload.testing.fakekernel import FakeKernel
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "fixtures" / ("bpfel" if sys.byteorder == "little" else "bpfeb")
+
+
+@pytest.fixture
+def fake():
+    """A kernel with the object ``minimal`` loaded, and one process that has parts of it open."""
+    spec = pybpfload.open(FIXTURES / "minimal.bpf.o")
+    files = {
+        "/sys/kernel/btf/vmlinux": spec.btf.to_bytes(),
+        "/proc/7/comm": b"tracer\n",
+        "/proc/7/fdinfo/4": b"link_type:\traw_tracepoint\nlink_id:\t1\nprog_id:\t1\n",
+        "/proc/7/fdinfo/5": b"pos:\t0\nflags:\t02\n",
+        "/proc/8/fdinfo/3": PermissionError(13, "not yours"),
+    }
+    with FakeKernel(files=files) as kernel, spec.load() as obj:
+        obj.programs["count_syscalls"].attach()
+        kernel.obj = obj
+        kernel.prog = obj.programs["count_syscalls"].info().id
+        kernel.map = obj.maps["counts"].info().id
+        # Probes of the loader have used some ids.
+        kernel.files["/proc/7/fdinfo/3"] = b"pos:\t0\nprog_type:\t17\nprog_id:\t%d\n" % kernel.prog
+        kernel.before = len(kernel.fds)
+        yield kernel
+        assert len(kernel.fds) == kernel.before
+    assert kernel.leaked() == []
+
+
+def printed(capsys, *words, status=0):
+    assert main(list(words)) == status
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def refused(capsys, *words, status=2):
+    assert main(list(words)) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    return line.removeprefix("pybpfload: ")
+
+
+def test_prog_list_is_a_table_with_holders(fake, capsys):
+    heading, row = printed(capsys, "prog", "list").splitlines()
+    assert heading.split()[:4] == ["ID", "TYPE", "NAME", "TAG"]
+    assert row.split()[:4] == [
+        str(fake.prog),
+        "raw_tracepoint",
+        "count_syscalls",
+        b"fakeprog".hex(),
+    ]
+    assert row.endswith("tracer (7)")
+
+
+@pytest.mark.parametrize("word", ["", "count_syscalls", "tag:" + b"fakeprog".hex().upper()])
+def test_a_program_by_id_name_and_tag(fake, capsys, word):
+    document = json.loads(printed(capsys, "prog", "show", word or str(fake.prog), "--json"))
+    assert document["id"] == fake.prog
+    assert document["pids"] == [{"pid": 7, "comm": "tracer"}]
+
+
+def test_by_pin(fake, capsys):
+    printed(capsys, "map", "pin", "counts", "/sys/fs/bpf/here")
+    assert (
+        json.loads(printed(capsys, "map", "show", "/sys/fs/bpf/here", "--json"))["id"] == fake.map
+    )
+    assert "unpinned" in printed(capsys, "map", "unpin", "/sys/fs/bpf/here", "--json")
+    assert fake.pins == {}
+
+
+def test_unknown_and_ambiguous_names(fake, capsys):
+    assert refused(capsys, "prog", "show", "count_syscall") == (
+        "there is no program 'count_syscall', did you mean 'count_syscalls'?"
+    )
+    assert "only programs have tags" in refused(capsys, "map", "show", "tag:00")
+    assert "ENOENT" in refused(capsys, "map", "show", "99", status=1)
+    with pybpfload.open(FIXTURES / "minimal.bpf.o").load():
+        assert re.fullmatch(
+            rf"there are 2 maps 'counts'; say which id: {fake.map}, [0-9]+",
+            refused(capsys, "map", "get", "counts", "0"),
+        )
+
+
+def test_keys_of_listings_are_those_of_bpftool(fake, capsys):
+    """Checked against bpftool's documentation of ``-j``; what is ours alone is named here."""
+    bpftool = {
+        "prog": {
+            "id", "type", "name", "tag", "gpl_compatible", "run_time_ns", "run_cnt",
+            "recursion_misses", "loaded_at", "uid", "bytes_xlated", "jited", "bytes_jited",
+            "bytes_memlock", "map_ids", "btf_id", "pinned", "pids",
+        },
+        "map": {
+            "id", "type", "name", "flags", "bytes_key", "bytes_value", "max_entries",
+            "bytes_memlock", "owner_prog_type", "owner_jited", "frozen", "btf_id", "pinned", "pids",
+        },
+        "link": {"id", "type", "prog_id", "tp_name", "cookie", "pinned", "pids"},
+    }  # fmt: skip
+    ours = {"prog": {"verified_insns"}, "map": set(), "link": {"name", "place"}}
+    always = {
+        "prog": {"id", "type", "name", "tag", "gpl_compatible", "bytes_xlated", "jited"},
+        "map": {"id", "type", "name", "flags", "bytes_key", "bytes_value", "max_entries"},
+        "link": {"id", "type", "prog_id", "tp_name"},
+    }
+    for kind, known in bpftool.items():
+        listed = json.loads(printed(capsys, kind, "list", "--json"))
+        assert listed
+        for record in listed:
+            assert always[kind] <= set(record) <= known | ours[kind]
+
+
+def test_elements(fake, capsys):
+    assert printed(capsys, "map", "set", "counts", "0", "0x10") == ""
+    assert fake.obj.maps["counts"][0] == 16
+    assert printed(capsys, "map", "get", "counts", "0") == "0: 16\n"
+    assert printed(capsys, "map", "dump", "counts") == "0: 16\n"
+    (element,) = json.loads(printed(capsys, "map", "dump", "counts", "--json"))
+    assert element["formatted"] == {"key": 0, "value": 16}
+    assert bytes(int(byte, 16) for byte in element["key"]) == bytes(4)
+    assert bytes(int(byte, 16) for byte in element["value"]) == (16).to_bytes(8, sys.byteorder)
+
+
+def test_elements_that_do_not_fit(fake, capsys):
+    assert refused(capsys, "map", "get", "counts", "5", status=1) == "map counts has no key 5"
+    assert "'x'" in refused(capsys, "map", "set", "counts", "0", "x")
+    assert "no deletion" in refused(capsys, "map", "del", "counts", "0")
+
+
+def test_a_link_and_what_it_belongs_to(fake, capsys):
+    document = json.loads(printed(capsys, "link", "show", "count_syscalls", "--json"))
+    assert (document["id"], document["prog_id"], document["type"]) == (
+        1,
+        fake.prog,
+        "raw_tracepoint",
+    )
+    assert json.loads(printed(capsys, "link", "detach", "1", "--json")) == {"detached": 1}
+    assert "LINK_DETACH" in fake.commands()
+
+
+def test_holders_and_fdinfo(fake):
+    assert pybpfload.holders() == {
+        ("prog", fake.prog): [(7, "tracer")],
+        ("link", 1): [(7, "tracer")],
+    }
+    assert pybpfload.pins() == []
+    number = fake.obj.maps["counts"].fileno()
+    fake.files[f"/proc/self/fdinfo/{number}"] = b"map_type:\t2\nmemlock:\t320\n"
+    assert fake.obj.maps["counts"].fdinfo()["memlock"] == "320"
+
+
+def test_pins_are_found_by_mounts(fake):
+    fake.files["/proc/self/mounts"] = b"bpf /sys/fs/bpf bpf rw 0 0\nproc /proc proc rw 0 0\n"
+    fake.obj.maps["counts"].pin("/sys/fs/bpf/sub/counts")
+    fake.on("OBJ_GET", lambda call: said(call))
+
+    def said(call):
+        number = fake.open_object(fake.pins[call.text])
+        fake.files[f"/proc/self/fdinfo/{number}"] = b"map_type:\t2\nmap_id:\t1\n"
+        return number
+
+    assert pybpfload.pins() == [("/sys/fs/bpf/sub/counts", "map", 1)]
+    fake.obj.maps["counts"].unpin()
+
+
+def test_groups_say_what_they_have(capsys):
+    assert (
+        refused(capsys, "link", "detachh")
+        == "link has no command 'detachh', did you mean 'detach'?"
+    )
+    assert main(["map"]) == 2
+    assert re.search(r"^  dump +show all elements$", capsys.readouterr().err, re.MULTILINE)
+    called = []
+    commands = {"do": Command(lambda words: called.append(words) or 0, "does")}
+    assert run_group("x", "", commands, ["-v", "do", "this"]) == 0
+    assert called == [["-v", "this"]]
+
+
+@pytest.mark.parametrize("group", ["prog", "map", "link"])
+def test_the_manual_has_every_command_and_option_of_a_group(group, capsys):
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {group}\n")[2].partition("\n## ")[0]
+    for name in import_module(f"pybpfload.cli.{group}").COMMANDS:
+        assert f"`{name}" in section, name
+        assert main([group, name, "--help"]) == 0
+        for option in set(re.findall(r"--[a-z]+", capsys.readouterr().out)):
+            assert f"`{option}" in page, option
