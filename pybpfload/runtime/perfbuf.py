@@ -68,7 +68,7 @@ class Sample(NamedTuple):
 
 
 class PerfBuffer(EventBuffer):
-    """Events of a perf event array (Linux 4.4).
+    """Events of a perf event array (Linux 4.4)::
 
         with PerfBuffer(obj.maps["events"]) as events:
             for event in events:

@@ -275,7 +275,7 @@ class Ring:
 
 
 class RingBuffer(EventBuffer):
-    """Events of one or several BPF ring buffers (Linux 5.8).
+    """Events of one or several BPF ring buffers (Linux 5.8)::
 
         with RingBuffer(obj.maps["events"]) as events:
             for event in events:

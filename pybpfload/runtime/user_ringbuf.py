@@ -111,7 +111,7 @@ def _header(word: int) -> int:
 
 
 class UserRingBuffer:
-    """The sending side of a user ring buffer (Linux 6.1).
+    """The sending side of a user ring buffer (Linux 6.1)::
 
         with UserRingBuffer(obj.maps["orders"]) as orders:
             orders.send({"number": 7, "name": "seven"})      # typed by the object's BTF

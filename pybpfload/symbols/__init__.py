@@ -1,8 +1,8 @@
-"""Addresses as names: of the kernel, of its modules and BPF programs, of processes; stack traces.
+"""Addresses as names: of the kernel, of its modules and BPF programs, of processes; stack traces::
 
-stacks = symbols.Stacks(obj.maps["stacks"])
-for frame in stacks.frames(event.user_stack, pid=event.pid):
-    print(frame)  # 0x7f1e4a4f3717 __getpgid+0x7 (libc.so.6)
+    stacks = symbols.Stacks(obj.maps["stacks"])
+    for frame in stacks.frames(event.user_stack, pid=event.pid):
+        print(frame)  # 0x7f1e4a4f3717 __getpgid+0x7 (libc.so.6)
 
 Needs Linux; what draws and counts is in :mod:`pybpfload.charts` and does not.
 """

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SPHINX = ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
 OLDEST = (3, 10)
 """The oldest Python that the project supports."""
 

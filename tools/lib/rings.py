@@ -68,7 +68,7 @@ def main(description: str) -> int:
         elif ring in ("lint", "pure", "fuzz"):
             side_by_side += _jobs(ring, options)
             if options.quick:  # the slowest checks by far; mypy knows nearly all that they know
-                slow = ("pyright", "stubs")
+                slow = ("pyright", "stubs", "docs")
                 side_by_side = [job for job in side_by_side if job.name not in slow]
         else:
             alone += _jobs(ring, options)
@@ -123,6 +123,7 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
     if ring == "lint":
         yield from _lint()
         yield _pytest("stubs", ["tests/checkers"], options)
+        yield _docs()
     elif ring == "pure":
         yield from _pure(options)
     elif ring == "fuzz":
@@ -150,6 +151,15 @@ def _lint() -> Iterator[Job]:
         "ruff format": ["-m", "ruff", "format", "--check", "."],
     }.items():
         yield Job(name, [sys.executable, *arguments])
+
+
+def _docs() -> Job:
+    """The site; its tools have an environment of their own, which other tests do not need."""
+    folder = ROOT / ".venv-docs"
+    python = str(folder / "bin" / "python")
+    job = Job("docs", [python, *environment.SPHINX, "docs", str(jobs.RESULTS / "docs")])
+    job.prepare = functools.partial(environment.provide, folder, ["docs"])
+    return job
 
 
 def _pure(options: argparse.Namespace) -> Iterator[Job]:
