@@ -23,6 +23,7 @@ GROUPS = {
         "check": "tell whether objects will load on kernels",
         "log": "explain why the verifier refused a program",
         "gen": "make a file from an object: stubs for editors and type checkers",
+        "completion": "print completion for bash, zsh or fish, or the manual page",
     },
     "live": {
         "run": "load an object, attach its programs, print their events until Ctrl-C",

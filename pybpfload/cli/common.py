@@ -35,8 +35,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.command = command
-        self.about = description
+        self.color = False  # Python 3.14 would decide by itself
         self.examples = examples
         self.add_argument("--json", action="store_true", help="print JSON, for programs")
         self.add_argument(
@@ -89,7 +88,8 @@ def parser_of(run: Callable[[Sequence[str]], int], *words: str) -> Parser | None
         words: What comes before the options, for commands that have commands of their own.
     """
     global _asked
-    _asked = found = []
+    found: list[Parser] = []
+    _asked = found
     try:
         run([*words, "--help"])
     except SystemExit:  # argparse, after it would have printed
