@@ -1,9 +1,37 @@
-"""BTF: types, the lazy table over a blob, lookup, split BTF, editing, BTF.ext."""
+"""BTF: types, the lazy table over a blob, lookup, split BTF, building, editing, BTF.ext.
+
+What makes tables is imported when it is first used; most runs only read them.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from pybpfload.btf.ext import BtfExt
 from pybpfload.btf.table import Btf
 from pybpfload.btf.types import Kind
 
-__all__ = ["Btf", "BtfExt", "Kind"]
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pybpfload.btf.build import BtfBuilder
+    from pybpfload.btf.edit import BtfEditor, to_byteorder
+    from pybpfload.btf.words import Renumbered
+
+__all__ = ["Btf", "BtfBuilder", "BtfEditor", "BtfExt", "Kind", "Renumbered", "to_byteorder"]
+
+_HOMES = {
+    "BtfBuilder": "build",
+    "BtfEditor": "edit",
+    "Renumbered": "words",
+    "to_byteorder": "edit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value

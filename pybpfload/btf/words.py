@@ -7,18 +7,33 @@ what each word is; here that is turned into positions inside records.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pybpfload.errors import FormatError
 from pybpfload.formats import btf as fmt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pybpfload.btf.table import Btf
 
-__all__ = ["Places", "Texts", "require_known_kinds"]
+__all__ = ["Places", "Renumbered", "Texts", "require_known_kinds"]
 
 _TEXTS_LIMIT = 64  # bytes of all strings, in multiples of the string part
 _MOST_PLACES = 1 << 12  # info words that are remembered; a kernel has a few hundred
+
+
+class Renumbered(NamedTuple):
+    """A table made of another one's types.
+
+    Attributes:
+        btf: The table.
+        ids: New id of each old one: of the type itself, or of that which took its place. 0 stays 0,
+            and stands for what is gone.
+    """
+
+    btf: Btf
+    ids: Sequence[int]
 
 
 class Places(dict[int, tuple[int, ...]]):

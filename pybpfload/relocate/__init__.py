@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pybpfload.relocate.core import CoreDecision, CoreKind, Outcome
 from pybpfload.relocate.core.candidates import Target
+from pybpfload.relocate.minimal import minimize
 from pybpfload.relocate.program import (
     Reference,
     ReferenceKind,
@@ -28,5 +29,6 @@ __all__ = [
     "StructOpsValue",
     "Target",
     "match_struct_ops",
+    "minimize",
     "relocate",
 ]
