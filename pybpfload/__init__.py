@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         VerifierError,
     )
     from pybpfload.interop.python_types import TypeMismatchError, codec_for
+    from pybpfload.kernel.doctor import Finding, diagnose
     from pybpfload.object.spec import (
         ExternSpec,
         MapSpec,
@@ -81,6 +82,8 @@ __all__ = [  # noqa: RUF022 - by topic
     "Sample",
     "UserRingBuffer",
     "trace_pipe",
+    "diagnose",
+    "Finding",
     "codec_for",
     "BpfError",
     "FormatError",
@@ -103,6 +106,8 @@ _HOMES = {
     "ObjectSpec": "object.spec",
     "ProgramSpec": "object.spec",
     "VariableSpec": "object.spec",
+    "Finding": "kernel.doctor",
+    "diagnose": "kernel.doctor",
     "Relocation": "relocate",
     "Target": "relocate",
     "Attachment": "runtime.attached",

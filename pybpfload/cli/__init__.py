@@ -33,6 +33,7 @@ GROUPS = {
         "prog": "list, show, pin programs of the running kernel",
         "map": "list and show maps of the running kernel; read and write their elements",
         "link": "list, show, detach, pin attachments of the running kernel",
+        "doctor": "tell what is in the way of loading, with remedies",
     },
 }
 """Commands and what they do, by where they work."""

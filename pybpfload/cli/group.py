@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from pybpfload.cli.common import Parser
 from pybpfload.cli.failure import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ def run_group(
     rest = list(arguments)
     at = next((i for i, word in enumerate(rest) if not word.startswith("-")), None)
     if at is None:
-        asked = "-h" in rest or "--help" in rest
         width = max(map(len, commands))
-        print(f"usage: pybpfload {group} COMMAND [options]\n\n{about}\n\ncommands:",
-              file=sys.stdout if asked else sys.stderr)  # fmt: skip
-        for name, command in commands.items():
-            print(f"  {name:{width}}  {command.about}", file=sys.stdout if asked else sys.stderr)
+        lines = [f"  {name:{width}}  {command.about}" for name, command in commands.items()]
+        parser = Parser(group, about, "\n".join(["commands:", *lines]))
+        parser.add_argument("command", metavar="COMMAND", choices=commands, help="what to do")
+        asked = bool({"-h", "--help"} & {*rest})
+        parser.print_help(None if asked else sys.stderr)
         return 0 if asked else 2
     name = rest.pop(at)
     if name not in commands:

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CAPABILITIES",
     "BatchError",
+    "in_user_namespace",
     "kernel_error",
     "locked_down",
     "missing_capabilities",
+    "process_status",
     "setting",
     "why_not_permitted",
 ]
@@ -136,7 +138,7 @@ def why_not_permitted(number: int, operation: str) -> str:
             f"this process lacks {_or(missing)}; run it as root or give it these capabilities"
             f"{setting('kernel.unprivileged_bpf_disabled')}"
         )
-    if _in_user_namespace() and token.current() is None:
+    if in_user_namespace() and token.current() is None:
         return (
             "this process is in a user namespace (a rootless container), whose capabilities do not "
             "count here; run it outside, or mount a BPF filesystem for it that delegates what it "
@@ -149,7 +151,7 @@ def why_not_permitted(number: int, operation: str) -> str:
         )
     if operation in _OTHERWISE:
         return _OTHERWISE[operation]
-    if _status().get("Seccomp", "0") == "2":
+    if process_status().get("Seccomp", "0") == "2":
         return "a seccomp filter, as container runtimes install them, probably forbids it"
     if number == _errno.EPERM and operation in _CHARGED and (limit := _memlock_limit()) is not None:
         return (
@@ -162,7 +164,7 @@ def why_not_permitted(number: int, operation: str) -> str:
 def missing_capabilities(*names: str) -> list[str]:
     """Which of these capabilities this process lacks; CAP_SYS_ADMIN stands in for all of them."""
     try:
-        effective = int(_status()["CapEff"], 16)
+        effective = int(process_status()["CapEff"], 16)
     except (KeyError, ValueError):
         return []
     if effective >> CAPABILITIES["CAP_SYS_ADMIN"] & 1:
@@ -187,13 +189,15 @@ def setting(name: str) -> str:
     return f" ({name} is {value.strip()})" if value else ""
 
 
-def _status() -> dict[str, str]:
+def process_status() -> dict[str, str]:
+    """``/proc/self/status`` by name; nothing if it cannot be read."""
     text = _read("/proc/self/status") or ""
     pairs = (line.partition(":") for line in text.splitlines())
     return {key: value.strip() for key, _, value in pairs}
 
 
-def _in_user_namespace() -> bool:
+def in_user_namespace() -> bool:
+    """Whether capabilities count for less, because this is not the first user namespace."""
     text = _read("/proc/self/uid_map")
     return text is not None and text.split()[:3] != ["0", "0", "4294967295"]
 

@@ -1,5 +1,6 @@
 """Commands on programs, maps and links against a scripted kernel; tests/live has a real one."""
 
+import errno
 import json
 import re
 import sys
@@ -201,3 +202,66 @@ def test_the_manual_has_every_command_and_option_of_a_group(group, capsys):
         assert main([group, name, "--help"]) == 0
         for option in set(re.findall(r"--[a-z]+", capsys.readouterr().out)):
             assert f"`{option}" in page, option
+
+
+NOTHING = b"CapEff:\t0000000000000000\nSeccomp:\t2\n"
+FEW = b"CapEff:\t000000c000000000\nSeccomp:\t0\n"  # CAP_BPF and CAP_PERFMON
+
+
+@pytest.mark.parametrize(
+    ("topic", "files", "state", "says"),
+    [
+        ("capabilities", {"/proc/self/status": NOTHING}, "bad", "CAP_BPF (for anything)"),
+        ("capabilities", {"/proc/self/status": FEW}, "limited", "CAP_NET_ADMIN"),
+        ("capabilities", {}, "ok", "all that BPF asks for"),
+        ("seccomp", {"/proc/self/status": NOTHING}, "limited", "--security-opt"),
+        ("user namespace", {"/proc/self/uid_map": b"0 1000 1\n"}, "bad", "rootless"),
+        ("lockdown", {"/sys/kernel/security/lockdown": b"none [integrity] x"}, "limited", "integ"),
+        ("lockdown", {"/sys/kernel/security/lockdown": b"[none] integrity"}, "ok", "off"),
+        ("BTF", {}, "limited", "CONFIG_DEBUG_INFO_BTF"),
+        ("BTF", {"/sys/kernel/btf/vmlinux": b""}, "ok", "vmlinux"),
+        ("tracefs", {}, "limited", "mount -t tracefs"),
+        ("tracefs", {"/sys/kernel/tracing/events/x": b""}, "ok", "/sys/kernel/tracing"),
+        ("LSM", {"/sys/kernel/security/lsm": b"capability,yama\n"}, "limited", "yama,bpf"),
+        ("LSM", {"/sys/kernel/security/lsm": b"capability,bpf"}, "ok", "capability,bpf"),
+        ("JIT", {"/proc/sys/net/core/bpf_jit_enable": b"0\n"}, "limited", "bpf_jit_enable=1"),
+        ("perf events", {"/proc/sys/kernel/perf_event_paranoid": b"4\n"}, "ok", "may be opened"),
+        ("kernel symbols", {"/proc/kallsyms": b"0000 T a\n0000 T b\n"}, "limited", "hidden"),
+        ("kernel symbols", {"/proc/kallsyms": b"0000 T a\nff00 T b\n"}, "ok", "addresses"),
+        ("kernel config", {}, "limited", "CONFIG_IKCONFIG_PROC"),
+        ("bpffs", {}, "ok", "/sys/fs/bpf"),
+    ],
+)
+def test_the_doctor_finds(topic, files, state, says):
+    with FakeKernel(files=files):
+        found = {finding.topic: finding for finding in pybpfload.diagnose()}[topic]
+    assert found.state == state
+    assert says in f"{found.found} {found.remedy}"
+    assert found.remedy or state == "ok"
+
+
+def test_the_doctor_on_an_old_kernel():
+    with FakeKernel.like("5.4") as fake:
+        found = {finding.topic: finding for finding in pybpfload.diagnose()}
+    assert found["memlock"].state == "limited"
+    assert "64 KiB" in found["memlock"].found
+    assert found["bpf(2)"].state == "ok"
+    assert fake.leaked() == []
+
+
+def test_the_doctor_says_whether_nothing_can_be_loaded(capsys):
+    refusing = {"MAP_CREATE": errno.ENOSYS, "PROG_LOAD": errno.ENOSYS}
+    with FakeKernel(refuses=refusing):
+        found = json.loads(printed(capsys, "doctor", "--json", status=1))
+    assert [each for each in found if each["topic"] == "bpf(2)"] == [
+        {
+            "topic": "bpf(2)",
+            "state": "bad",
+            "found": "making a map failed: ENOSYS",
+            "remedy": "use a kernel with CONFIG_BPF_SYSCALL",
+        }
+    ]
+    with FakeKernel():
+        lines = printed(capsys, "doctor").splitlines()
+    assert lines[0].startswith("ok       kernel ")
+    assert any(line.strip().startswith("-> ") for line in lines)
