@@ -45,6 +45,8 @@ __all__ = ["Listing", "Row", "Words", "helper_names", "listings"]
 
 _OFFSET = attrgetter("offset")
 
+_LONGEST = 500  # characters of a note
+
 _LOOKS = {
     EdgeKind.FALL: Way(0, 0, colour="gray"),
     EdgeKind.JUMP: Way(0, 0),
@@ -244,8 +246,9 @@ class _Writer:
         for serial, index, record in function.core_relos:
             note = self._core(serial, record)
             notes[index] = f"{notes[index]}; {note}" if notes.get(index) else note
+        notes = {index: _short(note) for index, note in notes.items()}
         marked = _labels(insns, tables)
-        labels = {0: function.name, **marked}
+        labels = {0: _short(function.name), **marked}
         lines = disassemble(insns, labels=labels, names=notes, helpers=helper_names(insns))
         sources = self._sources(function, insns)
         order: Any = self._spec.byteorder
@@ -317,6 +320,11 @@ class _Writer:
         except (Failure, FormatError) as error:
             return f"CO-RE {decision.kind_name}: {error}"
         return self._words.access(decision)
+
+
+def _short(note: str) -> str:
+    """A note, cut short: a hostile file may have one name of a megabyte at every instruction."""
+    return note if len(note) <= _LONGEST else f"{note[: _LONGEST - 3]}..."
 
 
 def _extern_kind(extern: ExternSpec) -> str:

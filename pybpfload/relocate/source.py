@@ -6,10 +6,13 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from pybpfload.btf import Btf
     from pybpfload.object.spec import ObjectSpec
     from pybpfload.relocate import RelocatedProgram
 
 __all__ = ["SourceLine", "SourceLines"]
+
+_LONGEST = 4096  # characters; PATH_MAX, and longer than a line that people read
 
 
 class SourceLine(NamedTuple):
@@ -29,6 +32,17 @@ class SourceLine(NamedTuple):
         return f"{self.file}:{self.number}: {self.text}".rstrip(": ")
 
 
+class _Strings(dict[int, str]):
+    """Strings of BTF by offset, cut short: in a hostile file all records may have a huge one."""
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+
+    def __missing__(self, offset: int) -> str:
+        found = self[offset] = self._btf.string(offset)[:_LONGEST]
+        return found
+
+
 class SourceLines:
     """The source line of each instruction of a program."""
 
@@ -38,11 +52,11 @@ class SourceLines:
         self._lines: list[SourceLine] = []
         if records is None or spec.btf is None:
             return
+        strings = _Strings(spec.btf)
         for at in range(0, len(records), step):
             insn, file, text, position = records[at : at + 4]
             self._starts.append(insn)
-            line = SourceLine(spec.btf.string(file), position >> 10, spec.btf.string(text).strip())
-            self._lines.append(line)
+            self._lines.append(SourceLine(strings[file], position >> 10, strings[text].strip()))
 
     def __getitem__(self, insn: int) -> SourceLine | None:
         """Line of the instruction at an index, ``None`` where the compiler says nothing."""
