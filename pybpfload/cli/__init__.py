@@ -24,6 +24,7 @@ GROUPS = {
         "check": "tell whether objects will load on kernels",
         "log": "explain why the verifier refused a program",
         "gen": "make a file from an object: stubs for editors and type checkers",
+        "shell": "open a Python prompt with an object and its types",
         "completion": "print completion for bash, zsh or fish, or the manual page",
     },
     "live": {
