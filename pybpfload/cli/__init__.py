@@ -21,6 +21,7 @@ GROUPS = {
         "inspect": "show what is in an object: programs, maps, variables, BTF",
         "relocate": "show the final instructions and every CO-RE decision",
         "disasm": "show the code with C source, names, arrows, CO-RE; control flow",
+        "core": "explain each CO-RE relocation on a kernel",
         "check": "tell whether objects will load on kernels",
         "log": "explain why the verifier refused a program",
         "gen": "make a file from an object: stubs for editors and type checkers",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pybpfload.object.spec import ObjectSpec, ProgramSpec
     from pybpfload.relocate.listing import Listing
 
-__all__ = ["document", "run"]
+__all__ = ["chosen", "document", "run"]
 
 _EXAMPLES = """\
 examples:
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     from pybpfload.relocate.listing import listings
 
     spec = open_object(options.object)
-    functions = _chosen(spec, options.programs)
+    functions = chosen(spec, options.programs)
     if options.cfg in _SINGLE and len(functions) != 1:
         names = ", ".join(function.name for function in functions)
         raise UsageError(f"--cfg {options.cfg} shows one function; choose one of {names or 'none'}")
@@ -93,7 +93,12 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _chosen(spec: ObjectSpec, names: Sequence[str]) -> list[ProgramSpec]:
+def chosen(spec: ObjectSpec, names: Sequence[str]) -> list[ProgramSpec]:
+    """Functions with the names given on the command line, all without any.
+
+    Raises:
+        UsageError: There is none of a name.
+    """
     known = {function.name for function in spec.functions}
     for name in names:
         if name not in known:

@@ -82,14 +82,14 @@ class Listing:
         function: The function.
         insns: Its instructions: those of the file, or if a target was given, those after CO-RE.
         rows: Its instructions, explained; slots are counted in the function.
-        core: CO-RE decisions by index of the instruction; empty without a target.
+        core: CO-RE decisions as ``(instruction index, decision)``; empty without a target.
         tables: Slots that its jump tables lead to.
     """
 
     function: ProgramSpec
     insns: list[Insn]
     rows: list[Row]
-    core: dict[int, CoreDecision] = field(default_factory=dict)
+    core: list[tuple[int, CoreDecision]] = field(default_factory=list)
     tables: tuple[int, ...] = ()
 
     @cached_property
@@ -261,11 +261,11 @@ class _Writer:
             )
             for line in lines
         ]
-        core = {
-            index: self._decisions[serial]
-            for serial, index, _ in function.core_relos
+        core = [
+            (index, self._decisions[serial])
+            for serial, index, _ in sorted(function.core_relos, key=lambda entry: entry[1])
             if serial in self._decisions
-        }
+        ]
         return Listing(function, insns, rows, core, tuple(sorted(tables)))
 
     def _sources(self, function: ProgramSpec, insns: list[Insn]) -> SourceLines:

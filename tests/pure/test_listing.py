@@ -114,7 +114,7 @@ def test_a_target_changes_the_code_and_tells_what_it_was():
     changed = 0
     for listing in patched:
         assert listing.core
-        for index, decision in listing.core.items():
+        for index, decision in listing.core:
             words = comments(listing)[index]
             assert words.startswith(f"CO-RE {decision.kind_name} ")
             if decision.value is None:

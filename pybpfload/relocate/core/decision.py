@@ -143,6 +143,26 @@ class Spec:
         """The step that names what is accessed."""
         return self.accessors[-1]
 
+    @property
+    def declaration(self) -> str:
+        """C text of what is accessed: ``pid_t tgid``, ``unsigned int in_iowait:1``.
+
+        Raises:
+            FormatError: The type refers to itself without end, or to an id that does not exist.
+        """
+        from pybpfload.btf.cdecl import declare, printable
+
+        if self.kind in ENUMVAL_KINDS:
+            return f"{declare(self.btf, self.root)} {{ {printable(self.last.name or '')} }}"
+        named = [accessor for accessor in self.accessors if accessor.name is not None]
+        if not named:
+            return declare(self.btf, self.root)
+        parent = self.btf[named[-1].type_id]
+        assert isinstance(parent, t.Composite)
+        member = parent.members[named[-1].index]
+        bits = f":{member.bitfield_size}" if member.bitfield_size else ""
+        return declare(self.btf, member.type, printable(member.name)) + bits
+
     def __str__(self) -> str:
         btf = self.btf
         kind = btf.kind(self.root)
