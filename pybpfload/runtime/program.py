@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pybpfload.kernel.token import Token
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
+    from pybpfload.runtime.xlated import JitedFunction, XlatedLine
 
 __all__ = ["Program"]
 
@@ -105,6 +106,22 @@ class Program(Handle):
             code: Whether to fetch the instructions and the machine code, too.
         """
         return bpf.prog_info(self.fileno(), code=code)
+
+    def xlated(self) -> list[XlatedLine]:
+        """Its instructions as the verifier has left them, with names and source lines.
+
+        Raises:
+            NotPermittedError: The kernel does not show them to this process.
+        """
+        from pybpfload.runtime.xlated import xlated
+
+        return xlated(self.info())
+
+    def jited(self) -> list[JitedFunction]:
+        """Its machine code by function; nothing if it is not compiled, or hidden."""
+        from pybpfload.runtime.xlated import jited
+
+        return jited(self.info())
 
     def attach(self, target: Any = None, **options: Any) -> Link:
         """Attach it where its section name says, or where the arguments say.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_program_and_who_holds_it(obj, capsys):
     assert shown["bytes_xlated"] == 56
     assert os.getpid() in [process["pid"] for process in shown["pids"]]
     assert info.id in [each["id"] for each in document(capsys, "prog", "list")]
-    assert abs(shown["loaded_at"] - __import__("time").time()) < 60
+    assert abs(shown["loaded_at"] - time.time()) < 60
 
 
 def test_elements_by_btf(obj, capsys):
@@ -114,3 +115,36 @@ def test_holders_tells_of_this_process(obj):
     here = pybpfload.holders()
     for kind, each in (("map", obj.maps["counts"]), ("link", obj.links[0])):
         assert os.getpid() in [process.pid for process in here[kind, each.info().id]]
+
+
+def test_instructions_of_a_loaded_program(capsys):
+    with pybpfload.open(FIXTURES / "subprogs.bpf.o").load() as obj:
+        program = obj.programs["call_forward"]
+        info = program.info()
+        lines = program.xlated()
+        assert b"".join(each.code for each in lines) == info.xlated_insns
+        called = {each.line.comment for each in lines if each.line.text.startswith("call")}
+        assert called == {"second", "leaf", "first"}
+        starts = {each.function: each.line.index for each in lines if each.function}
+        assert list(starts) == ["call_forward", "second", "leaf", "first"]
+        for each in lines:
+            if each.line.comment in starts:
+                assert each.line.target == starts[each.line.comment]
+        assert [(f.name, len(f.code)) for f in program.jited()] == [
+            *zip(starts, info.jited_func_lens, strict=False)
+        ]
+        text = printed(capsys, "prog", "dump", info.id)
+        assert "\nsecond:\n; " in text
+        assert "; return n + leaf(0);" in text.splitlines()
+        dumped = document(capsys, "prog", "dump", info.id)
+        assert bytes.fromhex("".join(each["code"] for each in dumped)) == info.xlated_insns
+        machine = document(capsys, "prog", "dump", info.id, "--jited")
+        assert bytes.fromhex("".join(each["code"] for each in machine)) == info.jited_insns
+
+
+def test_instructions_name_helpers_maps_and_variables(obj):
+    comments = [each.line.comment for each in obj.programs["count_syscalls"].xlated()]
+    assert "&target_tgid" in comments
+    with pybpfload.open(FIXTURES / "execsnoop.bpf.o").load() as other:
+        named = {each.line.comment for each in other.programs["on_exec"].xlated()}
+    assert {"bpf_ringbuf_reserve", "bpf_ktime_get_ns", "map events"} <= named
