@@ -15,9 +15,10 @@ file offset        access       content
 Positions only grow; ``position % size`` is the place in the data. Records follow each other from
 ``consumer`` to ``producer``, each at a multiple of 8. Everything is in the machine's byte order.
 
-Rings with ``BPF_F_RB_OVERWRITE`` (6.19) have another position 8 bytes behind ``producer``, that of
+Rings with ``BPF_F_RB_OVERWRITE`` (6.19) have another position 16 bytes behind ``producer``, that of
 the oldest record that is not overwritten yet: from there to ``producer`` there are records,
-whatever ``consumer`` says.
+whatever ``consumer`` says. (Between the two stands, since 6.11, the position of the oldest record
+that is still being written, which is the kernel's own business.)
 
 A user ring buffer (6.1) is the same with the roles exchanged: user space may write all but the
 first page, and a program takes the records.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OverwritableRing"]
 
-_OVERWRITTEN = 8  # offset of the position of the oldest record in the producer's page
+_OVERWRITTEN = 16  # offset in the producer's page; at 8 is the first record still being written
 _ATTEMPTS = 3
 
 

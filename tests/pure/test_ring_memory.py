@@ -290,7 +290,7 @@ def record(memory: Memory, first: int, last: int) -> None:
     """Write events as programs do, which overwrite the oldest ones."""
     for number in range(first, last):
         oldest = max(0, (number + 1 - ROUND) * 24)
-        memory.position(1, oldest, at=8)
+        memory.position(1, oldest, at=16)
         memory.put(event(number))
 
 
@@ -353,7 +353,7 @@ def test_an_unfinished_record_stays(memory: Memory, recorder: OverwritableRing) 
     record(memory, 0, 300)
     memory.put(event(300), busy=True)
     memory.put(event(301))
-    memory.position(1, (302 - ROUND) * 24, at=8)
+    memory.position(1, (302 - ROUND) * 24, at=16)
     assert [e.a for e in drained(recorder)] == list(range(302 - ROUND, 300))
     assert drained(recorder) == []
     assert memory.consumer() == 300 * 24
