@@ -102,6 +102,11 @@ class Verdict:
         """One of :data:`LOADS`, :data:`DEGRADED`, :data:`FAILS`."""
         return FAILS if self.problems else DEGRADED if self.degraded else LOADS
 
+    def _repr_html_(self) -> str:
+        from importlib import import_module  # the room of commands is above this one
+
+        return str(import_module("pybpfload.cli.notebook").verdict(self))
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return {

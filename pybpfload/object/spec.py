@@ -346,6 +346,11 @@ class ObjectSpec:
     def __repr__(self) -> str:
         return f"<ObjectSpec {self.name}: {len(self.programs)} programs, {len(self.maps)} maps>"
 
+    def _repr_html_(self) -> str:
+        from importlib import import_module  # the room of commands is above this one
+
+        return str(import_module("pybpfload.cli.notebook").spec(self))
+
     def __iter__(self) -> Iterator[ProgramSpec]:
         return iter(self.programs.values())
 

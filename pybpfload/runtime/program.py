@@ -326,3 +326,8 @@ class Program(Handle):
     def __repr__(self) -> str:
         state = "closed " if self._fd.closed else ""
         return f"<{state}Program {self.name} SEC({self.spec.section!r})>"
+
+    def _repr_html_(self) -> str:
+        from importlib import import_module  # the room of commands is above this one
+
+        return str(import_module("pybpfload.cli.notebook").program(self))

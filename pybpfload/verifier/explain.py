@@ -108,6 +108,11 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
+    def _repr_html_(self) -> str:
+        from importlib import import_module  # the room of commands is above this one
+
+        return str(import_module("pybpfload.cli.notebook").explanation(self))
+
     def lines(self, *, every_step: bool = False) -> Iterator[str]:
         """The explanation in words, line by line.
 
