@@ -256,7 +256,10 @@ class CHeader:
         found = self.btf[type_id]
         if not self._declared[type_id] and found.name:
             self._declared[type_id] = True
-            self._put(f"{_keyword(found)}{self.name(found)};\n\n")
+            self._put(self._forward(found))
+
+    def _forward(self, found: t.Type) -> str:
+        return f"{_keyword(found)}{self.name(found)};\n\n"
 
     def _write(self, type_id: int) -> None:
         found = self.btf[type_id]
@@ -264,7 +267,10 @@ class CHeader:
         if isinstance(found, t.Composite):
             self._packed_align[type_id] = self._choose_packing(found)
             if found.name:
-                self._put(f"{self._composite(found)};\n\n")
+                text = self._composite(found)
+                if self._chunks[-1] == self._forward(found):  # only it itself points to it so far
+                    self._chunks.pop()
+                self._put(f"{text};\n\n")
         elif isinstance(found, t.Typedef):
             if found.name == "__gnuc_va_list" and not self.btf.strip(found.type):
                 text = f"{_BUILTIN} {self.name(found)}"  # some compilers leave it void

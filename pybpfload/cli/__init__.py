@@ -22,6 +22,7 @@ GROUPS = {
         "relocate": "show the final instructions and every CO-RE decision",
         "disasm": "show the code with C source, names, arrows, CO-RE; control flow",
         "core": "explain each CO-RE relocation on a kernel",
+        "btf": "types of kernels, modules, objects: C header, layouts, search, differences",
         "check": "tell whether objects will load on kernels",
         "log": "explain why the verifier refused a program",
         "gen": "make a file from an object: stubs for editors and type checkers",

@@ -27,7 +27,11 @@ class Command(NamedTuple):
 
 
 def run_group(
-    group: str, about: str, commands: Mapping[str, Command], arguments: Sequence[str]
+    group: str,
+    about: str,
+    commands: Mapping[str, Command],
+    arguments: Sequence[str],
+    examples: str = "",
 ) -> int:
     """Run the command that the first word names.
 
@@ -36,6 +40,7 @@ def run_group(
         about: What it is for.
         commands: The commands by name.
         arguments: What follows the name of the group; options may stand before the command.
+        examples: Worked examples for the help of the group, a line each.
 
     Raises:
         UsageError: There is no such command.
@@ -45,7 +50,8 @@ def run_group(
     if at is None:
         width = max(map(len, commands))
         lines = [f"  {name:{width}}  {command.about}" for name, command in commands.items()]
-        parser = Parser(group, about, "\n".join(["commands:", *lines]))
+        ending = f"\n\nexamples:\n{examples}" if examples else ""
+        parser = Parser(group, about, "\n".join(["commands:", *lines]) + ending)
         parser.add_argument("command", metavar="COMMAND", choices=commands, help="what to do")
         asked = bool({"-h", "--help"} & {*rest})
         parser.print_help(None if asked else sys.stderr)

@@ -45,6 +45,7 @@ __all__ = [
     "WINDOW_LIMIT",
     "btf_from_image",
     "decompress",
+    "decompressed",
     "elf_section",
     "output_limit",
 ]
@@ -155,13 +156,21 @@ def decompress(data: Buffer, name: str = "", *, limit: int | None = None) -> byt
         FormatError: The data is damaged, yields more than ``limit`` bytes, or needs a package that
             is missing.
     """
+    return b"".join(decompressed(data, name, limit=limit))
+
+
+def decompressed(data: Buffer, name: str = "", *, limit: int | None = None) -> Iterator[bytes]:
+    """As :func:`decompress`, in pieces, for those who need only what comes first."""
     view = memoryview(data).cast("B")
     method = _method(view)
     if method is None:
-        return bytes(data)
+        yield bytes(view)
+        return
+    budget = _Budget(output_limit(len(view)) if limit is None else limit)
     try:
-        budget = _Budget(output_limit(len(view)) if limit is None else limit)
-        return bytes(_decompressed(view, method, budget))
+        for piece in method(view):
+            budget.take(len(piece))
+            yield piece
     except _DamagedError as error:
         raise FormatError(str(error), file=name or None) from None
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pybpfload.errors import BpfError
 
-__all__ = ["ModuleBtf", "has_member", "modules", "problems", "vmlinux"]
+__all__ = ["ModuleBtf", "has_member", "modules", "of_id", "problems", "vmlinux"]
 
 _SYSFS = "/sys/kernel/btf"
 
@@ -158,6 +158,21 @@ def modules(prefix: str = "") -> list[ModuleBtf]:
     except NotPermittedError as error:
         return _from_files(prefix, known, error)
     return found
+
+
+def of_id(number: int) -> Btf:
+    """BTF that is loaded, by its id (Linux 4.18): the kernel's, a module's or a program's.
+
+    Raises:
+        KernelError: There is none of that id, or it may not be read (CAP_SYS_ADMIN).
+        FormatError: It is damaged.
+    """
+    info = _with_fd(number, data=True)
+    if info is None:
+        raise kernel_error(errno.ENOENT, "open", f"BTF of id {number}")
+    name = str(info.name) or f"BTF of id {number}"
+    base = vmlinux() if info.kernel_btf and info.name != "vmlinux" else None
+    return Btf.from_bytes(info.data, base=base, name=name, pointer_size=8)
 
 
 def _with_fd(number: int, *, data: bool) -> Any:

@@ -1,0 +1,245 @@
+"""``pybpfload btf``: types of kernels, modules and objects. Offline, but for what is loaded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.cli.common import Parser, print_json
+from pybpfload.cli.failure import UsageError, complain, did_you_mean
+from pybpfload.cli.group import Command, run_group
+from pybpfload.cli.sources import SOURCES, read_source
+from pybpfload.cli.table import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pybpfload.btf.table import Btf
+
+__all__ = ["COMMANDS", "run"]
+
+
+_EXAMPLES = """\
+  pybpfload btf c > vmlinux.h
+  pybpfload btf layout vmlinuz-6.1 task_struct
+  pybpfload btf find --type 'struct list_head' --size 64
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command and return the exit status."""
+    about = "Types of kernels, modules and objects."
+    return run_group("btf", about, COMMANDS, arguments, _EXAMPLES)
+
+
+def _parser(command: str, description: str, examples: str) -> Parser:
+    parser = Parser(f"btf {command}", description, f"{examples}\n{SOURCES}")
+    parser.add_argument("--base", metavar="SRC", default="", help="BTF that SRC extends")
+    return parser
+
+
+# Words
+
+
+def _is_source(word: str) -> bool:
+    return word.startswith("id:") or "/" in word or Path(word).is_file()
+
+
+def _one_type(btf: Btf, text: str) -> int:
+    """The type that a name means: ``task_struct``, ``struct task_struct``, ``pid_t``."""
+    from pybpfload.btf import types as t
+
+    kinds = {
+        "struct": (t.Kind.STRUCT,),
+        "union": (t.Kind.UNION,),
+        "enum": (t.Kind.ENUM, t.Kind.ENUM64),
+        "": (t.Kind.STRUCT, t.Kind.UNION, t.Kind.TYPEDEF, t.Kind.ENUM, t.Kind.ENUM64),
+    }
+    tag, _, name = text.strip().rpartition(" ")
+    for kind in kinds.get(tag.strip(), ()):
+        if found := btf.find(name, kind):
+            return found
+    if tag.strip() not in kinds:
+        raise UsageError(f"{text!r} is no name of a type; struct NAME, union NAME, enum NAME, NAME")
+    of_kind = (
+        i for i, k in zip(btf.own_ids(), btf.own_kinds(), strict=True) if k in kinds[tag.strip()]
+    )
+    names = {btf.type_name(type_id) for type_id in of_kind}
+    raise UsageError(f"{btf.name} has no type {text!r}{did_you_mean(name, names)}")
+
+
+# Commands
+
+
+def _dump(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "dump",
+        "Print all types as they lie in the BTF, in bpftool's form.",
+        "examples:\n"
+        "  pybpfload btf dump tracer.bpf.o\n"
+        "  pybpfload btf dump vmlinuz-6.1 --id 114\n"
+        "  pybpfload btf dump --json veth | jq '.types[] | select(.kind == \"STRUCT\")'\n",
+    )
+    parser.add_argument("source", metavar="SRC", nargs="?", default="", help="where the BTF is")
+    parser.add_argument(
+        "--id", metavar="N", type=int, action="append", help="only this type; may be repeated"
+    )
+    options = parser.read(arguments)
+    btf = read_source(options.source, base=options.base)
+
+    from pybpfload.btf.dump import dump_lines, record
+
+    ids = options.id if options.id is not None else btf.own_ids()
+    if options.json:
+        # A kernel's types at once would take some hundred megabytes.
+        sys.stdout.write('{"types": [')
+        for number, type_id in enumerate(ids):
+            text = json.dumps(record(btf[type_id]), allow_nan=False)
+            sys.stdout.write(f",\n{text}" if number else f"\n{text}")
+        sys.stdout.write("\n]}\n")
+        return 0
+    for line in dump_lines(btf, ids):
+        print(line)
+    return 0
+
+
+def _c(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "c",
+        "Print a C header with the definitions of all types: vmlinux.h.",
+        "examples:\n"
+        "  pybpfload btf c > vmlinux.h                        of the running kernel\n"
+        "  pybpfload btf c -o vmlinux.h linux-image-6.1.0.deb\n"
+        "  pybpfload btf c --type task_struct --type sock vmlinuz-6.1\n",
+    )
+    parser.add_argument("source", metavar="SRC", nargs="?", default="", help="where the BTF is")
+    parser.add_argument(
+        "--type",
+        metavar="TYPE",
+        action="append",
+        help="only this type and what it needs; may be repeated",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to; standard output")
+    options = parser.read(arguments)
+    btf = read_source(options.source, base=options.base)
+
+    from pybpfload.btf.cdump import dump_c
+
+    roots = options.type and [_one_type(btf, text) for text in options.type]
+    text = dump_c(btf, roots)
+    if options.output and options.output != "-":
+        Path(options.output).write_text(text, encoding="utf-8")
+    elif options.json:
+        print_json({"source": btf.name, "c": text})
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _layout(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "layout",
+        "Show where the members of a struct or union lie: offset and size in bytes, holes,\n"
+        "padding, cache lines.",
+        "examples:\n"
+        "  pybpfload btf layout task_struct                 on the running kernel\n"
+        "  pybpfload btf layout vmlinuz-6.1 'struct sock'\n",
+    )
+    parser.add_argument("words", metavar="[SRC] TYPE", nargs="+", help="where the BTF is; a type")
+    parser.add_argument(
+        "--cacheline", metavar="BYTES", type=int, default=64, help="size of a cache line [64]"
+    )
+    options = parser.read(arguments)
+    if len(options.words) > 2 or options.cacheline < 1:
+        raise UsageError(
+            f"one source, one type, and a cache line of bytes; see {parser.prog} --help"
+        )
+    *source, name = options.words
+    btf = read_source("".join(source), base=options.base)
+
+    from pybpfload.btf.layout import layout
+
+    made = layout(btf, _one_type(btf, name), line=options.cacheline)
+    if options.json:
+        print_json(made.to_dict())
+    else:
+        print(made)
+    return 0
+
+
+def _find(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "find",
+        "Find types by name, size, members, types of members.",
+        "examples:\n"
+        "  pybpfload btf find 'bpf_*_kern'                       on the running kernel\n"
+        "  pybpfload btf find vmlinuz-6.1 --member pid\n"
+        "  pybpfload btf find --type 'struct list_head' --size 64\n"
+        "\n"
+        "NAME and --member may have * and ?. A single word is SRC if it is a file or id:N.\n",
+    )
+    parser.add_argument("words", metavar="[SRC] [NAME]", nargs="*", help="where; name of a type")
+    parser.add_argument("--kind", metavar="KIND", help="kind of the type: struct, typedef, func...")
+    parser.add_argument("--member", metavar="NAME", default="", help="that have such a member")
+    parser.add_argument(
+        "--type", metavar="TYPE", default="", help="that have a member of that type"
+    )
+    parser.add_argument("--size", metavar="BYTES", type=int, help="of that size")
+    options = parser.read(arguments)
+    words = list(options.words)
+    if len(words) > 2:
+        raise UsageError(f"one source and one name; see {parser.prog} --help")
+    source = words.pop(0) if len(words) == 2 or (words and _is_source(words[0])) else ""
+    name = words.pop() if words else ""
+    if not (name or options.kind or options.member or options.type or options.size is not None):
+        raise UsageError(f"what to find: a name or an option; see {parser.prog} --help")
+
+    from pybpfload.btf.search import search
+    from pybpfload.btf.types import Kind
+
+    kind = options.kind and options.kind.upper()
+    if kind and kind not in Kind.__members__:
+        close = did_you_mean(kind, Kind.__members__)
+        raise UsageError(f"--kind {options.kind}: no such kind{close.lower()}")
+    btf = read_source(source, base=options.base)
+    try:
+        found = search(
+            btf,
+            name,
+            kind=Kind[kind] if kind else None,
+            member=options.member,
+            member_type=options.type,
+            size=options.size,
+        )
+        results = list(found)
+    except ValueError as error:
+        raise UsageError(f"--type: {error}") from None
+    if options.json:
+        print_json([each.to_dict() for each in results])
+        return 0
+    if not results:
+        complain(f"{btf.name} has no such type")
+        return 1
+    rows: list[Iterable[Any]] = []
+    for each in results:
+        head = (each.id, each.kind.name.lower(), each.name, each.size)
+        rows += [(*head, _place(offset), text) for _, offset, text in each.members] or [
+            (*head, "", "")
+        ]
+    for line in table(("id", "kind", "name", "size", "offset", "member"), [tuple(r) for r in rows]):
+        print(line)
+    return 0
+
+
+def _place(bits: int) -> int | str:
+    return f"{bits // 8}:{bits % 8}" if bits % 8 else bits // 8
+
+
+COMMANDS = {
+    "dump": Command(_dump, "all types as they lie in the BTF"),
+    "c": Command(_c, "a C header: vmlinux.h"),
+    "layout": Command(_layout, "offsets, holes and cache lines of a struct"),
+    "find": Command(_find, "types by name, size, members"),
+}
