@@ -13,16 +13,17 @@ from pybpfload.cli.style import WHEN, chosen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
-__all__ = ["COMMANDS", "GROUPS", "NEEDS", "help_text", "main"]
+__all__ = ["COMMANDS", "GROUPS", "NEEDS", "help_text", "main", "module_of"]
 
 GROUPS = {
     "offline": {
         "inspect": "show what is in an object: programs, maps, variables, BTF",
         "relocate": "show the final instructions and every CO-RE decision",
         "disasm": "show the code with C source, names, arrows, CO-RE; control flow",
-        "core": "explain each CO-RE relocation on a kernel",
         "btf": "types of kernels, modules, objects: C header, layouts, search, differences",
+        "core": "explain each CO-RE relocation on a kernel",
         "check": "tell whether objects will load on kernels",
         "log": "explain why the verifier refused a program",
         "gen": "make a file from an object: stubs for editors and type checkers",
@@ -33,10 +34,11 @@ GROUPS = {
         "run": "load an object, attach its programs, print their events until Ctrl-C",
         "features": "show what this kernel can do with BPF",
         "probes": "show where programs can be attached",
-        "prog": "list, show, pin programs of the running kernel",
-        "map": "list and show maps of the running kernel; read and write their elements",
+        "prog": "list, show, dump, pin programs of the running kernel",
+        "map": "list and show maps of the running kernel; read, write, watch elements",
         "link": "list, show, detach, pin attachments of the running kernel",
         "doctor": "tell what is in the way of loading, with remedies",
+        "test-run": "run a loaded program on given packets",
     },
 }
 """Commands and what they do, by where they work."""
@@ -79,7 +81,7 @@ _BEFORE_COMMAND = frozenset({"-v", "--verbose", "--json"})
 
 def help_text() -> str:
     """The help of the program: its commands, by where they work."""
-    width = max(map(len, COMMANDS))
+    width = max(len(name) for name in COMMANDS)  # "map" is a command's module here
     groups = (
         "\n".join(
             [
@@ -178,7 +180,12 @@ def _dispatch(arguments: list[str]) -> int:
         what = "option" if command.startswith("-") else "command"
         close = did_you_mean(command, COMMANDS)
         raise UsageError(f"unknown {what} {command!r}{close or '; see pybpfload --help'}")
+    status: int = module_of(command).run([*early, *arguments])
+    return status
+
+
+def module_of(command: str) -> Any:
+    """Import the module of a command."""
     from importlib import import_module
 
-    status: int = import_module(f"{__name__}.{command}").run([*early, *arguments])
-    return status
+    return import_module(f"{__name__}.{command.replace('-', '_')}")

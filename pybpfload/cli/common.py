@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pybpfload.object.spec import Named, ObjectSpec
 
-__all__ = ["Parser", "check_names", "open_object", "parser_of", "print_json"]
+__all__ = ["Parser", "check_names", "open_object", "parser_of", "print_json", "seconds"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,13 +90,13 @@ def parser_of(run: Callable[[Sequence[str]], int], *words: str) -> Parser | None
     """
     global _asked
     found: list[Parser] = []
-    _asked = found
+    before, _asked = _asked, found
     try:
         run([*words, "--help"])
     except SystemExit:  # argparse, after it would have printed
         pass
     finally:
-        _asked = None
+        _asked = before
     return found[0] if found else None
 
 
@@ -135,3 +136,14 @@ def print_json(document: Any, *, indent: int | None = 2) -> None:
 
     json.dump(document, sys.stdout, indent=indent, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def seconds(text: str) -> float:
+    """Read a time in seconds, for ``type=`` of an argument."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds")
+    return number

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from pybpfload.cli.common import Parser
+from pybpfload.cli.common import Parser, parser_of
 from pybpfload.cli.failure import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ["Command", "run_group"]
 
@@ -40,7 +40,8 @@ def run_group(
         about: What it is for.
         commands: The commands by name.
         arguments: What follows the name of the group; options may stand before the command.
-        examples: Worked examples for the help of the group, a line each.
+        examples: Worked examples for the help of the group, a line each; the first one of each
+            command by default.
 
     Raises:
         UsageError: There is no such command.
@@ -50,8 +51,8 @@ def run_group(
     if at is None:
         width = max(map(len, commands))
         lines = [f"  {name:{width}}  {command.about}" for name, command in commands.items()]
-        ending = f"\n\nexamples:\n{examples}" if examples else ""
-        parser = Parser(group, about, "\n".join(["commands:", *lines]) + ending)
+        examples = examples or "\n".join(_first_examples(commands))
+        parser = Parser(group, about, "\n".join(["commands:", *lines, "", "examples:", examples]))
         parser.add_argument("command", metavar="COMMAND", choices=commands, help="what to do")
         asked = bool({"-h", "--help"} & {*rest})
         parser.print_help(None if asked else sys.stderr)
@@ -61,3 +62,11 @@ def run_group(
         close = did_you_mean(name, commands) or f"; there are: {', '.join(commands)}"
         raise UsageError(f"{group} has no command {name!r}{close}")
     return commands[name].run(rest)
+
+
+def _first_examples(commands: Mapping[str, Command]) -> Iterator[str]:
+    for command in {each.run: each for each in commands.values()}.values():
+        parser = parser_of(command.run)
+        _, _, examples = parser.examples.partition("examples:\n") if parser else ("", "", "")
+        if examples:
+            yield examples.splitlines()[0]

@@ -76,6 +76,7 @@ def _detach(arguments: Sequence[str]) -> int:
     parser = Parser(
         "link detach",
         "Detach a link at once; it stays as an object until nobody holds it any more.",
+        "examples:\n  pybpfload link detach 42\n  pybpfload link detach /sys/fs/bpf/kept\n\n"
         "Links of tracing, raw tracepoint, perf event and iterator programs cannot be detached\n"
         "so: end the process that holds them, or remove their pin.\n",
     )

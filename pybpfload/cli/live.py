@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pybpfload.runtime.holders import Holder
 
-__all__ = ["Kind", "Owners", "commands", "needs_linux", "object_name", "open_named"]
+__all__ = ["Kind", "Owners", "commands", "needs_linux", "object_name", "open_named", "program_name"]
 
 _SAME = 15  # characters of a name that the kernel keeps
 
@@ -78,15 +78,18 @@ def needs_linux() -> None:
 
 def object_name(info: Any) -> str:
     """Name of a map or program by what the kernel told; of a link, that of its program."""
-    if hasattr(info, "name"):
-        return str(info.name)
+    return str(info.name) if hasattr(info, "name") else program_name(info.prog_id)
+
+
+def program_name(number: int) -> str:
+    """Name of the program of an id; ``""`` if there is none, or none any more."""
     from pybpfload.errors import KernelError
     from pybpfload.runtime.program import Program
 
     try:
-        with Program.from_id(info.prog_id) as program:
-            return program.name
-    except KernelError:  # it has none, or it is gone
+        with Program.from_id(number) as program:
+            return str(program.info(code=False).name)
+    except KernelError:
         return ""
 
 
@@ -128,16 +131,24 @@ def _tag(info: Any) -> str:
     return str(info.tag)
 
 
+_EXAMPLES = {
+    "list": ("list", "list --json", "show 42"),
+    "pin": ("pin 42 /sys/fs/bpf/kept",),
+    "unpin": ("unpin /sys/fs/bpf/kept",),
+}
+
+
 def commands(kind: Kind) -> dict[str, Command]:
     """The commands that programs, maps and links all have."""
     word = kind.command.upper()
     which = f"{word} is an id, a name, {'tag:HEX, ' * (kind.command == 'prog')}or the path of a pin"
 
     def parser(name: str, about: str) -> Parser:
-        return Parser(f"{kind.command} {name}", about, which)
+        examples = "\n".join(f"  pybpfload {kind.command} {each}" for each in _EXAMPLES[name])
+        return Parser(f"{kind.command} {name}", about, f"examples:\n{examples}\n\n{which}.")
 
     def listing(arguments: Sequence[str]) -> int:
-        made = parser("list", f"List all of this kind that the kernel has, or show one. {which}.")
+        made = parser("list", "List all of this kind that the kernel has, or show one.")
         made.add_argument("object", metavar=word, nargs="?", help="only this, with all there is")
         options = made.read(arguments)
         needs_linux()

@@ -58,7 +58,8 @@ def _dump(arguments: Sequence[str]) -> int:
     parser = Parser(
         "prog dump",
         "Show the instructions of a loaded program as the verifier has left them.",
-        "PROG is an id, a name, tag:HEX, or the path of a pin\n",
+        "examples:\n  pybpfload prog dump 42\n  pybpfload prog dump on_exec --json\n\n"
+        "PROG is an id, a name, tag:HEX, or the path of a pin.\n",
     )
     parser.add_argument("program", metavar="PROG", help="the program")
     parser.add_argument("--jited", action="store_true", help="the machine code instead, as hex")

@@ -7,10 +7,9 @@ nothing of their own to keep current.
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from pybpfload.cli import COMMANDS
+from pybpfload.cli import COMMANDS, module_of
 from pybpfload.cli.common import parser_of
 
 if TYPE_CHECKING:
@@ -85,14 +84,14 @@ class Entry(NamedTuple):
 
 def commands_of(name: str) -> dict[str, str]:
     """Commands that a command has of its own, and what they do; none for most."""
-    group = getattr(import_module(f"pybpfload.cli.{name}"), "COMMANDS", {})
+    group = getattr(module_of(name), "COMMANDS", {})
     return {word: command.about for word, command in group.items()}
 
 
 def entries() -> Iterator[Entry]:
     """Every command with options, in the order of the help."""
     for name, about in COMMANDS.items():
-        run = import_module(f"pybpfload.cli.{name}").run
+        run = module_of(name).run
         for word, does in (commands_of(name) or {"": about}).items():
             parser = parser_of(run, *[word][: bool(word)])
             if parser is not None:
