@@ -38,7 +38,11 @@ GROUPS = {
         "map": "list and show maps of the running kernel; read, write, watch elements",
         "link": "list, show, detach, pin attachments of the running kernel",
         "doctor": "tell what is in the way of loading, with remedies",
+        "net": "list programs of network devices",
+        "cgroup": "list programs of control groups",
+        "iter": "run the iterator programs of an object",
         "test-run": "run a loaded program on given packets",
+        "trace": "show what programs print",
     },
 }
 """Commands and what they do, by where they work."""

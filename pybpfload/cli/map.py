@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.cli.common import Parser, print_json
+from pybpfload.cli.common import Parser, print_json, seconds
 from pybpfload.cli.failure import UsageError, visible
 from pybpfload.cli.group import Command, run_group
 from pybpfload.cli.live import Kind, commands, open_named
@@ -119,6 +119,32 @@ def _del(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _watch(arguments: Sequence[str]) -> int:
+    parser = _parser("watch", "Show the events of a buffer, or changes of elements, until Ctrl-C.")
+    parser.add_argument("--duration", metavar="SECONDS", type=seconds, help="stop after this time")
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=seconds, default=1.0, help="between looks; 1"
+    )
+    parser.add_argument(
+        "--consume", action="store_true", help="take events away from whoever else reads them"
+    )
+    parser.add_argument("--type", metavar="NAME", help="the type of the events")
+    options = parser.read(arguments)
+    from pybpfload.cli.stream import Stop
+    from pybpfload.cli.watch import BUFFERS, watch_changes, watch_events
+
+    with open_named(_class(), options.map) as opened, Stop(options.duration) as stop:
+        if opened.type in BUFFERS:
+            consume, kind = options.consume, options.type
+            watch_events(opened, stop, consume=consume, event_type=kind, json=options.json)
+        else:
+            try:
+                watch_changes(opened, stop, interval=options.interval, json=options.json)
+            except TypeError as error:
+                raise UsageError(str(error)) from None
+    return 0
+
+
 def _parser(name: str, about: str) -> Parser:
     parser = Parser(f"map {name}", about, _WORDS)
     parser.add_argument("map", metavar="MAP", help="an id, a name, or the path of a pin")
@@ -169,5 +195,6 @@ COMMANDS = {
     "get": Command(_get, "show the value of a key"),
     "set": Command(_set, "set the value of a key"),
     "del": Command(_del, "delete a key"),
+    "watch": Command(_watch, "show events of a buffer, or what changes, until Ctrl-C"),
 }
 """Its commands."""

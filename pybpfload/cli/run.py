@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pybpfload.cli.common import Parser, check_names, open_object
+from pybpfload.cli.common import Parser, check_names, open_object, seconds
 from pybpfload.cli.failure import UsageError, complain, report
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         default=[],
         help="only this program, also one of a '?' section; may be repeated",
     )
-    parser.add_argument("--duration", metavar="SECONDS", type=_seconds, help="stop after this time")
+    parser.add_argument("--duration", metavar="SECONDS", type=seconds, help="stop after this time")
     parser.add_argument("--btf", metavar="FILE", help="BTF of the kernel, if it shows none")
     options = parser.read(arguments)
     spec = open_object(options.object)
@@ -100,16 +98,6 @@ def run(arguments: Sequence[str]) -> int:
             if options.verbose:
                 _show_variables(obj)
     return 0
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds")
-    return seconds
 
 
 def _choose(spec: ObjectSpec, names: list[str]) -> None:

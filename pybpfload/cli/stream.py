@@ -102,25 +102,33 @@ class Output:
         """Print an event of a map."""
         if self._json:
             name = type(event).__name__ if hasattr(type(event), "_fields") else None
-            self._document({"map": source, "type": name, "event": plain(event)})
+            self.document({"map": source, "type": name, "event": plain(event)})
         else:
             self._text((f"{source}: " if self.name_maps else "") + pretty(event, top=True))
 
     def iterator_line(self, program: str, line: str) -> None:
         """Print a line of an iterator program."""
         if self._json:
-            self._document({"program": program, "line": line})
+            self.document({"program": program, "line": line})
         else:
             self._text(line)
 
     def printk(self, line: str) -> None:
         """Print a line of ``bpf_printk()``."""
         if self._json:
-            self._document({"printk": line})
+            self.document({"printk": line})
         else:
             self._text(line)
 
-    def _document(self, document: dict[str, Any]) -> None:
+    def stream_line(self, program: str, stream: str, line: str) -> None:
+        """Print a line that a program wrote into one of its streams."""
+        if self._json:
+            self.document({"program": program, "stream": stream, "line": line})
+        else:
+            self._text(line)
+
+    def document(self, document: dict[str, Any]) -> None:
+        """Print a JSON document in a line."""
         sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
 
     def _text(self, text: str) -> None:

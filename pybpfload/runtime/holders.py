@@ -7,19 +7,18 @@ that use it, a program as long as what it is attached to. :meth:`Link.of_program
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import NamedTuple
 
 from pybpfload.errors import KernelError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.fd import FileDescriptor, fdinfo
+from pybpfload.kernel.mounts import mounted
 
 __all__ = ["Holder", "Pin", "holders", "pins"]
 
 # What fdinfo calls the id; that of a link comes with the id of its program.
 _IDS = {"link_id": "link", "prog_id": "prog", "map_id": "map", "btf_id": "btf"}
-_OCTAL = re.compile(r"\\([0-7]{3})")  # blanks in /proc/mounts
 
 
 class Holder(NamedTuple):
@@ -76,7 +75,7 @@ def pins() -> list[Pin]:
     Files that may not be opened are left out; so are all where ``/proc`` is not mounted.
     """
     found = []
-    folders = _mounted()
+    folders = mounted("bpf")
     while folders:
         folder = folders.pop()
         for name in _listed(folder):
@@ -103,16 +102,6 @@ def _comm(pid: int) -> str:
         return door.read_file(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
     except OSError:  # it has ended
         return ""
-
-
-def _mounted() -> list[str]:
-    """Where BPF filesystems are mounted."""
-    try:
-        lines = door.read_file("/proc/self/mounts").decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    places = (words[1] for words in map(str.split, lines) if words[2:3] == ["bpf"])
-    return [_OCTAL.sub(lambda match: chr(int(match[1], 8)), place) for place in places]
 
 
 def _listed(folder: str) -> list[str]:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -148,3 +151,92 @@ def test_instructions_name_helpers_maps_and_variables(obj):
     with pybpfload.open(FIXTURES / "execsnoop.bpf.o").load() as other:
         named = {each.line.comment for each in other.programs["on_exec"].xlated()}
     assert {"bpf_ringbuf_reserve", "bpf_ktime_get_ns", "map events"} <= named
+
+
+def test_watching_elements_change(obj, capsys):
+    number = obj.maps["counts"].info().id
+    obj.maps["counts"][0] = 1
+    later = threading.Timer(0.4, obj.maps["counts"].__setitem__, (0, 2))
+    later.start()
+    words = ("map", "watch", number, "--interval", 0.1, "--duration", 1.5)
+    lines = printed(capsys, *words, "--json").splitlines()
+    later.join()
+    assert [json.loads(line) for line in lines] == [{"change": "changed", "key": 0, "value": 2}]
+
+
+def test_watching_events_typed_by_the_programs_that_send_them(capsys):
+    spec = pybpfload.open(FIXTURES / "ringbuf.bpf.o")
+    spec.variables["target_tgid"].value = os.getpid()
+    with spec.load() as obj:
+        number = obj.maps["events"].info().id
+        assert "--consume" in refused(capsys, "map", "watch", number)
+        obj.programs["send_next"].attach()
+        words = ("map", "watch", number, "--consume", "--duration", 0.3, "--json")
+        events = [json.loads(line) for line in printed(capsys, *words).splitlines()]
+    assert {"number", "text", "pair"} <= {event["type"] for event in events}
+
+
+def test_running_a_program_on_packets(capsys, tmp_path):
+    packets = [bytes(range(14)), bytes(range(1, 61))]
+    capture = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    for packet in packets:
+        capture += struct.pack("<IIII", 0, 0, len(packet), len(packet)) + packet
+    (tmp_path / "two.pcap").write_bytes(capture)
+    with pybpfload.open(FIXTURES / "test_run.bpf.o").load() as obj:
+        number = obj.programs["sum_bytes"].info().id
+        one = document(capsys, "test-run", number, "--data", packets[0].hex(), "--repeat", 3)
+        assert one["retval"] == sum(packets[0][:8])
+        both = document(capsys, "test-run", number, "--pcap", tmp_path / "two.pcap")
+        assert [each["retval"] for each in both] == [sum(each[:8]) for each in packets]
+        swap = obj.programs["swap_addresses"].info().id
+        text = printed(capsys, "test-run", swap, "--data", packets[0].hex())
+        assert f"data_out {bytes([*range(6, 12), *range(6), 12, 13]).hex()}" in text
+        raw = obj.programs["add_arguments"].info().id
+        ctx = struct.pack("=QQ", 40, 2).hex()
+        assert document(capsys, "test-run", raw, "--ctx", ctx)["retval"] == 42
+
+
+def test_iterators_of_an_object(capsys):
+    path = FIXTURES / "iter_task.bpf.o"
+    (line,) = printed(capsys, "iter", "run", path, "--pid", os.getpid()).splitlines()
+    assert line.split()[0] == str(os.getpid())
+    assert "no iterator programs" in refused(capsys, "iter", "run", FIXTURES / "minimal.bpf.o")
+
+
+def test_streams_of_a_program(capsys):
+    with pybpfload.open(FIXTURES / "streams.bpf.o").load() as obj:
+        program = obj.programs["write_lines"]
+        program.test_run()
+        if obj.variables["last_error"].value:
+            pytest.skip("this kernel has no streams, or gives them no memory")
+        words = ("trace", program.info().id, "--duration", 0, "--json")
+        lines = [json.loads(line) for line in printed(capsys, *words).splitlines()]
+    assert [line["stream"] for line in lines] == ["stdout", "stdout", "stderr"]
+
+
+NETWORK = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x40000000) == 0, ctypes.get_errno()
+import pybpfload
+from pybpfload.cli import main
+with pybpfload.open(sys.argv[1]) .load() as obj:
+    link = obj.programs["sum_bytes"].attach("lo")
+    print(obj.programs["sum_bytes"].info().id)
+    assert main(["net", "list", "--json"]) == 0
+    assert main(["net", "list", "lo"]) == 0
+"""
+
+
+def test_programs_of_devices_of_a_namespace_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-c", NETWORK, str(FIXTURES / "test_run.bpf.o")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    number, _, rest = done.stdout.partition("\n")
+    shown, _, table = rest.rpartition("]\n")
+    assert json.loads(shown + "]")[0]["xdp"] == [
+        {"devname": "lo", "ifindex": 1, "mode": "generic", "id": int(number)}
+    ]
+    assert table.splitlines()[1].split()[:5] == ["lo", "xdp", "generic", number, "sum_bytes"]

@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import struct
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 import pybpfload
-from pybpfload.cli import main
+from pybpfload.cli import cgroup, main, net
 from pybpfload.cli.group import Command, run_group
-from pybpfload.testing.fakekernel import FakeKernel
+from pybpfload.formats.pcap import read_pcap
+from pybpfload.runtime.attached import Attachment
+from pybpfload.testing.fakekernel import FakeKernel, store
+from pybpfload.uapi import AttachFlag
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -193,12 +197,12 @@ def test_groups_say_what_they_have(capsys):
     assert called == [["-v", "this"]]
 
 
-@pytest.mark.parametrize("group", ["prog", "map", "link"])
+@pytest.mark.parametrize("group", ["prog", "map", "link", "net", "cgroup", "iter"])
 def test_the_manual_has_every_command_and_option_of_a_group(group, capsys):
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     section = page.partition(f"\n## {group}\n")[2].partition("\n## ")[0]
     for name in import_module(f"pybpfload.cli.{group}").COMMANDS:
-        assert f"`{name}" in section, name
+        assert f"`{name} " in section or f"`{name}`" in section or f"`{group} {name} " in section
         assert main([group, name, "--help"]) == 0
         for option in set(re.findall(r"--[a-z]+", capsys.readouterr().out)):
             assert f"`{option}" in page, option
@@ -265,3 +269,70 @@ def test_the_doctor_says_whether_nothing_can_be_loaded(capsys):
         lines = printed(capsys, "doctor").splitlines()
     assert lines[0].startswith("ok       kernel ")
     assert any(line.strip().startswith("-> ") for line in lines)
+
+
+def test_programs_of_devices_and_groups_with_the_keys_of_bpftool(fake):
+    lo = (1, "lo")
+    found = [
+        (*lo, Attachment("xdp", "native", fake.prog)),
+        (*lo, Attachment("tcx", "ingress", fake.prog, 5)),
+        (*lo, Attachment("tc", "egress", fake.prog, priority=7, handle=1)),
+    ]
+    shown = net._document(found, [Attachment("netns", "flow_dissector", fake.prog)])
+    device = {"devname": "lo", "ifindex": 1}
+    name = {"name": "count_syscalls"}
+    assert shown == {
+        "xdp": [{**device, "mode": "driver", "id": fake.prog}],
+        "tc": [
+            {**device, "kind": "tcx/ingress", **name, "prog_id": fake.prog, "link_id": 5},
+            {
+                **device,
+                "kind": "clsact/egress",
+                **name,
+                "id": fake.prog,
+                "priority": 7,
+                "handle": 1,
+            },
+        ],
+        "flow_dissector": [{"id": fake.prog}],
+        "sk_lookup": [],
+    }
+    here = Attachment("cgroup", "cgroup_inet_egress", fake.prog, flags=AttachFlag.ALLOW_MULTI)
+    told = {"id": fake.prog, "attach_type": "cgroup_inet_egress", **name}
+    assert cgroup._record(here, effective=False) == {**told, "attach_flags": "multi"}
+    assert cgroup._record(here, effective=True) == told
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_captures(order):
+    head = struct.pack(order + "IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1)
+    packet = struct.pack(order + "IIII", 1, 2, 3, 60) + b"abc"
+    assert read_pcap(head) == (1, [])
+    assert read_pcap(head + packet * 2) == (1, [b"abc", b"abc"])
+    for cut in range(1, len(packet)):
+        with pytest.raises(pybpfload.FormatError, match="cut short"):
+            read_pcap(head + packet[:-cut])
+    for cut in range(len(head)):
+        with pytest.raises(pybpfload.FormatError, match="no capture"):
+            read_pcap(head[:cut])
+    with pytest.raises(pybpfload.FormatError, match="editcap"):
+        read_pcap(b"\n\r\r\n" + head)
+
+
+def test_trace_shows_the_streams_of_programs(fake, capsys):
+    streams = {1: b"number 1\nnumber 2\n", 2: b"trouble\n"}
+
+    def read(call):
+        text = streams.pop(call.fields["stream_id"], b"")
+        store(call.fields["stream_buf"], text)
+        return len(text)
+
+    fake.on("PROG_STREAM_READ_BY_FD", read)
+    words = ("trace", "count_syscalls", "--duration", "0", "--json")
+    lines = [json.loads(line) for line in printed(capsys, *words).splitlines()]
+    assert [(line["stream"], line["line"]) for line in lines] == [
+        ("stdout", "number 1"),
+        ("stdout", "number 2"),
+        ("stderr", "trouble"),
+    ]
+    assert {line["program"] for line in lines} == {"count_syscalls"}

@@ -1,0 +1,86 @@
+"""``pybpfload iter``: iterator programs, which print what the kernel has."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pybpfload.cli.common import Parser, check_names, open_object
+from pybpfload.cli.failure import UsageError, visible
+from pybpfload.cli.group import Command, run_group
+from pybpfload.cli.live import needs_linux, open_named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pybpfload.object.spec import ObjectSpec
+
+__all__ = ["COMMANDS", "run"]
+
+_EXAMPLES = """\
+examples:
+  pybpfload iter run tasks.bpf.o
+  pybpfload iter run --pid 1234 files.bpf.o
+  pybpfload iter run --map counts --program dump_elements elements.bpf.o
+
+Nothing stays loaded. A pinned iterator is a file: cat /sys/fs/bpf/NAME.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command and return the exit status."""
+    return run_group("iter", "Iterator programs.", COMMANDS, arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser = Parser("iter run", "Run the iterator programs of an object once.", _EXAMPLES)
+    parser.add_argument("object", metavar="OBJ", help="a BPF object file")
+    parser.add_argument(
+        "--program", metavar="NAME", action="append", default=[], help="only this; may be repeated"
+    )
+    parser.add_argument("--map", metavar="MAP", help="the map that it goes over: id, name or pin")
+    parser.add_argument("--pid", metavar="PID", type=int, help="only this process (Linux 6.1)")
+    parser.add_argument("--tid", metavar="TID", type=int, help="only this thread (Linux 6.1)")
+    parser.add_argument("--cgroup", metavar="DIR", help="the control group where it begins")
+    options = parser.read(arguments)
+    spec = open_object(options.object)
+    _choose(spec, options.program)
+    needs_linux()
+    from pybpfload.cli.stream import Output
+
+    output = Output(json_lines=options.json)
+    given = {"pid": options.pid, "tid": options.tid, "cgroup": options.cgroup}
+    over: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    with ExitStack() as stack:
+        if options.map is not None:
+            from pybpfload.runtime.map import Map
+
+            over["map"] = stack.enter_context(open_named(Map, options.map))
+        obj = stack.enter_context(spec.load())
+        for program in obj.programs.values():
+            for line in program.iter(**over):
+                output.iterator_line(program.name, line)
+    sys.stdout.flush()
+    return 0
+
+
+def _choose(spec: ObjectSpec, names: Sequence[str]) -> None:
+    """Load the iterators that were asked for, or all."""
+    check_names(names, spec.programs)
+    iterators = [
+        name
+        for name, program in spec.programs.items()
+        if program.sec is not None and program.sec.auto == "iter"
+    ]
+    for name in names:
+        if name not in iterators:
+            raise UsageError(f"program {name} is no iterator; those are: {', '.join(iterators)}")
+    if not iterators:
+        raise UsageError(f"{visible(spec.path)} has no iterator programs (SEC iter/...)")
+    for name, program in spec.programs.items():
+        program.autoload = name in (names or iterators)
+
+
+COMMANDS = {"run": Command(_run, "run those of an object once")}
+"""Its commands."""
