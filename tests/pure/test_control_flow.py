@@ -82,7 +82,7 @@ slots = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(slots, max_size=12), st.sets(st.integers(-2, 14), max_size=4))
 def test_blocks_cover_the_code_and_edges_join_their_ends(code, tables):
     flow = control_flow(code, tables=tables)

@@ -45,7 +45,7 @@ def test_arrows_without_room_are_left_out():
     assert drawn[0].strip() == ""  # the longest
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(ways_between)
 def test_every_arrow_begins_and_ends_at_its_line(case):
     count, ways = case
@@ -123,7 +123,7 @@ def test_svg():
     assert paths[2].get("stroke-dasharray")
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(ways_between)
 def test_boxes_do_not_overlap_and_arrows_go_down(case):
     count, ways = case

@@ -32,9 +32,11 @@ def comments(listing):
     return {row.line.index: row.line.comment for row in listing.rows if row.line.comment}
 
 
-@pytest.mark.parametrize("name", ["execsnoop", "subprogs", "globals", "exceptions", "callbacks"])
-@pytest.mark.parametrize("folder", ["bpfel", "bpfeb"])
-def test_texts_and_labels_are_those_of_llvm_objdump(name, folder):
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("bpfel", "execsnoop"), ("bpfel", "subprogs"), ("bpfel", "exceptions"), ("bpfeb", "globals")],
+)
+def test_texts_and_labels_are_those_of_llvm_objdump(folder, name):
     if shutil.which("llvm-objdump-22") is None:
         pytest.skip("needs llvm-objdump-22 (package llvm-22)")
     path = FIXTURES / folder / f"{name}.bpf.o"
