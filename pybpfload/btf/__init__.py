@@ -15,15 +15,26 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pybpfload.btf.build import BtfBuilder
+    from pybpfload.btf.deduplicate import dedup
     from pybpfload.btf.edit import BtfEditor, to_byteorder
     from pybpfload.btf.words import Renumbered
 
-__all__ = ["Btf", "BtfBuilder", "BtfEditor", "BtfExt", "Kind", "Renumbered", "to_byteorder"]
+__all__ = [
+    "Btf",
+    "BtfBuilder",
+    "BtfEditor",
+    "BtfExt",
+    "Kind",
+    "Renumbered",
+    "dedup",
+    "to_byteorder",
+]
 
 _HOMES = {
     "BtfBuilder": "build",
     "BtfEditor": "edit",
     "Renumbered": "words",
+    "dedup": "deduplicate",
     "to_byteorder": "edit",
 }
 

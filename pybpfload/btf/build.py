@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pybpfload.btf import types as t
 from pybpfload.btf.table import Btf
 from pybpfload.btf.words import Places, Texts, require_known_kinds
+from pybpfload.errors import FormatError
 from pybpfload.formats import btf as fmt
 from pybpfload.formats.packed import packed
 
@@ -357,24 +358,44 @@ class BtfBuilder:
         require_known_kinds(btf, "appended")
         first = len(self)
         shift = first - btf.start_id
-        words = array("I", bytes(btf._words))
+        ids = [i + shift if i >= btf.start_id else i for i in range(len(btf))]
+        self.add_records(btf, btf.own_ids(), ids)
+        return first
+
+    def add_records(self, btf: Btf, kept: Iterable[int], ids: Sequence[int]) -> None:
+        """Append some own types of a table, of kinds that are known, word by word.
+
+        Args:
+            btf: The table; its base, if it has one, is that of the builder.
+            kept: Ids of the types, in the order in which they are added.
+            ids: New id of each type of the table, those of its base included.
+
+        Raises:
+            FormatError: A type or string lies outside the table.
+        """
         texts, strings = Texts(btf), {0: 0}
         string_places, type_places = Places("s"), Places("t")
-        for at in btf._offsets:
-            info = words[at + 1]
-            for place in string_places[info]:
-                offset = words[at + place]
+        words = array("I", bytes(btf._words))
+        ends = [*btf._offsets[1:], len(words)]
+        for type_id in kept:
+            at = btf._offsets[type_id - btf.start_id]
+            record = words[at : ends[type_id - btf.start_id]]
+            for place in string_places[record[1]]:
+                offset = record[place]
                 if offset >= btf._start_str:
                     if offset not in strings:
                         strings[offset] = self.add_string(texts[offset])
-                    words[at + place] = strings[offset]
-            for place in type_places[info]:
-                if words[at + place] >= btf.start_id:
-                    words[at + place] = word(words[at + place] + shift)
-        start = len(self._words)
-        self._words += words
-        self._offsets.extend([start + at for at in btf._offsets])
-        return first
+                    record[place] = strings[offset]
+            for place in type_places[record[1]]:
+                if record[place] >= len(ids):
+                    raise FormatError(
+                        f"type {type_id} refers to type {record[place]}, highest is {len(ids) - 1}",
+                        file=btf.name,
+                        section=".BTF",
+                    )
+                record[place] = ids[record[place]]
+            self._offsets.append(len(self._words))
+            self._words += record
 
     def add_layout(self, unknown: Mapping[int, tuple[int, int]] | None = None) -> None:
         """Add the layout part, by which readers step over kinds they do not know (Linux 7.1).

@@ -52,7 +52,7 @@ def test_roles_of_words_are_those_of_decoding():
 
 
 @given(tables, orders)
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_rebuilt_from_its_types(types, order):
     table = built(types, order)
     again = BtfBuilder(order)
@@ -118,7 +118,7 @@ def test_unknown_kinds_are_not_appended_or_swapped():
 
 
 @given(tables, orders)
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_swapped(types, order):
     table = built(types, order)
     other = "<>"[order == "<"]

@@ -1,0 +1,128 @@
+"""Whole tables: appended and deduplicated as libbpf does it; kernels' rebuilt and swapped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import libbpf_pool as pool
+import pytest
+
+import pybpfload
+from pybpfload.btf import Btf, BtfBuilder, BtfEditor, dedup, to_byteorder
+from pybpfload.testing.vm import kernels
+from pybpfload.testing.vm.apt import foreign_command
+
+pytestmark = pytest.mark.differential
+
+WORKER = Path(__file__).with_name("libbpf_tables.py")
+FOLDERS = ("bpfel", "bpfeb")
+
+
+@pytest.fixture(scope="module")
+def libbpf():
+    """A function from lines of JSON to those of :mod:`libbpf_tables`."""
+    if reason := pool.why_not():
+        pytest.skip(reason)
+    command = [*foreign_command(pool.libbpf_folder(), sys.executable), str(WORKER)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(pool.ROOT), *sys.path])}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+
+        def ask(paths: list[Path], out: Path) -> dict:
+            asked = {"paths": list(map(str, paths)), "out": str(out)}
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+def fixtures(folder: str) -> list[Btf]:
+    """BTF of all fixtures that have some and can be opened."""
+    found = []
+    for path in sorted((pool.ROOT / "fixtures" / folder).glob("*.o")):
+        try:
+            btf = pybpfload.open(path).btf
+        except pybpfload.BpfError:
+            continue
+        if btf is not None:
+            found.append(btf)
+    return found
+
+
+def kernel(name: str) -> Btf:
+    path = pool.kernel_btf(name)
+    if path is None:
+        pytest.skip(f"kernel {name} is not in the cache; tools/kernels fetch gets it")
+    return Btf.from_bytes(path.read_bytes(), name=name)
+
+
+def together(tables: list[Btf]) -> Btf:
+    b = BtfBuilder(tables[0].byteorder)
+    for table in tables:
+        b.add_btf(table)
+    return b.btf("sum")
+
+
+def agree(ask, tmp_path: Path, tables: list[Btf]) -> Btf:
+    """Deduplicate tables put together, here and by libbpf: the same types are left."""
+    paths = []
+    for at, table in enumerate(tables):
+        paths.append(tmp_path / f"{at}.btf")
+        paths[-1].write_bytes(table.to_bytes())
+    told = ask(paths, tmp_path / "out.btf")
+    whole = together(tables)
+    assert told.get("before") == len(whole) - 1, told
+    ours = dedup(whole).btf
+    theirs = Btf.from_bytes((tmp_path / "out.btf").read_bytes(), name="libbpf")
+    ours.validate()
+    assert len(ours) - 1 == told["after"] == len(theirs) - 1
+    assert [ours[each] for each in ours] == [theirs[each] for each in theirs]
+    return ours
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_each_fixture_alone_and_twice(libbpf, tmp_path, folder):
+    tables = fixtures(folder)
+    assert len(tables) > 50
+    for table in tables:
+        agree(libbpf, tmp_path, [table])
+        agree(libbpf, tmp_path, [table, table])
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_all_fixtures(libbpf, tmp_path, folder):
+    tables = fixtures(folder)
+    assert len(agree(libbpf, tmp_path, tables)) < sum(map(len, tables)) * 2 / 3
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_kernel_twice(libbpf, tmp_path, name):
+    table = kernel(name)
+    agree(libbpf, tmp_path, [table, table])
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_kernel_is_read_and_written(name):
+    """Every type of the rebuilt table is equal; strings come in the order of their first use."""
+    table = kernel(name)
+    assert BtfEditor(table).finish().to_bytes() == table.to_bytes()
+    b = BtfBuilder(table.byteorder)
+    for type_id in table:
+        b.add_type(table[type_id])
+    rebuilt = b.btf(name)
+    assert len(rebuilt) == len(table)
+    assert all(rebuilt[type_id] == table[type_id] for type_id in table)
+    again = BtfBuilder(table.byteorder)
+    for type_id in rebuilt:
+        again.add_type(rebuilt[type_id])
+    assert again.build() == rebuilt.to_bytes()
+    other = to_byteorder(table, "<>"[table.byteorder == "<"])
+    assert all(other[type_id] == table[type_id] for type_id in range(1, len(table), 100))
+    assert to_byteorder(other, table.byteorder).to_bytes() == table.to_bytes()
