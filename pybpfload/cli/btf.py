@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.cli.common import Parser, print_json
-from pybpfload.cli.failure import UsageError, complain, did_you_mean
+from pybpfload.cli.common import Parser, open_object, print_json
+from pybpfload.cli.failure import UsageError, complain, did_you_mean, visible
 from pybpfload.cli.group import Command, run_group
 from pybpfload.cli.sources import SOURCES, read_source
 from pybpfload.cli.table import table
@@ -25,6 +25,7 @@ _EXAMPLES = """\
   pybpfload btf c > vmlinux.h
   pybpfload btf layout vmlinuz-6.1 task_struct
   pybpfload btf find --type 'struct list_head' --size 64
+  pybpfload btf diff vmlinuz-6.1 vmlinuz-6.12 --object tracer.bpf.o
 """
 
 
@@ -233,6 +234,69 @@ def _find(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _diff(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "diff",
+        "Show what changed from one kernel's types to another's: what vanished and appeared,\n"
+        "members that moved, grew or have another type. Offsets are in bytes.",
+        "examples:\n"
+        "  pybpfload btf diff vmlinuz-6.1 vmlinuz-6.12 --kind struct\n"
+        "  pybpfload btf diff vmlinuz-6.1 vmlinuz-6.12 --name task_struct\n"
+        "  pybpfload btf diff vmlinuz-6.1 vmlinuz-6.12 --object tracer.bpf.o\n"
+        "\n"
+        "With --object only the CO-RE relocations that come to something else are shown.\n",
+    )
+    from pybpfload.btf.diff import KINDS, diff
+
+    parser.add_argument("before", metavar="SRC", help="the older")
+    parser.add_argument("after", metavar="SRC", help="the newer")
+    parser.add_argument("--name", metavar="NAME", help="only types of that name; * and ? allowed")
+    parser.add_argument(
+        "--kind",
+        metavar="KIND",
+        choices=KINDS,
+        action="append",
+        help=f"only this kind, may be repeated: {', '.join(KINDS)}",
+    )
+    parser.add_argument("--object", metavar="OBJ", help="a BPF object: which relocations differ")
+    options = parser.read(arguments)
+    before = read_source(options.before, base=options.base)
+    after = read_source(options.after, base=options.base)
+    if options.object:
+        return _diff_object(options.object, before, after, as_json=options.json)
+
+    from pybpfload.pattern import glob_pattern
+
+    pattern = glob_pattern(options.name) if options.name else None
+    changed = diff(before, after, kinds=options.kind or KINDS, pattern=pattern)
+    if options.json:
+        print_json([each.to_dict() for each in changed])
+        return 0
+    for each in changed:
+        print(f"{each.kind} {visible(each.name)} {each.what}")
+        for change in each.changes:
+            print(f"  {visible(str(change))}")
+    return 0
+
+
+def _diff_object(path: str, before: Btf, after: Btf, *, as_json: bool) -> int:
+    from pybpfload.relocate import Target
+    from pybpfload.relocate.compare import core_changes
+
+    changes = list(core_changes(open_object(path), Target(before), Target(after)))
+    if as_json:
+        print_json([each.to_dict() for each in changes])
+        return 0
+    columns = ("program", "insn", "kind", "access", "before", "after")
+    rows = [
+        (c.function, c.insn, c.kind.name.lower(), c.local, str(c.before), str(c.after))
+        for c in changes
+    ]
+    for line in table(columns, rows):
+        print(line)
+    return 0
+
+
 def _place(bits: int) -> int | str:
     return f"{bits // 8}:{bits % 8}" if bits % 8 else bits // 8
 
@@ -241,5 +305,6 @@ COMMANDS = {
     "dump": Command(_dump, "all types as they lie in the BTF"),
     "c": Command(_c, "a C header: vmlinux.h"),
     "layout": Command(_layout, "offsets, holes and cache lines of a struct"),
+    "diff": Command(_diff, "what changed from one kernel to another"),
     "find": Command(_find, "types by name, size, members"),
 }

@@ -89,6 +89,78 @@ def test_find(capsys, raw: str) -> None:
     assert "did you mean 'struct'" in said(capsys, "find", raw, "--kind", "strct", status=2)
 
 
+HANDLE = (
+    'int (struct event *ctx, const char __attribute__((btf_type_tag("user"))) *restrict text, ...)'
+)
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> str:
+    """The sample, changed."""
+    b = BtfBuilder("<")
+    int_ = b.add_int("int", 4, 1)
+    b.add_struct(
+        "event",
+        40,
+        [("low", int_, 32, 2), ("pid", b.add_typedef("pid_t", int_), 64), ("x", int_, 0)],
+    )
+    b.add_enum("flags", 4, [("NONE", 0), ("ONE", 2), ("TWO", 4)])
+    b.add_func("handle", b.add_func_proto(0, []))
+    path = tmp_path / "newer.btf"
+    path.write_bytes(b.build())
+    return str(path)
+
+
+def test_diff(capsys, raw: str, newer: str) -> None:
+    text = said(capsys, "diff", raw, newer)
+    assert text.splitlines() == [
+        "struct event changed",
+        "  size: 32 -> 40",
+        "  pid moved: 0 -> 8",
+        "  pid type: int -> pid_t",
+        "  low shrank: 3 bits -> 2 bits",
+        "  high vanished: int",
+        "  comm vanished: char[16]",
+        "  x appeared: int",
+        "struct event___old vanished",
+        "union both vanished",
+        "enum flags changed",
+        "  ONE value: 1 -> 2",
+        "  MINUS vanished: -1",
+        "  TWO appeared: 4",
+        "enum wide vanished",
+        "typedef both_t vanished",
+        "typedef pid_t appeared",
+        "function handle changed",
+        f"  prototype: {HANDLE} -> void (void)",
+    ]
+    only = said(capsys, "diff", raw, newer, "--kind", "enum", "--name", "w*", "--json")
+    assert json.loads(only) == [{"kind": "enum", "name": "wide", "what": "vanished", "changes": []}]
+    assert said(capsys, "diff", raw, raw) == ""
+
+
+def test_relocations_that_differ(capsys, tmp_path: Path) -> None:
+    """Two kernels, of which one has ``pid`` elsewhere and no ``tgid``."""
+    kernels = []
+    for number, members in enumerate([("pid", "tgid"), ("flags", "pid")]):
+        b = BtfBuilder("<")
+        int_ = b.add_int("int", 4, 1)
+        b.add_struct("task_struct", 8, [(n, int_, 32 * i) for i, n in enumerate(members)])
+        kernels.append(tmp_path / f"{number}.btf")
+        kernels[-1].write_bytes(b.build())
+    object_ = str(FIXTURES / "bpfel" / "execsnoop.bpf.o")
+    arguments = ("diff", *map(str, kernels), "--object", object_)
+    text = said(capsys, *arguments)
+    document = json.loads(said(capsys, *arguments, "--json"))
+    assert {each["local"].split(" (")[0].split(".")[-1] for each in document} == {"pid", "tgid"}
+    pid = next(each for each in document if ".pid " in each["local"])
+    assert (pid["before"]["value"], pid["after"]["value"]) == (0, 4)
+    tgid = next(each for each in document if ".tgid " in each["local"])
+    assert (tgid["before"]["outcome"], tgid["after"]["outcome"]) == ("unchanged", "poisoned")
+    assert len(text.splitlines()) == 1 + len(document)
+    assert said(capsys, "diff", str(kernels[0]), str(kernels[0]), "--object", object_) == ""
+
+
 def test_split_btf_needs_its_base(capsys, raw: str, tmp_path: Path) -> None:
     split = BtfBuilder("<", base=sample().btf())
     split.add_typedef("more", 7)
