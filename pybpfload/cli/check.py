@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pybpfload.cli.common import Parser, print_json
 from pybpfload.cli.failure import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pybpfload.check import Verdict
 
@@ -30,6 +30,7 @@ BTF of modules beside it, as /sys/kernel/btf has. Nothing is loaded, and the ver
 
 _KERNEL = "/sys/kernel/btf"
 _MANY = 64  # pairs of an object and a kernel that are worth processes of their own
+T = TypeVar("T")
 _SHOWN_AFTER = 1.0  # seconds until progress is shown
 
 
@@ -78,10 +79,31 @@ def _verdicts(objects: list[str], kernels: list[str], jobs: int) -> Iterator[Ver
     if jobs == 1 or len(objects) * len(kernels) < _MANY:
         yield from check_files(objects, kernels)
         return
+    import signal
     from concurrent.futures import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(jobs or None) as executor:
-        yield from check_files(objects, kernels, executor=executor)
+    class Pool(ProcessPoolExecutor):
+        def submit(self, work: Any, /, *args: Any, **named: Any) -> Any:
+            return super().submit(_unless_stopped, work, *args, **named)
+
+    with Pool(jobs or None, initializer=signal.signal, initargs=(signal.SIGINT, _stop)) as pool:
+        yield from check_files(objects, kernels, executor=pool)
+
+
+_stopped = False  # in a process of the pool: Ctrl-C came
+
+
+def _stop(number: int, frame: object) -> None:
+    """End the task, and those that the process has been given already."""
+    global _stopped
+    _stopped = True
+    raise KeyboardInterrupt
+
+
+def _unless_stopped(work: Callable[..., T], *args: Any, **named: Any) -> T:
+    if _stopped:
+        raise KeyboardInterrupt
+    return work(*args, **named)
 
 
 def _progress(

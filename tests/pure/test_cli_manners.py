@@ -125,3 +125,15 @@ def test_the_help_of_groups_names_their_commands(capsys):
             assert parser_of(module_of(name).run, word) is not None
             main([name, "--help"])
             assert f"\n  {word} " in capsys.readouterr().out
+
+
+def test_ctrl_c_in_a_process_of_a_pool(monkeypatch):
+    """What the process has been given already is not begun any more."""
+    from pybpfload.cli import check
+
+    monkeypatch.setattr(check, "_stopped", False)
+    assert check._unless_stopped(divmod, 7, 2) == (3, 1)
+    with pytest.raises(KeyboardInterrupt):
+        check._stop(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        check._unless_stopped(divmod, 7, 2)
