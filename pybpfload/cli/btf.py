@@ -297,6 +297,38 @@ def _diff_object(path: str, before: Btf, after: Btf, *, as_json: bool) -> int:
     return 0
 
 
+def _min(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "min",
+        "Write the least BTF that objects need to be relocated: only the types and members that\n"
+        "their CO-RE relocations look at. Programs bring it along for kernels without BTF.",
+        "examples:\n"
+        "  pybpfload btf min tracer.bpf.o --btf vmlinuz-5.4 -o 5.4.btf\n"
+        "  pybpfload btf min *.bpf.o -o this-kernel.btf\n",
+    )
+    parser.add_argument("objects", metavar="OBJ", nargs="+", help="a BPF object file")
+    parser.add_argument("--btf", metavar="SRC", default="", help="the kernel's BTF")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to")
+    options = parser.read(arguments)
+    specs = [open_object(path) for path in options.objects]
+    btf = read_source(options.btf, base=options.base)
+
+    from pybpfload.relocate import minimize
+
+    try:
+        small = minimize(btf, specs).btf
+    except ValueError as error:
+        raise UsageError(f"--btf: {error}") from None
+    data, before = small.to_bytes(), len(btf.to_bytes())
+    Path(options.output).write_bytes(data)
+    if options.json:
+        print_json({"source": btf.name, "types": len(small) - 1, "size": len(data)})
+    else:
+        print(f"{options.output}: {len(small) - 1} types of {len(btf) - 1}")
+        print(f"{len(data)} bytes of {before}")
+    return 0
+
+
 def _place(bits: int) -> int | str:
     return f"{bits // 8}:{bits % 8}" if bits % 8 else bits // 8
 
@@ -307,4 +339,5 @@ COMMANDS = {
     "layout": Command(_layout, "offsets, holes and cache lines of a struct"),
     "diff": Command(_diff, "what changed from one kernel to another"),
     "find": Command(_find, "types by name, size, members"),
+    "min": Command(_min, "the least BTF that objects need"),
 }
