@@ -2,8 +2,8 @@
 
     sudo python examples/oomkill.py
 
-    PID  ASKED FOR MEMORY    KILLED  PROCESS          MEMORY
-    901  python3                901  python3          61040 KiB
+    PID  ASKED FOR MEMORY  KILLED  PROCESS          MEMORY
+    901  python3              901  python3          15832 KiB
 
 The size is known since Linux 6.9, and in later releases of 6.1.
 """

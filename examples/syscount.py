@@ -3,9 +3,9 @@
     sudo python examples/syscount.py                  # of all processes, until Ctrl-C
     sudo python examples/syscount.py -p PID -d 10     # of one, for ten seconds
 
-SYSTEM CALL             CALLS      TIME
-read                      412   8.31 ms
-epoll_wait                 39   9.90 s
+SYSTEM CALL             CALLS          TIME
+read                      412      8.310 ms
+epoll_wait                 39   9900.114 ms
 
 Names need a kernel with CONFIG_KALLSYMS_ALL, as distributions have; else numbers are shown.
 """

@@ -3,9 +3,9 @@
     sudo python examples/tcplife.py              # of every process
     sudo python examples/tcplife.py -p PID       # of this one
 
-             PID  COMMAND          CONNECTION                              TIME    SENT RECEIVED
-connect      812  curl             127.0.0.1:40422 > 127.0.0.1:8000     0.06 ms
-close        812  curl             127.0.0.1:40422 > 127.0.0.1:8000     3.41 ms      78     4242
+            PID  COMMAND          CONNECTION                                 TIME    SENT RECEIVED
+connect     812  curl             127.0.0.1:40422 > 127.0.0.1:8000        0.06 ms
+close       812  curl             127.0.0.1:40422 > 127.0.0.1:8000        3.41 ms      78     4242
 
 The time is that of connecting, then the connection's life. Who accepted a connection is seen when
 it is closed.
