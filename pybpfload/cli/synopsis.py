@@ -6,6 +6,7 @@ nothing of their own to keep current.
 
 from __future__ import annotations
 
+import re
 from argparse import SUPPRESS
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,9 @@ _TAKES = {
     "DIR": FILES,
 }
 """What can be completed for each metavar; nothing for others."""
+
+
+_WORD = re.compile("[A-Z]+")  # of "[SRC] TYPE"
 
 
 class Argument(NamedTuple):
@@ -104,7 +108,7 @@ def _argument(action: Action) -> Argument:
     return Argument(
         tuple(action.option_strings),
         metavar if valued else "",
-        _TAKES.get(metavar, NOTHING),
+        next((_TAKES[word] for word in _WORD.findall(metavar) if word in _TAKES), NOTHING),
         tuple(map(str, action.choices or ())),
         action.nargs in ("+", "*") or type(action).__name__ in ("_AppendAction", "_ExtendAction"),
         (action.help or "").replace("%%", "%"),

@@ -3,6 +3,7 @@
 One table over all commands, so that a new one has them or says why not.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pybpfload.cli.synopsis import Entry, commands_of, entries
 
 ENTRIES = {entry.path: entry for entry in entries()}
 MINIMAL = str(LITTLE / "minimal.bpf.o")
+EXECSNOOP = str(LITTLE / "execsnoop.bpf.o")
 
 
 def test_every_command_is_in_one_group():
@@ -73,6 +75,34 @@ def test_options_of_all_commands_stand_anywhere(path, monkeypatch, capsys):
         assert main(arguments) == 0
     expected = [ENTRIES[path].parser.prog, {"json": True, "verbose": True, "color": True}]
     assert read == expected * len(places)
+
+
+SAMPLES = {
+    "btf layout": [EXECSNOOP, "event"],
+    "btf find": [EXECSNOOP, "ev*"],
+    "btf diff": [EXECSNOOP, MINIMAL],
+    "btf min": [EXECSNOOP, "--btf", EXECSNOOP, "-o", "least.btf"],
+    "core": ["--btf", EXECSNOOP, EXECSNOOP],
+    "check": [MINIMAL, "--kernel", EXECSNOOP],
+    "log": [str(ROOT / "tests" / "pure" / "verifier-logs.txt")],
+    "gen": ["stubs", MINIMAL],
+    "completion": ["fish"],
+}
+"""Arguments of commands for which an object is not enough."""
+
+
+@pytest.mark.parametrize("path", [p for p in ENTRIES if p.partition(" ")[0] in GROUPS["offline"]])
+def test_json_is_one_document_and_nothing_else(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = SAMPLES.get(path, [MINIMAL])
+    status = main([*path.split(), "--json", "--color=always", *arguments])
+    out, err = capsys.readouterr()
+    if path == "shell":  # a prompt
+        assert (status, out) == (2, "")
+        return
+    assert (status, err) == (0, "")
+    assert isinstance(json.loads(out), (dict, list))
+    assert "\x1b" not in out
 
 
 @pytest.mark.parametrize("path", ENTRIES)
