@@ -31,7 +31,7 @@ def record(program: Any) -> dict[str, Any]:
     more = program.fdinfo()
     made: dict[str, Any] = {"id": info.id, "type": info.type.name.lower()}
     if info.name:
-        made["name"] = info.name
+        made["name"] = program.whole_name()
     made |= {"tag": info.tag, "gpl_compatible": info.gpl_compatible}
     if info.run_time_ns:
         made |= {"run_time_ns": info.run_time_ns, "run_cnt": info.run_cnt}
@@ -87,7 +87,9 @@ def _print_xlated(program: Program) -> None:
 
 def _line(each: XlatedLine) -> dict[str, Any]:
     """An instruction, with the keys of ``bpftool -j prog dump xlated``."""
-    made: dict[str, Any] = {"proto": each.function} if each.function else {}
+    made: dict[str, Any] = {"function": each.function} if each.function else {}
+    if each.prototype:
+        made["proto"] = each.prototype
     if each.source is not None:
         made |= {
             "src": each.source.text,

@@ -107,6 +107,12 @@ class Program(Handle):
         """
         return bpf.prog_info(self.fileno(), code=code)
 
+    def whole_name(self) -> str:
+        """Its name in the kernel, by its BTF where the 15 characters that the kernel keeps end."""
+        from pybpfload.runtime.xlated import whole_name
+
+        return whole_name(self.info(code=False))
+
     def xlated(self) -> list[XlatedLine]:
         """Its instructions as the verifier has left them, with names and source lines.
 

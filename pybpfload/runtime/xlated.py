@@ -13,6 +13,7 @@ import sys
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from pybpfload.btf.cdecl import declare
 from pybpfload.btf.types import Datasec
 from pybpfload.errors import BpfError, NotPermittedError
 from pybpfload.isa import insn as isa
@@ -21,6 +22,7 @@ from pybpfload.isa.insn import decode, to_s32
 from pybpfload.relocate.source import SourceLine
 from pybpfload.runtime.map import Map
 from pybpfload.runtime.maphandle import kernel_btf
+from pybpfload.uapi import BPF_OBJ_NAME_LEN
 
 if TYPE_CHECKING:
     from pybpfload.btf import Btf
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from pybpfload.isa.insn import Insn
     from pybpfload.kernel.bpf import ProgInfo
 
-__all__ = ["JitedFunction", "XlatedLine", "jited", "xlated"]
+__all__ = ["JitedFunction", "XlatedLine", "jited", "whole_name", "xlated"]
 
 _MAPS = (isa.PSEUDO_MAP_FD, isa.PSEUDO_MAP_VALUE)
 
@@ -41,12 +43,14 @@ class XlatedLine(NamedTuple):
         code: Its bytes.
         source: Its line of C, ``None`` where the program's BTF does not tell.
         function: Name of the function that begins here, or ``""``.
+        prototype: Its declaration in C, ``""`` where the program's BTF does not tell.
     """
 
     line: Line
     code: bytes
     source: SourceLine | None
     function: str
+    prototype: str
 
 
 class JitedFunction(NamedTuple):
@@ -81,20 +85,21 @@ def xlated(info: ProgInfo) -> list[XlatedLine]:
             "that let this process see kernel addresses",
         )
     insns = decode(info.xlated_insns, "<" if sys.byteorder == "little" else ">")
-    btf = kernel_btf(info.btf_id) if info.btf_id else None
+    btf = _btf(info)
     functions = _functions(info, btf)
     if info.jited_prog_len:
         insns = [each._replace(imm=each.off, off=0) if each.is_subprog_call else each
                  for each in insns]  # fmt: skip
     names = _Names(insns)
-    lines = disassemble(insns, labels=functions, names=names.by_index)
+    labels = {start: name for start, (name, _) in functions.items()}
+    lines = disassemble(insns, labels=labels, names=names.by_index)
     sources = _Sources(info, btf)
     return [
         XlatedLine(
             line,
             info.xlated_insns[line.index * 8 : (line.index + line.slots) * 8],
             sources.at(line.index),
-            functions.get(line.index, ""),
+            *functions.get(line.index, ("", "")),
         )
         for line in lines
     ]
@@ -106,7 +111,7 @@ def jited(info: ProgInfo) -> list[JitedFunction]:
     Args:
         info: Of :meth:`Program.info`.
     """
-    names = list(_functions(info, kernel_btf(info.btf_id) if info.btf_id else None).values())
+    names = [name for name, _ in _functions(info, _btf(info)).values()]
     found, start = [], 0
     for at, length in enumerate(info.jited_func_lens or [len(info.jited_insns)]):
         name = names[at] if at < len(names) else ""
@@ -116,14 +121,30 @@ def jited(info: ProgInfo) -> list[JitedFunction]:
     return [each for each in found if each.code]
 
 
-def _functions(info: ProgInfo, btf: Btf | None) -> dict[int, str]:
-    """Index of the first instruction -> name, of each function."""
+def whole_name(info: ProgInfo) -> str:
+    """Name of a program by its BTF, because the kernel keeps only 15 characters of it.
+
+    Args:
+        info: Of :meth:`Program.info`, with or without code.
+    """
+    if len(info.name) < BPF_OBJ_NAME_LEN - 1:
+        return info.name
+    name, _ = _functions(info, _btf(info)).get(0, ("", ""))
+    return name if name.startswith(info.name) else info.name
+
+
+def _btf(info: ProgInfo) -> Btf | None:
+    return kernel_btf(info.btf_id) if info.btf_id else None
+
+
+def _functions(info: ProgInfo, btf: Btf | None) -> dict[int, tuple[str, str]]:
+    """Index of the first instruction -> name and declaration, of each function."""
     found = {}
     if btf is not None and info.func_info_rec_size >= 8:
         for at in range(0, len(info.func_info), info.func_info_rec_size):
             start, type_id = struct.unpack_from("=II", info.func_info, at)
-            found[start] = btf[type_id].name
-    return found or {0: info.name}
+            found[start] = (btf[type_id].name, declare(btf, type_id))
+    return found or {0: (info.name, "")}
 
 
 class _Sources:

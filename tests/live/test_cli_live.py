@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mounts import in_own_mounts
 
 import pybpfload
 from pybpfload.cli import main
@@ -103,6 +104,37 @@ def test_values_of_all_kinds_read_back_as_they_are_shown(capsys):
         assert tried >= 3
 
 
+def test_names_longer_than_the_kernel_keeps_come_from_btf(capsys):
+    with pybpfload.open(FIXTURES / "subprogs.bpf.o").load() as obj:
+        long = next(p for name, p in obj.programs.items() if len(name) > 15)
+        shown = document(capsys, "prog", "show", long.info().id)
+        assert shown["name"] == long.name != long.info().name
+
+
+IN_A_BPFFS = """
+import os, sys
+import pybpfload
+from pybpfload.cli import main
+mount(b"bpf", b"/sys/fs/bpf")
+with pybpfload.open(OBJECT).load() as obj:
+    number = obj.maps["counts"].info().id
+    assert main(["map", "pin", str(number), "/sys/fs/bpf/pybpfload-test"]) == 0
+    assert main(["map", "set", "/sys/fs/bpf/pybpfload-test", "0", "5"]) == 0
+    assert obj.maps["counts"][0] == 5
+    (pin,) = [pin for pin in pybpfload.pins() if pin.path == "/sys/fs/bpf/pybpfload-test"]
+    assert (pin.kind, pin.id) == ("map", number), pin
+    assert main(["map", "show", str(number), "--json"]) == 0
+    assert main(["map", "unpin", "/sys/fs/bpf/pybpfload-test"]) == 0
+    assert not os.path.exists("/sys/fs/bpf/pybpfload-test")
+"""
+
+
+def test_pins_in_a_bpffs_of_its_own():
+    code = IN_A_BPFFS.replace("OBJECT", repr(str(FIXTURES / "minimal.bpf.o")))
+    shown = json.loads(in_own_mounts(code))
+    assert shown["pinned"] == ["/sys/fs/bpf/pybpfload-test"]
+
+
 def test_links(obj, capsys):
     (link,) = obj.links
     number = link.info().id
@@ -140,6 +172,9 @@ def test_instructions_of_a_loaded_program(capsys):
         assert "\nsecond:\n; " in text
         assert "; return n + leaf(0);" in text.splitlines()
         dumped = document(capsys, "prog", "dump", info.id)
+        begin = [each for each in dumped if "function" in each]
+        assert [each["function"] for each in begin] == list(starts)
+        assert "int second(int n)" in begin[1]["proto"]
         assert bytes.fromhex("".join(each["code"] for each in dumped)) == info.xlated_insns
         machine = document(capsys, "prog", "dump", info.id, "--jited")
         assert bytes.fromhex("".join(each["code"] for each in machine)) == info.jited_insns
