@@ -208,11 +208,23 @@ class Link(Handle):
             NotSupportedError: As :meth:`info`.
         """
         self._require_link("cannot be updated")
+        if self.kind == "struct_ops":
+            self._refuse_itself(program)
         old_fd = 0 if old is None else old.fileno()
         refused = "links of this kind cannot be updated, or not with such a program"
         with self._explaining({errno.EINVAL: refused, errno.EOPNOTSUPP: refused}):
             bpf.link_update(self.fileno(), program.fileno(), old_fd=old_fd)
         self.program = getattr(program, "name", None) or self.program
+
+    def _refuse_itself(self, table: HasFileno) -> None:
+        """A struct_ops table must not take its own place.
+
+        Linux 6.18 (``tcp_update_congestion_control()``) then adds it to its list a second time, and
+        the process dies with the lock held.
+        """
+        mine = getattr(self.info(), "map_id", None)
+        if mine == bpf.map_info(table.fileno()).id:
+            raise BpfError(f"struct_ops {self.target}: this table is the one that is registered")
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Keep the attachment beyond this process, as a file on a bpffs (Linux 5.7).

@@ -84,8 +84,8 @@ class StructOpsMap(Map[int, Any]):
     def attach(self) -> Link:
         """Register the table: by a link for sections ``.struct_ops.link`` (Linux 6.4).
 
-        Without a link it is registered until :meth:`Link.close`, also when the process is killed
-        while something uses it (a TCP connection its congestion control).
+        Without a link it is registered until :meth:`Link.close`, also beyond the process that is
+        killed before: then ``pybpfload map del ID 0`` takes it back.
 
         Raises:
             KernelError: The kernel refuses; EEXIST: that name is taken.
@@ -161,9 +161,11 @@ class StructOpsLink(Link):
             old: The map that must be there, else nothing is changed.
 
         Raises:
-            BpfError: The map is not of a ``.struct_ops.link`` section.
+            BpfError: The map is not of a ``.struct_ops.link`` section, or it is the one that is
+                registered.
             KernelError: The kernel cannot do that for this kind of table, or with this one.
         """
+        self._refuse_itself(program)
         if isinstance(program, StructOpsMap):
             if not program.flags & MapFlag.LINK:  # writing its value would register it for good
                 raise BpfError(

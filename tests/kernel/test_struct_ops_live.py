@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.vm,
     pytest.mark.kernel("5.6"),
     pytest.mark.needs_feature("jit", "config:BPF_JIT"),
+    pytest.mark.usefixtures("sound_kernel"),
 ]
 
 _TCP_CONGESTION = 13

@@ -15,9 +15,11 @@ import pybpfload
 from pybpfload import AttachError, KernelError, NotSupportedError, lowlevel
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.kernel import linkinfo
+from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.runtime.attach.common import LinkGroup
+from pybpfload.runtime.link import Link
 from pybpfload.testing.fakekernel import FakeKernel, memory, store
-from pybpfload.uapi import AttachType, LinkType, PerfEventType
+from pybpfload.uapi import AttachType, LinkType, MapType, PerfEventType
 
 OBJECTS = Path(__file__).parents[2] / "fixtures" / "bpfel"
 TRACEFS = "/sys/kernel/tracing"
@@ -276,6 +278,40 @@ class TestGroups:
 def told(call, program: int) -> int:
     store(call.fields["info"], struct.pack("=III", LinkType.PERF_EVENT, 1, program))
     return 0
+
+
+def test_a_table_of_functions_does_not_take_its_own_place():
+    """Linux 6.18 adds it to a list twice then, and dies with the lock held."""
+    with FakeKernel() as fake:
+        table = lowlevel.map_create(MapType.ARRAY, 4, 4, 1)
+        other = lowlevel.map_create(MapType.ARRAY, 4, 4, 1)
+        mine = fake.fds[table].id
+
+        def answer(call):
+            if call.fields["info_len"] > 64:  # asked about a map
+                number = fake.fds[call.fields["bpf_fd"]].id
+                store(call.fields["info"], struct.pack("=II", MapType.ARRAY, number))
+            else:
+                told = struct.pack("=IIIII", LinkType.STRUCT_OPS, 9, 0, 0, mine)
+                store(call.fields["info"], told)
+            return 0
+
+        fake.on("OBJ_GET_INFO_BY_FD", answer)
+        fake.on("LINK_UPDATE", lambda call: 0)
+        link = Link(
+            FileDescriptor(lowlevel.map_create(MapType.ARRAY, 4, 4, 1), "a link"),
+            kind="struct_ops",
+            target="table",
+            program="table",
+        )
+        tables = [FileDescriptor(fd, "a map") for fd in (table, other)]
+        with pytest.raises(pybpfload.BpfError, match="the one that is registered"):
+            link.update(tables[0])
+        assert "LINK_UPDATE" not in fake.commands()
+        link.update(tables[1])
+        assert "LINK_UPDATE" in fake.commands()
+        for each in (link, *tables):
+            each.close()
 
 
 class TestWithoutLinks:
