@@ -15,12 +15,12 @@ struct trace_event_raw_block_rq {
 	unsigned int nr_sector;
 } __core;
 
-struct trace_event_raw_block_rq_completion { /* since 5.17 */
+struct trace_event_raw_block_rq_completion { /* in newer kernels */
 	u32 dev;
 	u64 sector;
 } __core;
 
-struct trace_event_raw_block_rq_complete {
+struct trace_event_raw_block_rq_complete { /* its old name */
 	u32 dev;
 	u64 sector;
 } __core;
@@ -68,12 +68,16 @@ int on_complete(void *ctx)
 	u64 *since, *count;
 	u32 slot;
 
+	/*
+	 * Clang makes one load at an offset in a register of plain loads in two branches, which older
+	 * kernels do not permit for a context.
+	 */
 	if (type_exists(struct trace_event_raw_block_rq_completion)) {
-		request.dev = completion->dev;
-		request.sector = completion->sector;
+		request.dev = core_read(completion, dev);
+		request.sector = core_read(completion, sector);
 	} else {
-		request.dev = complete->dev;
-		request.sector = complete->sector;
+		request.dev = core_read(complete, dev);
+		request.sector = core_read(complete, sector);
 	}
 	since = bpf_map_lookup_elem(&issued, &request);
 	if (!since)
