@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "record", "run"]
 
 # What bpftool calls a field of a kind of link otherwise than the kernel.
-_KEYS = {
+_KEYS: dict[str, str] = {
     "interface": "devname",
     "hooknum": "hook",
     "priority": "prio",
@@ -46,7 +46,7 @@ def record(link: Any) -> dict[str, Any]:
         "name": object_name(info),
         "place": info.place,
     }
-    details = info.details
+    details: dict[str, Any] = info.details
     kind = details.pop("perf_type", None)
     if info.type in (LinkType.KPROBE_MULTI, LinkType.UPROBE_MULTI):
         made["retprobe"] = bool(details.pop("flags"))
