@@ -138,6 +138,10 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
         job = _pytest("kernel", ["tests/kernel", "--kernels=all"], options)
         job.timeout = 2400
         yield job
+        # What maps and buffers do differently by age: the oldest and the newest kernel.
+        names = ("buffers", "perf_buffers", "user_ringbuf", "map_types")
+        files = [f"tests/live/test_{name}.py" for name in names]
+        yield _pytest("kernel live", [*files, "--kernels=5.10,sid"], options)
         # What docs/testing-programs.md shows of virtual machines, as users have it.
         yield _pytest("my program", ["examples/test_my_program.py", "-m", "boots"], options)
 
