@@ -42,19 +42,24 @@ def test_every_value_is_known(every):
                 assert argument.takes != "nothing" or argument.words, (path, argument)
 
 
+@pytest.fixture(scope="module")
+def scripts():
+    return {shell: getattr(shells, shell)() for shell in ("bash", "zsh", "fish")}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_syntax(shell, tmp_path):
+def test_syntax(shell, scripts, tmp_path):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     script = tmp_path / "script"
-    script.write_text(getattr(shells, shell)())
+    script.write_text(scripts[shell])
     done = subprocess.run([shell, "-n", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_every_option_is_in_every_script(shell, every):
-    script = getattr(shells, shell)()
+def test_every_option_is_in_every_script(shell, every, scripts):
+    script = scripts[shell]
     for entry in every.values():
         for option in entry.options:
             for flag in option.flags:
@@ -64,7 +69,7 @@ def test_every_option_is_in_every_script(shell, every):
                 assert written in script, (entry.path, flag)
 
 
-def test_what_bash_completes(tmp_path):
+def test_what_bash_completes(scripts, tmp_path):
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
     (tmp_path / "tracer.bpf.o").touch()
@@ -90,7 +95,7 @@ def test_what_bash_completes(tmp_path):
         quoted = " ".join(map(shlex.quote, ("pybpfload", *words)))
         lines.append(f"COMP_WORDS=({quoted}) COMP_CWORD={len(words)}; _pybpfload")
         lines.append("printf '%s|' \"${COMPREPLY[@]}\"; echo")
-    script = shells.bash() + "\n".join(lines)
+    script = scripts["bash"] + "\n".join(lines)
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -98,8 +103,13 @@ def test_what_bash_completes(tmp_path):
     assert dict(zip(cases, found, strict=True)) == cases
 
 
-def test_the_manual_page(every):
-    text = page()
+@pytest.fixture(scope="module")
+def manual():
+    return page()
+
+
+def test_the_manual_page(every, manual):
+    text = manual
     sections = re.findall(r"^\.SH (.*)", text, re.MULTILINE)
     assert sections[:4] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"]
     assert sections[-3:] == ["EXIT STATUS", "ENVIRONMENT", "SEE ALSO"]
@@ -111,22 +121,22 @@ def test_the_manual_page(every):
         assert re.match(r"\.(TH|SH|SS|PP|TP|RS|RE|nf|fi|B|I|BR)\b|[^.']", line) or not line, line
 
 
-def test_groff_has_nothing_to_say():
+def test_groff_has_nothing_to_say(manual):
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
     done = subprocess.run(
-        ["groff", "-man", "-ww", "-Tutf8"], input=page(), capture_output=True, text=True, check=True
+        ["groff", "-man", "-ww", "-Tutf8"], input=manual, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
     assert "EXIT STATUS" in re.sub(".\b|\x1b\\[[0-9;]*m", "", done.stdout)
 
 
-def test_the_command(capsys):
-    for what in ("bash", "zsh", "fish", "man"):
+def test_the_command(scripts, manual, capsys):
+    for what, text in {**scripts, "man": manual}.items():
         assert main(["completion", what]) == 0
-        text = capsys.readouterr().out
-        assert main(["completion", "--json", what]) == 0
-        assert json.loads(capsys.readouterr().out) == {"for": what, "text": text}
+        assert capsys.readouterr().out == text
+    assert main(["completion", "--json", "man"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"for": "man", "text": manual}
     assert main(["completion", "tcsh"]) == 2
     assert "'tcsh'" in capsys.readouterr().err
     assert main(["inspect", str(LITTLE / "minimal.bpf.o"), "--help"]) == 0  # help is back
