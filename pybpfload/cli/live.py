@@ -117,7 +117,8 @@ def open_named(cls: Any, text: str) -> Any:
         if kind != "program":
             raise UsageError(f"{text}: only programs have tags")
         wanted, name = {text[4:].lower()}, _tag
-    names = {info.id: name(info) for info in (each.info() for each in cls.all())}
+    brief = {"code": False} if kind == "program" else {}
+    names = {info.id: name(info) for info in (each.info(**brief) for each in cls.all())}
     found = [number for number, there in names.items() if there in wanted]
     if not found:
         raise UsageError(f"there is no {kind} {text!r}{did_you_mean(text, set(names.values()))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,4 +80,7 @@ def _packets(options: Namespace) -> list[bytes]:
 
 
 def _bytes(text: str) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x"))
+    try:
+        return bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not made of hexadecimal digits, two a byte") from None

@@ -115,7 +115,7 @@ def _unprivileged() -> Finding:
         return Finding(topic, "ok", "socket and control group programs need no capability")
     text = "every program needs CAP_BPF (kernel.unprivileged_bpf_disabled is " + value + ")"
     lacking = "CAP_BPF" in missing_capabilities("CAP_BPF")
-    remedy = "sysctl kernel.unprivileged_bpf_disabled=0" if lacking and value == "2" else ""
+    remedy = "give it CAP_BPF; letting every user load programs is no good idea" if lacking else ""
     return Finding(topic, "limited" if lacking else "ok", text, remedy)
 
 
@@ -211,9 +211,7 @@ def _perf() -> Finding:
         return Finding(topic, "unknown", f"{name} cannot be read")
     if value.lstrip("-").isdigit() and int(value) > 1 and missing_capabilities("CAP_PERFMON"):
         found = f"kprobes, uprobes and tracepoints need CAP_PERFMON (perf_event_paranoid {value})"
-        return Finding(
-            topic, "limited", found, "sysctl kernel.perf_event_paranoid=1, or CAP_PERFMON"
-        )
+        return Finding(topic, "limited", found, "give it CAP_PERFMON")
     return Finding(topic, "ok", "kprobes, uprobes, tracepoints and counters may be opened")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -231,6 +232,10 @@ def test_running_a_program_on_packets(capsys, tmp_path):
         assert document(capsys, "test-run", raw, "--ctx", ctx)["retval"] == 42
 
 
+def test_bytes_that_are_none(capsys):
+    assert "hexadecimal digits" in refused(capsys, "test-run", "1", "--data", "0g")
+
+
 def test_iterators_of_an_object(capsys):
     path = FIXTURES / "iter_task.bpf.o"
     (line,) = printed(capsys, "iter", "run", path, "--pid", os.getpid()).splitlines()
@@ -275,3 +280,25 @@ def test_programs_of_devices_of_a_namespace_of_its_own():
         {"devname": "lo", "ifindex": 1, "mode": "generic", "id": int(number)}
     ]
     assert table.splitlines()[1].split()[:5] == ["lo", "xdp", "generic", number, "sum_bytes"]
+
+
+@pytest.mark.skipif(not shutil.which("bpftool"), reason="bpftool is not installed")
+def test_documents_are_those_of_bpftool(obj, capsys):
+    def bpftool(*words):
+        command = ["bpftool", "-j", *map(str, words)]
+        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    ours = {"pids", "verified_insns", "name", "place", "cookie"}  # pids: bpftool has its reasons
+    for kind, each in (
+        ("prog", obj.programs["count_syscalls"]),
+        ("map", obj.maps["counts"]),
+        ("map", obj.maps["minimal.rodata"]),
+        ("link", obj.links[0]),
+    ):
+        number = each.info().id
+        theirs = bpftool(kind, "show", "id", number)
+        shown = document(capsys, kind, "show", number)
+        assert {key: value for key, value in shown.items() if key in theirs} == theirs
+        assert {*shown} - {*theirs} <= ours
+    number = obj.maps["counts"].info().id
+    assert document(capsys, "map", "dump", number) == bpftool("map", "dump", "id", number)
