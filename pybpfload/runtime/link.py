@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
-from pybpfload.kernel import bpf, bpffs, perf
+from pybpfload.kernel import bpf, bpffs, door, perf
 from pybpfload.runtime.handles import Handle, open_by
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ __all__ = ["Link"]
 class Link(Handle):
     """An attachment. Closing it detaches; an :class:`Object` closes the links of its programs.
 
-    Dropping the last reference to a link that nobody closed warns with ``ResourceWarning``, because
-    the attachment ends with it; call :meth:`pin` or keep the link to stay attached.
+    It need not be kept: its program holds it (:attr:`Program.links`) until one of them is closed.
+    A link without such a program, as of :meth:`from_id`, warns with ``ResourceWarning`` when it is
+    dropped without being closed, because what it alone attaches ends with it.
 
     Args:
         fd: The link; before Linux 5.15 the perf event, where there is one. Owned by the link from
@@ -238,7 +239,7 @@ class Link(Handle):
             NotSupportedError: The attachment is not a link for this kernel (perf events before
                 5.15).
         """
-        if self.pin_path is not None:
+        if self.pin_path is not None and door.exists(self.pin_path):
             raise BpfError(f"{self!r} is pinned already at {self.pin_path}")
         self._require_link("cannot be pinned")
         self.pin_path = bpffs.pin(self.fileno(), path)
@@ -248,11 +249,16 @@ class Link(Handle):
 
         Raises:
             BpfError: It is not pinned.
-            KernelError: ENOENT: somebody else has removed it.
+            KernelError: ENOENT: somebody else has removed it; it counts as not pinned then.
         """
         if self.pin_path is None:
             raise BpfError(f"{self!r} is not pinned")
-        bpffs.unpin(self.pin_path)
+        try:
+            bpffs.unpin(self.pin_path)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                self.pin_path = None
+            raise
         self.pin_path = None
 
     def close(self) -> None:

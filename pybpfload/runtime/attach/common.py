@@ -351,15 +351,20 @@ def anchors(
         revision: Refuse if the list has changed since it had this revision; 0 for any.
 
     Raises:
-        ValueError: Both are given.
+        ValueError: Both are given, or one is neither a program, a link, ``True`` nor ``None``.
     """
+    from pybpfload.runtime.program import Program
+
+    for name, given in (("before", before), ("after", after)):
+        if not (given is None or given is True or isinstance(given, (Program, Link))):
+            raise ValueError(f"{name} is {given!r}, not a program, a link or True")
     if before is None and after is None:
         return {"expected_revision": revision} if revision else {}
     if before is not None and after is not None:
         raise ValueError("before and after exclude each other")
     anchor = after if before is None else before
     options = {"flags": int(AttachFlag.AFTER if before is None else AttachFlag.BEFORE)}
-    if not isinstance(anchor, bool) and anchor is not None:
+    if isinstance(anchor, (Program, Link)):
         options["relative_fd"] = anchor.fileno()
         if isinstance(anchor, Link):
             options["flags"] |= AttachFlag.LINK
