@@ -16,10 +16,12 @@ from pybpfload.errors import FormatError
 if TYPE_CHECKING:
     from pybpfload.btf.table import Btf
 
-__all__ = ["Declarer", "declare", "define", "printable", "type_text"]
+__all__ = ["Declarer", "declare", "define", "printable", "steps_for", "type_text"]
 
 _MAX_DEPTH = 32  # prototypes inside parameters of prototypes
 _MAX_STEPS = 4096  # types walked for one text: parameters multiply with each level
+
+_ALL_STEPS = 1 << 17  # for all declarations of a table, and one more for each of its bytes
 
 _QUALIFIERS: dict[int, str] = {
     t.Kind.CONST: "const",
@@ -121,25 +123,37 @@ def _define_composite(btf: Btf, target: t.Composite) -> str:
     return "\n".join(lines)
 
 
+def steps_for(btf: Btf) -> int:
+    """Steps that suffice to declare all that honest BTF has, several times over."""
+    return _ALL_STEPS + len(btf.to_bytes())
+
+
 class Declarer:
-    """One text under construction; counts the steps.
+    """Makes declarations; counts the steps, of which types of strangers could need many.
 
     Whoever spells types in another way overrides :meth:`base` and :meth:`identifier`.
+
+    Args:
+        btf: The table.
+        steps: How many types may be walked for all declarations together.
     """
 
-    def __init__(self, btf: Btf) -> None:
+    def __init__(self, btf: Btf, steps: int = _MAX_STEPS) -> None:
         self._btf = btf
-        self._steps = 0
+        self._left = steps
+        self._least = 0
 
-    def text(self, type_id: int, name: str, depth: int) -> str:
+    def text(self, type_id: int, name: str = "", depth: int = 0) -> str:
         """Declaration of ``name``; only parameters of prototypes go deeper."""
         btf = self._btf
+        if not depth:
+            self._least = max(0, self._left - _MAX_STEPS)
         inner = self.identifier(name)
         qualifiers: list[str] = []
         first = type_id
         while True:
-            self._steps += 1
-            if self._steps > _MAX_STEPS or depth > _MAX_DEPTH:
+            self._left -= 1
+            if self._left < self._least or depth > _MAX_DEPTH:
                 raise FormatError(
                     f"{btf.describe(first)} refers to itself or is too long to declare",
                     file=btf.name,

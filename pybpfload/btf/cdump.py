@@ -23,7 +23,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import Declarer
+from pybpfload.btf.cdecl import Declarer, steps_for
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _BUILTIN = "__builtin_va_list"  # the compiler's own; that of the kernel's archi
 _MODES = {1: "byte", 2: "HI", 8: "word"}  # of enums that clang would give 4 bytes
 _MARK = "\ufffc"  # stands for the name in a declaration that is kept for later
 _INLINE_DEPTH = 32  # structs without name in each other
-_OUTPUT_RATIO = 64  # characters of text for each byte of BTF; kernels need less than one
+_OUTPUT_RATIO = 8  # characters of text for each byte of BTF; kernels need less than one
 _LONG_GAP = 64  # bytes that are filled by an array and not by bit fields
 _ALIGNMENTS = frozenset({1, 2, 4, 8, 16})
 
@@ -209,10 +209,10 @@ class CHeader:
                     yield type_id, True
             elif isinstance(found, (t.Reference, t.Func, t.Var)):
                 then.append((found.type, complete))
-            fresh = [each for each in then if each not in seen]
+            fresh = [each for each in then if each not in seen and each not in self._ready]
             seen.update(fresh)
             todo += fresh
-        self._ready.add(first)
+        self._ready |= seen
 
     def _resolve(self, found: t.Fwd) -> int:
         """The definition that belongs to a forward declaration, or itself if there is none."""
@@ -318,7 +318,7 @@ class CHeader:
             raise self._error(f"{self.btf.describe(found.id)} nests too deep")
         self._depth += 1
         try:
-            return self._composite(found)
+            return self._composite(found, named=False)
         finally:
             self._depth -= 1
 
@@ -339,15 +339,16 @@ class CHeader:
         tail = f" __attribute__((mode({mode})))" if mode and not wide else ""
         return f"{head} {{\n{''.join(lines)}}}{tail}"
 
-    def _composite(self, found: t.Composite) -> str:
+    def _composite(self, found: t.Composite, *, named: bool = True) -> str:
         packed, align = self._packed_align[found.id]
-        lines = [f"{_keyword(found)}{self.name(found)}".rstrip() + " {"]
+        head = f"{_keyword(found)}{self.name(found)}" if named else _keyword(found)
+        lines = [f"{head.rstrip()} {{"]
         gaps = _Gaps(align, self._arrays)
         position = 0  # in bits
         union = isinstance(found, t.Union)
         for member in found.members:
             name = _identifier(member.name)
-            text = self._declaration(member.type, name).replace("\n", "\n\t")
+            text = self._member(member, name).replace("\n", "\n\t")
             natural, end = self._place(member, 0 if union else position, packed)
             if member.bit_offset < natural:
                 lines.append(f"\t/* {name} overlaps what is in front of it */")
@@ -374,6 +375,16 @@ class CHeader:
                 lines += gaps.fill(position, 8 * found.size)
         lines.append("} __attribute__((packed))" if packed else "}")
         return "\n".join(lines) if len(lines) > 2 else f"{lines[0]}{lines[1]}"
+
+    def _member(self, member: t.Member, name: str) -> str:
+        """Declaration of a member, the width of a bit field left out."""
+        if not name:
+            # Newer kernels are compiled with -fms-extensions: a struct that has a name may be
+            # a member that has none. Written out, it is the same without that option.
+            inner = self.btf[self.btf.strip(member.type)]
+            if isinstance(inner, t.Composite):
+                return self.inline(inner)
+        return self._declaration(member.type, name)
 
     # Layout, as clang does it for BPF
 
@@ -423,14 +434,8 @@ class _Spelling(Declarer):
     """Declarations with the names of a header."""
 
     def __init__(self, header: CHeader) -> None:
-        super().__init__(header.btf)
+        super().__init__(header.btf, steps_for(header.btf))
         self._header = header
-
-    def text(self, type_id: int, name: str, depth: int) -> str:
-        """As inherited, with a count of steps of its own for each declaration."""
-        if not depth:
-            self._steps = 0
-        return super().text(type_id, name, depth)
 
     def base(self, found: t.Type) -> str:
         """Names of this header; what has none is written out."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import declare
+from pybpfload.btf.cdecl import Declarer, steps_for
 from pybpfload.btf.layout import flat_members
 from pybpfload.errors import FormatError
 
@@ -156,13 +156,14 @@ class _Side:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
         self._left = _MEMBERS + len(btf.to_bytes()) // _BYTES_PER_MEMBER
+        self._declarer = Declarer(btf, steps_for(btf))
         self._texts: dict[int, str] = {}
 
     def text(self, type_id: int) -> str:
         """The C text of a type."""
         known = self._texts.get(type_id)
         if known is None:
-            known = self._texts[type_id] = declare(self.btf, type_id)
+            known = self._texts[type_id] = self._declarer.text(type_id)
         return known
 
     def members(self, type_id: int) -> dict[str, tuple[t.Member, int]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import declare, printable
+from pybpfload.btf.cdecl import Declarer, printable, steps_for
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def layout(btf: Btf, type_id: int, *, line: int = CACHE_LINE) -> Layout:
         raise FormatError(f"{btf.describe(type_id)} has no layout", file=btf.name)
     name = target.name or (btf.type_name(type_id) if btf.kind(type_id) == t.Kind.TYPEDEF else "")
     rows: list[Row] = []
-    for row in _rows(btf, target, 0, 0, ""):
+    for row in _rows(Declarer(btf, steps_for(btf)), btf, target, 0, 0, ""):
         rows.append(row)
         if len(rows) > _MAX_ROWS:
             raise FormatError(f"{btf.describe(type_id)} has too many members", file=btf.name)
@@ -207,12 +207,14 @@ def flat_members(btf: Btf, type_id: int) -> Iterator[tuple[str, t.Member, int]]:
 
 
 def _without_name(btf: Btf, member: t.Member) -> t.Composite | None:
-    """The struct or union without name that is written out where the member stands."""
-    inner = btf[btf.strip(member.type, typedefs=False)]
-    return inner if isinstance(inner, t.Composite) and not inner.name else None
+    """The struct or union that is taken apart where the member stands: one of them has no name."""
+    inner = btf[btf.strip(member.type, typedefs=not member.name)]
+    return inner if isinstance(inner, t.Composite) and not (inner.name and member.name) else None
 
 
-def _rows(btf: Btf, composite: t.Composite, start: int, depth: int, prefix: str) -> Iterator[Row]:
+def _rows(
+    declarer: Declarer, btf: Btf, composite: t.Composite, start: int, depth: int, prefix: str
+) -> Iterator[Row]:
     # Depth is bounded, so this may call itself.
     if depth > _MAX_DEPTH:
         raise FormatError(f"{btf.describe(composite.id)} nests too deep", file=btf.name)
@@ -226,14 +228,15 @@ def _rows(btf: Btf, composite: t.Composite, start: int, depth: int, prefix: str)
         path = f"{prefix}{printable(member.name)}"
         inner = _without_name(btf, member)
         if inner is None:
-            text = declare(btf, member.type, member.name)
+            text = declarer.text(member.type, member.name)
             if member.bitfield_size:
                 text += f":{member.bitfield_size}"
             yield Row("member", depth, at, bits, path, text, bool(member.bitfield_size))
         else:
-            yield Row("begin", depth, at, bits, path, _keyword(inner))
+            head = f"{_keyword(inner)} {printable(inner.name)}".rstrip()
+            yield Row("begin", depth, at, bits, path, head)
             inside = f"{path}." if member.name else prefix
-            yield from _rows(btf, inner, at, depth + 1, inside)
+            yield from _rows(declarer, btf, inner, at, depth + 1, inside)
             yield Row("end", depth, at, bits, path, printable(member.name))
         reached = max(reached, at + bits)
     end = start + 8 * composite.size

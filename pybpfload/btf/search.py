@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import declare
+from pybpfload.btf.cdecl import Declarer, steps_for
 from pybpfload.btf.layout import flat_members
 from pybpfload.errors import FormatError
 from pybpfload.pattern import glob_pattern
@@ -98,6 +98,7 @@ def search(
     of_member = glob_pattern(member).fullmatch if member else None
     inside = bool(member or member_type)
     kinds = {*_COMPOSITES, t.Kind.TYPEDEF} if inside else set(t.Kind)
+    declarer = Declarer(btf, steps_for(btf))
     left = _MEMBERS + len(btf.to_bytes()) // _BYTES_PER_MEMBER
     for type_id, number in zip(btf.own_ids(), btf.own_kinds(), strict=True):
         if number not in kinds:
@@ -120,7 +121,7 @@ def search(
             if left < 0:
                 raise FormatError("types without name are mentioned too often", file=btf.name)
             members = tuple(
-                (path, offset, declare(btf, each.type, each.name))
+                (path, offset, declarer.text(each.type, each.name))
                 for path, each, offset in inner
                 if (of_member is None or of_member(each.name))
                 and (wanted is None or wanted.matches(each.type))

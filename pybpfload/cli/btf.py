@@ -12,6 +12,7 @@ from pybpfload.cli.failure import UsageError, complain, did_you_mean, visible
 from pybpfload.cli.group import Command, run_group
 from pybpfload.cli.sources import SOURCES, read_source
 from pybpfload.cli.table import table
+from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -215,6 +216,8 @@ def _find(arguments: Sequence[str]) -> int:
             size=options.size,
         )
         results = list(found)
+    except FormatError:
+        raise
     except ValueError as error:
         raise UsageError(f"--type: {error}") from None
     if options.json:

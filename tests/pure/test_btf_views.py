@@ -198,3 +198,17 @@ def test_search_of_members_of_types_without_name() -> None:
     assert found.members == (("l", 640, "long l"), ("in.l", 768, "long l"))
     with pytest.raises(ValueError, match="no type"):
         list(search(btf, member_type="*"))
+
+
+def test_members_without_name_of_structs_with_one() -> None:
+    b = BtfBuilder("<")
+    int_ = b.add_int("int", 4, t.INT_SIGNED)
+    inner = b.add_struct("inner", 4, [("i", int_, 0)])
+    b.add_struct("outer", 4, [("", b.add_typedef("inner_t", inner), 0)])
+    btf = b.btf()
+    assert [row.text for row in layout(btf, btf.find("outer")).rows] == [
+        "struct inner",
+        "int i",
+        "",
+    ]
+    assert [each.name for each in search(btf, member="i")] == ["inner", "outer"]

@@ -136,6 +136,16 @@ def test_packed_unions_and_types_without_name() -> None:
     ]
 
 
+def test_a_member_without_name_of_a_struct_with_one_is_written_out() -> None:
+    """As newer kernels have it (-fms-extensions); plain C would declare nothing there."""
+    b = Types()
+    tree = b.add_struct("tree", 8, [("l", b.long, 0)])
+    b.add_struct("outer", 12, [("", tree, 0), ("i", b.int, 64)])
+    assert definitions(b.btf())[1] == (
+        "struct outer {\n\tstruct {\n\t\tlong int l;\n\t};\n\tint i;\n} __attribute__((packed));"
+    )
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_one_of_each_kind(order: str) -> None:
     text = dump_c(sample(order).btf())
@@ -185,6 +195,16 @@ def typedefs() -> BtfBuilder:
     return b
 
 
+def pointers() -> BtfBuilder:
+    """A long chain of pointers, and a member for each."""
+    b = Types()
+    to = [b.add_ptr(b.int)]
+    for _ in range(4000):
+        to.append(b.add_ptr(to[-1]))
+    b.add_struct("all", 8 * len(to), [(f"m{i}", type_id, 64 * i) for i, type_id in enumerate(to)])
+    return b
+
+
 def forwards() -> BtfBuilder:
     """Many declarations and definitions of one name, which must not be searched again each time."""
     b = Types()
@@ -196,7 +216,7 @@ def forwards() -> BtfBuilder:
 
 
 @pytest.mark.parametrize(
-    "hostile", [lambda: nested(28), lambda: nested(60), loop, void, typedefs, forwards]
+    "hostile", [lambda: nested(28), lambda: nested(60), loop, void, typedefs, pointers, forwards]
 )
 def test_hostile(hostile) -> None:
     btf = hostile().btf()
