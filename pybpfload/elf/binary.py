@@ -246,7 +246,8 @@ class UserBinary:
         """Where a function is.
 
         Looked for in the dynamic symbols first, then in all; the first table that has it decides.
-        In a table, a strong symbol goes before weak ones, and the default version before others.
+        In a table, a strong symbol goes before weak ones, and the default version before others;
+        if that is chosen when the program starts (:meth:`is_ifunc`), no other stands in for it.
 
         Args:
             name: ``function``, ``function@VERSION`` or ``function@@VERSION``.
@@ -259,7 +260,11 @@ class UserBinary:
             FormatError: A symbol table is damaged.
         """
         for table in ("dynsym", "symtab"):
-            found = [s for s in self._named(table, name) if s.type == STT_FUNC]
+            named = [s for s in self._named(table, name) if s.section != SHN_UNDEF]
+            default = [s for s in named if s.is_default]
+            if default and all(s.type == STT_GNU_IFUNC for s in default):
+                return []  # programs get what it chooses, not the function of an old version
+            found = [s for s in named if s.type == STT_FUNC]
             strong = [s for s in found if not s.is_weak]
             found = strong or found[:1]
             if len({s.address for s in found}) > 1:

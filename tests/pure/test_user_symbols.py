@@ -88,6 +88,17 @@ class TestChoice:
         assert binary.is_ifunc("f")
         assert not binary.is_ifunc("g")
 
+    def test_no_old_version_stands_in_for_an_ifunc(self):
+        """As memcpy() of glibc: what programs are linked with is not memcpy@GLIBC_2.2.5."""
+        builder = UserBinaryBuilder()
+        builder.symbol("f", 8, table=".dynsym", version="LIB_1", hidden=True)
+        builder.symbol("f", 16, kind=IFUNC, table=".dynsym", version="LIB_2")
+        binary = opened(builder)
+        assert binary.find("f") == []
+        assert binary.is_ifunc("f")
+        assert places(binary.find("f@LIB_1")) == [8]
+        assert binary.find("f@LIB_2") == []
+
     @pytest.mark.parametrize("name", ["", "g", "ff", "f.cold", "F"])
     def test_other_names(self, name):
         assert self.find((8, {}), name=name) == []
