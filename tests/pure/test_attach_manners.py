@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import pybpfload
-from pybpfload import BpfError, KernelError
+from pybpfload import BpfError, KernelError, lowlevel
 from pybpfload.testing.fakekernel import FakeKernel
+from pybpfload.uapi import MapType
 
 OBJECTS = (
     Path(__file__).parents[2] / "fixtures" / f"bpf{'el' if sys.byteorder == 'little' else 'eb'}"
@@ -82,3 +83,37 @@ class TestPins:
             with pytest.raises(KernelError, match="EPERM"):
                 link.unpin()
             assert link.pin_path == "/sys/fs/bpf/kept"
+
+
+class TestOneAtATime:
+    """Attachments without a link that the kernel cannot tell apart: the same program again."""
+
+    def test_of_a_control_group(self):
+        asked = {"PROG_ATTACH": 0, "PROG_DETACH": 0}
+
+        def count(call):
+            asked[call.command] += 1
+            return 0
+
+        with FakeKernel() as fake, loaded("network", "on_cgroup_ingress") as program:
+            fake.dirs.add(CGROUP)
+            fake.on("PROG_ATTACH", count)
+            fake.on("PROG_DETACH", count)
+            fake.on("PROG_QUERY", lambda call: -errno.EINVAL)
+            older, younger = (program.attach(CGROUP, sharing="override") for _ in range(2))
+            older.close()
+            assert asked == {"PROG_ATTACH": 2, "PROG_DETACH": 0}
+            fake.refuses["PROG_ATTACH"] = errno.EPERM
+            with pytest.raises(KernelError, match="EPERM"):
+                program.attach(CGROUP, sharing="override")
+            younger.close()
+            assert asked == {"PROG_ATTACH": 2, "PROG_DETACH": 1}
+
+    def test_of_a_map_of_sockets(self):
+        with FakeKernel() as fake, loaded("network", "on_sk_msg") as program:
+            sockets = lowlevel.map_create(MapType.SOCKMAP, 4, 4, 1)
+            older, younger = (program.attach(sockets, link=False) for _ in range(2))
+            older.close()
+            assert "PROG_DETACH" not in fake.commands()
+            younger.close()
+            assert fake.commands().count("PROG_DETACH") == 1

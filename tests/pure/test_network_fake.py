@@ -233,6 +233,18 @@ class TestXdpOffload:
             xdp = attributes(attributes(fake.asked[-1][2][16:])[43])
             assert xdp[1] == struct.pack("=i", -1)
 
+    def test_the_older_link_leaves_the_younger_one_alone(self):
+        """They are of one program: the kernel could not tell them apart."""
+        with kernel("5.8") as fake, opened("network", "on_xdp").load() as obj:
+            program = obj.programs["on_xdp"]
+            older = program.attach("lo", mode="generic")
+            younger = program.attach("lo", replace=program)
+            before = len(fake.asked)
+            older.close()
+            assert len(fake.asked) == before
+            younger.close()
+            assert len(fake.asked) == before + 1
+
     def test_no_links_before_5_9(self):
         with kernel("5.8"), opened("network", "on_xdp").load() as obj:
             with pytest.raises(pybpfload.NotSupportedError, match=r"5\.9"):

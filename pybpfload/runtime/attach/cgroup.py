@@ -10,7 +10,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import KernelError, NotSupportedError
-from pybpfload.kernel import bpf
+from pybpfload.kernel import bpf, door
 from pybpfload.runtime.attach.common import (
     LegacyLink,
     anchors,
@@ -128,7 +128,13 @@ def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
             if error.errno != errno.ENOENT:  # somebody else has taken it away
                 raise
 
-    return LegacyLink(program, kind="cgroup", target=name, undo=undo, held=group, do=do)
+    place = None
+    if not flags & AttachFlag.ALLOW_MULTI:  # several are told apart: none is there twice
+        told = door.fstat(group.fileno())
+        place = ("cgroup", told.st_dev, told.st_ino, attach_type)
+    return LegacyLink(
+        program, kind="cgroup", target=name, undo=undo, held=group, do=do, place=place
+    )
 
 
 def _is_there(group: Any, attach_type: int, prog_fd: int) -> bool:

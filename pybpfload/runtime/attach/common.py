@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from pybpfload.errors import AttachError, BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door, netdev
@@ -21,7 +22,7 @@ from pybpfload.uapi import AttachFlag, AttachType, name_of
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from pybpfload.runtime.handles import HasFileno
     from pybpfload.runtime.map import Map
@@ -57,6 +58,9 @@ class LegacyLink(Link):
             undoes it.
         undo: Takes the program away again if it is still there; gets a descriptor of the program.
         held: What both need to be open; closed behind ``undo``, and if this fails.
+        place: What has only one program at a time, which a younger one takes the place of.
+            Closing an older link of this process then leaves the younger one alone, also if it is
+            of the same program, so that the kernel could not tell them apart.
     """
 
     def __init__(
@@ -68,9 +72,11 @@ class LegacyLink(Link):
         do: Callable[[], object],
         undo: Callable[[int], None],
         held: FileDescriptor | socket.socket | None = None,
+        place: Hashable = None,
     ) -> None:
         self._undo = undo
         self._held = held
+        self._place = place
         try:
             own = duplicate(program, f"owner of {kind} {program.name}")
         except BaseException:
@@ -78,15 +84,27 @@ class LegacyLink(Link):
                 held.close()
             raise
         super().__init__(own, kind=kind, target=target, program=program.name)
+        before = _youngest.get(place)
+        if place is not None:
+            _youngest[place] = self
         try:
             do()
         except BpfError:
+            self._leave()
+            if before is not None:
+                _youngest[place] = before
             self._release()  # it was refused: there is nothing to undo
             raise
         except BaseException:
             with suppress(BpfError):  # what interrupts it is more telling than what follows
                 self.close()
             raise
+
+    def _leave(self) -> bool:
+        """Leave the place; ``False`` if a younger link has it."""
+        if self._place is None:
+            return True
+        return _youngest.get(self._place) is self and _youngest.pop(self._place) is self
 
     def _release(self) -> None:
         try:
@@ -104,7 +122,8 @@ class LegacyLink(Link):
         if self.closed:
             return
         try:
-            self._undo(self.fileno())
+            if self._leave():
+                self._undo(self.fileno())
         finally:
             self._release()
 
@@ -140,6 +159,9 @@ class LegacyLink(Link):
             NotSupportedError: Always.
         """
         raise self._no_link("cannot be pinned")
+
+
+_youngest: WeakValueDictionary[Hashable, LegacyLink] = WeakValueDictionary()
 
 
 class LinkGroup(Link):

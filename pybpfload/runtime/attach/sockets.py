@@ -7,8 +7,8 @@ Source of the rules: ``man 7 socket``; libbpf, ``bpf_program__attach_sockmap()``
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door
@@ -95,7 +95,7 @@ def attach(
 
 
 class _OnSocket:
-    """A program on a socket, until a younger one of the same kind takes its place."""
+    """Where a program on a socket is: the socket, which may be closed, and its options."""
 
     def __init__(self, socket: HasFileno | int, options: tuple[int, int]) -> None:
         self.socket = socket
@@ -108,14 +108,10 @@ class _OnSocket:
         return told.st_dev, told.st_ino
 
     def take(self, program: Program) -> None:
-        before, _latest[self.key] = _latest.get(self.key), self
         fd = descriptor(self.socket)
         result = door.set_socket_option(fd, self.attach_option, program.fileno())
         if result >= 0:
             return
-        del _latest[self.key]
-        if before is not None:
-            _latest[self.key] = before
         hint = None
         if program.spec.prog_type == ProgType.SK_REUSEPORT and result == -errno.EINVAL:
             hint = "set SO_REUSEPORT on the socket and bind it first"
@@ -123,17 +119,13 @@ class _OnSocket:
 
     def leave(self, program: str) -> None:
         try:
-            if self._identity() != self.key[0] or _latest.get(self.key) is not self:
+            if self._identity() != self.key[0]:
                 return
         except (OSError, ValueError):
             return  # it is closed
-        del _latest[self.key]
         result = door.set_socket_option(descriptor(self.socket), self.detach_option, 0)
         if result < 0 and result != -errno.ENOENT:
             raise kernel_error(result, "setsockopt", f"program {program} of socket")
-
-
-_latest: WeakValueDictionary[tuple[tuple[int, int], int], _OnSocket] = WeakValueDictionary()
 
 
 def _to_socket(program: Program, target: HasFileno | int) -> Link:
@@ -148,11 +140,15 @@ def _to_socket(program: Program, target: HasFileno | int) -> Link:
         target=f"socket fd {descriptor(target)}",
         undo=lambda _: place.leave(program.name),
         do=lambda: place.take(program),
+        place=place.key,
     )
 
 
 def _to_map(program: Program, held: Any) -> Link:
     attach_type = program.spec.expected_attach_type
+    place = None
+    with suppress(KernelError):  # what is no map is refused below
+        place = ("sockmap", bpf.map_info(held.fileno()).id, attach_type)
 
     def do() -> None:
         try:
@@ -168,4 +164,12 @@ def _to_map(program: Program, held: Any) -> Link:
             if error.errno != errno.ENOENT:  # another program has taken its place
                 raise
 
-    return LegacyLink(program, kind="sockmap", target=held.what, undo=undo, held=held, do=do)
+    return LegacyLink(
+        program,
+        kind="sockmap",
+        target=held.what,
+        undo=undo,
+        held=held,
+        do=do,
+        place=place,
+    )
