@@ -13,6 +13,7 @@ import pytest
 
 import pybpfload
 from pybpfload.btf import Btf, BtfBuilder, BtfEditor, dedup, to_byteorder
+from pybpfload.relocate import CoreKind, minimize, relocate
 from pybpfload.testing.vm import kernels
 from pybpfload.testing.vm.apt import foreign_command
 
@@ -127,3 +128,26 @@ def test_kernel_is_read_and_written(name):
     other = to_byteorder(table, "<>"[table.byteorder == "<"])
     assert all(other[type_id] == table[type_id] for type_id in range(1, len(table), 100))
     assert to_byteorder(other, table.byteorder).to_bytes() == table.to_bytes()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("5.10", "bpfel"), ("6.12-s390x", "bpfeb")])
+def test_relocation_against_the_least_btf(name, folder):
+    """Every fixture that relocates against a kernel does so against what is left of its BTF."""
+    table = kernel(name)
+    done = 0
+    for path in sorted((pool.ROOT / "fixtures" / folder).glob("*.o")):
+        try:
+            spec = pybpfload.open(path)
+            whole = relocate(spec, table, everything=True)
+        except pybpfload.BpfError:
+            continue
+        small, ids = minimize(table, [spec])
+        least = relocate(spec, Btf.from_bytes(small.to_bytes(), name=name), everything=True)
+        for one, other in zip(whole.decisions, least.decisions, strict=True):
+            if one.kind == CoreKind.TARGET_TYPE_ID and one.value:
+                assert other.value == ids[one.value], (path, one)
+                continue
+            assert (one.value, one.outcome) == (other.value, other.outcome), (path, one)
+            assert one.after == other.after, (path, one)
+            done += 1
+    assert done > 1000
