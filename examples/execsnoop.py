@@ -1,9 +1,14 @@
 """Show who starts which program, and how it ends, until Ctrl-C.
 
-sudo python examples/execsnoop.py           # every process
-sudo python examples/execsnoop.py $$        # children of this shell only
+    sudo python examples/execsnoop.py           # every process
+    sudo python examples/execsnoop.py $$        # children of this shell only
+
+         PID  PARENT  COMMAND
+exec     901     812  sh               /bin/sh
+exit     901     812  sh               exit status 3 after 0.004 s
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -20,8 +25,14 @@ def ending(exit_code: int) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parent", nargs="?", type=int, default=0, help="of the processes shown")
+    options = parser.parse_args()
+
     spec = pybpfload.open(OBJECT)
-    spec.variables["target_ppid"].value = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    spec.variables["target_ppid"].value = options.parent
     with spec.load() as obj:
         obj.attach()
         print(f"{'':4} {'PID':>7} {'PARENT':>7}  COMMAND", flush=True)

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.vm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TRACERS = sorted(path.name.split(".")[0] for path in (EXAMPLES / "bpf").glob("*.bpf.c"))
+# execsnoop, whose object is among the fixtures, is tested by tests/live/test_examples.py.
 LOOP_SET_FD, LOOP_CLR_FD, LOOP_CTL_GET_FREE = 0x4C00, 0x4C01, 0x4C82
 
 
@@ -266,7 +267,7 @@ def test_oomkill_shows_the_victim(tracefs, small_cgroup):
         tracer.stop()
 
 
-@pytest.mark.parametrize("name", TRACERS)
+@pytest.mark.parametrize("name", ["execsnoop", *TRACERS])
 def test_help_says_how_to_run_it(name, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         run_here(name, monkeypatch, "--help")
