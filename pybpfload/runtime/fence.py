@@ -126,12 +126,16 @@ class Position:
         memory: The mapping; it cannot be closed before the position is.
         offset: Of the position, in bytes; a multiple of 8.
 
+    Attributes:
+        cell: What :meth:`load` and :meth:`store` access: assigning to its ``value`` calls nothing,
+            so no signal handler runs between that and a next assignment.
+
     Raises:
         ValueError: There is no such place.
         NotSupportedError: This Python does not promise the order of accesses.
     """
 
-    __slots__ = ("_cell", "_view")
+    __slots__ = ("_view", "cell")
 
     def __init__(self, memory: mmap.mmap | bytearray, offset: int) -> None:
         if sys.implementation.name != "cpython":
@@ -143,19 +147,19 @@ class Position:
         self._view = memoryview(memory)[offset : offset + 8]
         if offset % 8 or self._view.nbytes != 8:
             raise ValueError(f"no aligned 8 bytes at offset {offset}")
-        self._cell = ctypes.c_void_p.from_address(_address(self._view))
+        self.cell = ctypes.c_void_p.from_address(_address(self._view))
 
     def load(self) -> int:
         """The position now; what depends on it may be read after a :func:`fence`."""
-        return self._cell.value or 0
+        return self.cell.value or 0
 
     def store(self, value: int) -> None:
         """Set the position, after a :func:`fence` that follows what must have happened before."""
-        self._cell.value = value
+        self.cell.value = value
 
     def close(self) -> None:
         """Let go of the memory; neither :meth:`load` nor :meth:`store` may follow."""
-        self._cell = ctypes.c_void_p()
+        self.cell = ctypes.c_void_p()
         self._view.release()
 
 

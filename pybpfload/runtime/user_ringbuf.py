@@ -13,7 +13,10 @@ on (``__bpf_user_ringbuf_peek()`` in ``kernel/bpf/ringbuf.c``), and how it is ke
    8-byte store: whoever sees that it is finished sees the data.
 
 Records are taken in the order in which they were reserved; one that is not finished holds up those
-behind it.
+behind it. So a signal handler that raises must not leave one behind. Publishing a record and noting
+that it is not finished are two assignments side by side, and so are finishing it and noting that:
+CPython runs no handler between them, because nothing is called there. The next use of the
+ring throws away records that are not finished and belong to nobody any more.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from warnings import warn
+from weakref import ref
 
 from pybpfload.errors import BpfError
 from pybpfload.kernel import door
@@ -34,17 +38,49 @@ from pybpfload.runtime.ringscan import BUSY, DISCARD, HEADER, LENGTH, stride
 from pybpfload.uapi import MapType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
     from pybpfload.runtime.map import Map
 
 __all__ = ["RingFullError", "Sample", "UserRingBuffer"]
 
+_Result = TypeVar("_Result")
+_LOOK = 0.02  # seconds: the kernel tells one of several who wait
 _BIG_ENDIAN = sys.byteorder == "big"
 
 
 class RingFullError(BpfError, BlockingIOError):
     """There was no room in a user ring buffer, for as long as one was ready to wait."""
+
+
+class _Room:
+    """Room for a record: what a ring and a sample both know of it.
+
+    Attributes:
+        header: Its header, while it is published and not finished.
+        data: The record.
+        size: Bytes of it.
+    """
+
+    __slots__ = ("data", "header", "size")
+
+    def __init__(self, data: memoryview) -> None:
+        self.header: Position | None = None
+        self.data = data
+        self.size = len(data)
+
+    def finish(self, flag: int) -> None:
+        header = self.header
+        if header is None:
+            raise ValueError("the sample was submitted or discarded already")
+        self.data.release()
+        word = _header(self.size | flag)
+        fence()
+        header.cell.value = word
+        self.header = None
+        header.close()
 
 
 class Sample:
@@ -54,18 +90,19 @@ class Sample:
             data[:] = ...
 
     sends it at the end of the block, and throws it away if that raises. A program gets neither it
-    nor what was reserved behind it before it is submitted or discarded.
-
-    Attributes:
-        data: The record, writable, with what the ring held there before; until it is submitted or
-            discarded.
+    nor what was reserved behind it before it is submitted or discarded. One that was forgotten is
+    thrown away, with a ``ResourceWarning``, when the ring is used the next time.
     """
 
-    __slots__ = ("_header", "data")
+    __slots__ = ("__weakref__", "_room")
 
-    def __init__(self, header: Position, data: memoryview) -> None:
-        self._header: Position | None = header
-        self.data = data
+    def __init__(self, room: _Room) -> None:
+        self._room = room
+
+    @property
+    def data(self) -> memoryview:
+        """The record, writable, with what the ring held there before; until it is finished."""
+        return self._room.data
 
     def submit(self) -> None:
         """Send it.
@@ -74,35 +111,18 @@ class Sample:
             ValueError: It was submitted or discarded before.
             BufferError: Something was made of ``data`` that could still write into it.
         """
-        self._finish(0)
+        self._room.finish(0)
 
     def discard(self) -> None:
         """Throw it away; raises as :meth:`submit`."""
-        self._finish(DISCARD)
-
-    def _finish(self, flag: int) -> None:
-        header = self._header
-        if header is None:
-            raise ValueError("the sample was submitted or discarded already")
-        length = len(self.data)
-        self.data.release()
-        self._header = None
-        fence()
-        header.store(_header(length | flag))
-        header.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_header", None) is not None:
-            warn("a sample of a user ring buffer was forgotten", ResourceWarning, stacklevel=2)
-            with suppress(BufferError):
-                self.discard()  # else it would hold up all that come behind it
+        self._room.finish(DISCARD)
 
     def __enter__(self) -> memoryview:
-        return self.data
+        return self._room.data
 
     def __exit__(self, kind: object, *error: object) -> None:
-        if self._header is not None:
-            self._finish(DISCARD if kind else 0)
+        if self._room.header is not None:
+            self._room.finish(DISCARD if kind else 0)
 
 
 def _header(word: int) -> int:
@@ -111,15 +131,17 @@ def _header(word: int) -> int:
 
 
 class UserRingBuffer:
-    """The sending side of a user ring buffer (Linux 6.1)::
+    """The sending side of a user ring buffer (Linux 6.1).
+
+    ::
 
         with UserRingBuffer(obj.maps["orders"]) as orders:
             orders.send({"number": 7, "name": "seven"})      # typed by the object's BTF
             with orders.reserve(16, timeout=1) as data:      # or any bytes
                 data[:] = bytes(16)
 
-    Threads may share one. A ring has one sender: a second one in another process would overwrite
-    what this one writes.
+    Threads may share one, and a signal handler may close it. A ring has one sender: a second one in
+    another process would overwrite what this one writes.
 
     Args:
         map: The map.
@@ -141,8 +163,9 @@ class UserRingBuffer:
         page = mmap.PAGESIZE
         self.map = map
         self.size = map.max_entries
-        self._lock = threading.Lock()  # held while room is taken
-        self._turn = threading.Lock()  # held by who waits for room
+        self._lock = threading.RLock()  # held while positions are read and written
+        self._rooms: list[tuple[_Room, ref[Sample]]] = []  # all that may be unfinished
+        self._users = 0  # more than 0 means this thread does so, while the lock is held
         self._closed = False
         self._poller = Poller()
         try:
@@ -172,12 +195,28 @@ class UserRingBuffer:
             ValueError: It is closed.
             BpfError: The positions make no sense.
         """
+        return self._safely(self._used)
+
+    def _safely(self, action: Callable[[], _Result]) -> _Result:
+        """Hold the lock, and the memory even if a signal handler closes the buffer meanwhile.
+
+        Raises:
+            ValueError: The buffer is closed.
+        """
         with self._lock:
-            return self._used()
+            if self._closed:
+                raise ValueError("the user ring buffer is closed")
+            self._users += 1
+            try:
+                if self._users == 1:
+                    self._clear_forgotten()
+                return action()
+            finally:
+                self._users -= 1
+                if self._closed and not self._users:
+                    self._release()
 
     def _used(self) -> int:
-        if self._closed:
-            raise ValueError("the user ring buffer is closed")
         consumer, producer = self._consumer.load(), self._producer.load()
         if producer & 7 or not 0 <= producer - consumer <= self.size:
             raise BpfError(
@@ -198,42 +237,55 @@ class UserRingBuffer:
             RingFullError: There is no room.
             ValueError: A record of this size never fits, or the buffer is closed.
             BpfError: The positions make no sense: somebody else sends too.
+            RuntimeError: Called by a signal handler that interrupted another call of it.
         """
         if not 0 <= size <= LENGTH or stride(size) > self.size:
             raise ValueError(f"map {self.map.name}: {size} bytes do not fit into {self.size}")
-        sample = self._reserve(size)
-        if sample is not None:
-            return sample
         deadline = None if timeout is None else time.monotonic() + timeout
-        # The kernel tells once that records were taken: one thread waits for it, then the next.
-        if self._turn.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-            try:
-                while True:
-                    sample = self._reserve(size)
-                    if sample is not None:
-                        return sample
-                    rest = None if deadline is None else deadline - time.monotonic()
-                    if rest is not None and rest <= 0:
-                        break
-                    self._poller.wait(rest)
-            finally:
-                self._turn.release()
-        raise RingFullError(f"map {self.map.name}: no room for {size} bytes")
+        sample = None
+        try:
+            while True:
+                sample = self._safely(lambda: self._reserve(size))
+                if sample is not None:
+                    return sample
+                rest = _LOOK if deadline is None else deadline - time.monotonic()
+                if rest <= 0:
+                    raise RingFullError(f"map {self.map.name}: no room for {size} bytes")
+                self._poller.wait(min(rest, _LOOK))
+        except BaseException:
+            if sample is not None:  # a signal handler raised: nobody will ever get it
+                with suppress(ValueError):  # it is not published
+                    sample.discard()
+            raise
 
     def _reserve(self, size: int) -> Sample | None:
-        with self._lock:
-            step = stride(size)
-            if self.size - self._used() < step:
-                return None
-            fence()
-            producer = self._producer.load()
-            body = self._memory[1]
-            at = self._data + (producer & self.size - 1)
-            header = Position(body, at)
-            header.store(_header(size | BUSY))
-            fence()
-            self._producer.store(producer + step)
-            return Sample(header, memoryview(body)[at + HEADER : at + HEADER + size])
+        if self._users > 1:
+            raise RuntimeError(f"map {self.map.name}: the signal handler interrupted a reservation")
+        step = stride(size)
+        if self.size - self._used() < step:
+            return None
+        fence()
+        position = self._producer.load()
+        body = self._memory[1]
+        at = self._data + (position & self.size - 1)
+        header, producer = Position(body, at), self._producer
+        header.store(_header(size | BUSY))
+        room = _Room(memoryview(body)[at + HEADER : at + HEADER + size])
+        sample = Sample(room)
+        self._rooms.append((room, ref(sample)))
+        fence()
+        producer.cell.value = position + step
+        room.header = header
+        return sample
+
+    def _clear_forgotten(self) -> None:
+        """Throw away what nobody can finish any more: it would hold up all that come behind it."""
+        for room, sample in self._rooms:
+            if room.header is not None and sample() is None:
+                with suppress(BufferError):  # somebody has the data and may still write into it
+                    room.finish(DISCARD)
+                    warn("a sample of a user ring buffer was forgotten", ResourceWarning, 2)
+        self._rooms = [each for each in self._rooms if each[0].header is not None]
 
     def send(self, record: Any, *, timeout: float | None = 0) -> None:
         """Send a record.
@@ -251,8 +303,14 @@ class UserRingBuffer:
         raw = record
         if not isinstance(raw, (bytes, bytearray, memoryview)):
             raw = self.map.event_types.encode(record)
-        with self.reserve(len(raw), timeout=timeout) as data:
-            data[:] = raw
+        sample = self.reserve(len(raw), timeout=timeout)
+        try:
+            sample.data[:] = raw
+            sample.submit()
+        except BaseException:
+            with suppress(ValueError):  # it is submitted
+                sample.discard()
+            raise
 
     @property
     def closed(self) -> bool:
@@ -269,11 +327,16 @@ class UserRingBuffer:
         self._closed = True
         self._poller.close()
         with self._lock:
-            self._consumer.close()
-            self._producer.close()
-            for part in self._memory:
-                with suppress(BufferError):  # of samples; it goes with the last of them
-                    part.close()
+            if not self._users:
+                self._release()
+
+    def _release(self) -> None:
+        self._clear_forgotten()
+        self._consumer.close()
+        self._producer.close()
+        for part in self._memory:
+            with suppress(BufferError):  # of samples; it goes with the last of them
+                part.close()
 
     def __enter__(self) -> Self:
         return self

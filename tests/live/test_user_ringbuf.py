@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +94,81 @@ def test_what_is_discarded_is_not_seen(loaded: Object, ring: UserRingBuffer) -> 
 
 
 def test_a_forgotten_sample_is_discarded(loaded: Object, ring: UserRingBuffer) -> None:
+    ring.reserve(16)
     with pytest.warns(ResourceWarning, match="forgotten"):
-        ring.reserve(16)
-    ring.send({"number": 3})
+        ring.send({"number": 3})
     assert drain(loaded) == 1
+
+
+class Alarm(BaseException):
+    pass
+
+
+def test_a_signal_handler_that_raises_leaves_nothing_unfinished(
+    loaded: Object, ring: UserRingBuffer
+) -> None:
+    """As if a signal came at each place in turn where CPython runs handlers: in any call."""
+    left = 0  # places until the alarm
+
+    def interrupt(frame: Any, event: str, argument: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return") and "runtime" in frame.f_code.co_filename:
+            left -= 1
+            if left == 0:
+                raise Alarm
+
+    for place in range(1, 1000):
+        left, caught = place, None
+        sys.setprofile(interrupt)
+        try:
+            ring.send({"number": 1})
+        except Alarm as error:
+            caught = error  # with its traceback and all that is in there
+        finally:
+            sys.setprofile(None)
+        before = loaded.variables["total"].value
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            ring.send({"number": 2})
+        drain(loaded)
+        assert ring.available == 0, place
+        assert loaded.variables["total"].value - before in (2, 3)
+        if caught is None:
+            break
+    assert 20 < place < 200
+
+
+def test_a_signal_handler_may_close(loaded: Object) -> None:
+    def close(*arguments: object) -> None:
+        ring.close()
+
+    before = signal.signal(signal.SIGALRM, close)
+    try:
+        for _ in range(20):
+            ring = UserRingBuffer(loaded.maps["orders"])
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
+            with pytest.raises(ValueError, match="closed"):
+                while True:
+                    assert ring.available == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_handler_does_not_send_into_a_reservation(ring: UserRingBuffer) -> None:
+    def handler(frame: Any, event: str, argument: object) -> None:
+        if frame.f_code.co_name == "_used" and event == "return":
+            sys.setprofile(None)
+            ring.send({"number": 1})
+
+    sys.setprofile(handler)
+    try:
+        with pytest.raises(RuntimeError, match="interrupted"):
+            ring.send({"number": 2})
+    finally:
+        sys.setprofile(None)
+    ring.send({"number": 3})
+    assert ring.available == 24
 
 
 def test_a_ring_is_filled_again_and_again(loaded: Object, ring: UserRingBuffer) -> None:
