@@ -1,4 +1,6 @@
-"""Addresses as names: of the kernel, of its modules and BPF programs, of processes; stack traces::
+"""Addresses as names: of the kernel, of its modules and BPF programs, of processes; stack traces.
+
+::
 
     stacks = symbols.Stacks(obj.maps["stacks"])
     for frame in stacks.frames(event.user_stack, pid=event.pid):

@@ -293,6 +293,7 @@ def test_every_truncation(order: str) -> None:
             Btf.from_bytes(blob[:end])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", "<>")
 def test_every_byte_changed(order: str) -> None:
     blob = bytearray(sample(order).build())

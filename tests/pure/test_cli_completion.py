@@ -13,6 +13,8 @@ from pybpfload.cli import COMMANDS, main, shells
 from pybpfload.cli.manpage import page
 from pybpfload.cli.synopsis import OBJECTS, commands_of, entries
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def every():

@@ -100,6 +100,7 @@ def by_name(items):
     return {item["name"]: item for item in items}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_fixture_is_described_or_refused_in_one_line(path, capsys):
     status = main(["inspect", "--json", str(path)])

@@ -69,6 +69,7 @@ def check_contract(document):
         assert all(type(found[number]) is int for number in numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OBJECTS, ids=name_of)
 def test_the_contract_holds_for_every_fixture(path, capsys):
     status = main(["relocate", "--json", "--btf", types_for(path), str(path)])

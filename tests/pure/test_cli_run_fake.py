@@ -117,8 +117,10 @@ def test_programs_that_say_nothing_of_a_target(capsys):
     assert fake.leaked() == []
     err = capsys.readouterr().err.splitlines()
     assert err == [
-        'pybpfload: program no_calls is loaded, not attached: SEC("tc") does not say where: '
-        "attach() wants a network device",
+        (
+            'pybpfload: program no_calls is loaded, not attached: SEC("tc") does not say where: '
+            "attach() wants a network device"
+        ),
         "pybpfload: no program of subprogs says by its section name what to attach it to",
     ]
 

@@ -123,6 +123,7 @@ def test_golden_text_is_what_llvm_says(order):
     assert golden() == {c: text for c, text in zip(codes, said, strict=True) if text is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     # All programs of `sections` are the same two instructions.

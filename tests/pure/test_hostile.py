@@ -98,6 +98,7 @@ def test_truncation_anywhere(name, where):
     assert not survives(data[: int(len(data) * where)], name[:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTS)
 def test_sections_cut_short(name):
     """Each section by its header: to nothing, to a half, by one byte, one word, ..."""
@@ -111,6 +112,7 @@ def test_sections_cut_short(name):
 # Damage
 
 
+@pytest.mark.slow
 @given(st.sampled_from(OBJECTS), st.randoms(use_true_random=False))
 @settings(max_examples=100)
 def test_damage(name, random):
@@ -125,6 +127,7 @@ def test_garbage(data):
     assert not survives(read("bpfel/minimal")[:64] + data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["bpfel", "bpfeb"])
 def test_corrupted_headers_one_by_one(order):
     """Every field of the ELF header and of the section headers, with suspicious values."""
@@ -135,6 +138,7 @@ def test_corrupted_headers_one_by_one(order):
             survives(field.set(data, INTERESTING[at % len(INTERESTING)]), order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bpfel/maps_inner", "bpfeb/kconfig", "bpfel/core_ambiguous"])
 def test_corrupted_types_one_by_one(name):
     """Fields of BTF, with the ids, kinds and sizes that are most likely to mislead."""

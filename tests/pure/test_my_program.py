@@ -10,6 +10,8 @@ import pytest
 
 from pybpfload.btf.build import BtfBuilder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

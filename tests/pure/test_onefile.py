@@ -9,6 +9,8 @@ import pytest
 
 from pybpfload import __version__
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools" / "lib"))
 

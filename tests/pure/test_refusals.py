@@ -415,6 +415,7 @@ def calls_of_relocation_errors() -> list[ast.Call]:
     ]
 
 
+@pytest.mark.slow
 def test_every_error_of_relocation_says_what_to_do():
     """Where it is made; only the note of a weak extern that is missing asks for nothing."""
     calls = calls_of_relocation_errors()

@@ -252,6 +252,7 @@ def collected(examples: int) -> list[Case]:
     return found
 
 
+@pytest.mark.slow
 def test_every_kind_form_and_answer_turns_up():
     probes = [(case, probe) for case in collected(300) for probe in case.probes.values()]
     kinds = Counter(probe.kind for _, probe in probes)

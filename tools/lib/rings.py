@@ -171,6 +171,7 @@ def _pure(options: argparse.Namespace) -> Iterator[Job]:
     if options.quick:
         # One Python, so its tests can have all processors.
         spread = ["tests/pure", "-n", str(os.cpu_count() or 1), "--hypothesis-profile=quick"]
+        spread += ["-m", "not slow"]
         yield _pytest("pure {}.{}".format(*own), spread, options)
         return
     yield _pytest("pure {}.{}".format(*own), ["tests/pure"], options)
