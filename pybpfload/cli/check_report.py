@@ -81,9 +81,16 @@ def _reasons(verdict: Verdict, *, verbose: bool) -> list[tuple[str, Finding]]:
 
 
 def _short(paths: Sequence[str]) -> list[str]:
-    """Names of files, or whole paths where names are not enough."""
+    """Names of files; where they are not enough, paths without what all have in common."""
     names = [PurePath(path).name for path in paths]
-    return names if len(set(names)) == len(names) else list(paths)
+    if len(set(names)) == len(names):
+        return names
+    split = [PurePath(path).parts for path in paths]
+    while len({parts[0] for parts in split}) == 1 and min(map(len, split)) > 1:
+        split = [parts[1:] for parts in split]
+    while len({parts[-1] for parts in split}) == 1 and min(map(len, split)) > 1:
+        split = [parts[:-1] for parts in split]
+    return ["/".join(parts) for parts in split]
 
 
 _STYLE = """\

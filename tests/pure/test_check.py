@@ -18,6 +18,7 @@ from pybpfload import uapi
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.check import DEGRADED, FAILS, LOADS, Kernel, check, check_files
 from pybpfload.cli import main
+from pybpfload.cli.check_report import _short
 from pybpfload.kernel.since import first_version, version_pair
 from pybpfload.relocate import Target
 
@@ -138,6 +139,12 @@ def test_the_object_is_left_alone():
     before = [p.autoload for p in spec.programs.values()]
     assert check(spec, kernel("7.2")).result in (LOADS, FAILS)
     assert [p.autoload for p in spec.programs.values()] == before
+
+
+def test_columns_are_told_apart_in_few_words():
+    assert _short(["a/x.btf", "b/y.btf"]) == ["x.btf", "y.btf"]
+    assert _short(["/k/5.10/vmlinuz", "/k/6.1/vmlinuz"]) == ["5.10", "6.1"]
+    assert _short(["/k/5.10/x", "/k/6.1/x", "/k/6.1/y"]) == ["5.10/x", "6.1/x", "6.1/y"]
 
 
 class TestManyAtOnce:
