@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
-from pybpfload.kernel import bpf, bpffs, door, perf
+from pybpfload.kernel import bpf, bpffs, door, perf, probe
+from pybpfload.kernel.probe import Feature
 from pybpfload.runtime.handles import Handle, open_by
 
 if TYPE_CHECKING:
@@ -137,10 +138,12 @@ class Link(Handle):
             NotSupportedError: There is only a perf event.
         """
         if self._event is not None and self._event is self._fd:
+            chosen = probe.has(Feature.PERF_LINK)
+            why = "it was attached without a link" if chosen else "this kernel has no links of it"
             raise NotSupportedError(
-                f"{self!r} {what}: this kernel has no links of perf events",
+                f"{self!r} {what}: {why}",
                 feature="perf event links",
-                since="5.15",
+                since=None if chosen else "5.15",
             )
 
     def info(self) -> bpf.LinkInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
 
 import pytest
@@ -48,6 +49,32 @@ def test_clock_of_all_cpus(sampled):
 def test_clock_of_one_process(sampled):
     with sampled.programs["on_sample"].attach("task-clock", period=1_000_000, pid=os.getpid()):
         assert samples(sampled) > 0
+
+
+@pytest.mark.parametrize("started", ["before", "after"])
+def test_threads_of_the_process(sampled, started):
+    """Other threads are watched, too: those that are there, and those that are started later."""
+    go, many = threading.Event(), 50  # more than the thread that waits here gets
+
+    def work() -> None:
+        go.wait()
+        end = time.monotonic() + 10
+        while time.monotonic() < end and sampled.variables["samples"].value < many:
+            sum(range(10_000))
+
+    thread = threading.Thread(target=work)
+    if started == "before":
+        thread.start()
+    with sampled.programs["on_sample"].attach("task-clock", period=10**6, pid=os.getpid()) as link:
+        assert isinstance(link, LinkGroup) or started == "after"
+        if started == "after":
+            thread.start()
+        go.set()
+        thread.join()
+        assert sampled.variables["samples"].value >= many
+    before = sampled.variables["samples"].value
+    sum(range(1_000_000))
+    assert sampled.variables["samples"].value == before
 
 
 def test_page_faults(sampled):

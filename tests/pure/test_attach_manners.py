@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import pybpfload
-from pybpfload import BpfError, KernelError, lowlevel
+from pybpfload import AttachError, BpfError, KernelError, NotSupportedError, lowlevel
+from pybpfload.runtime.attach.perf_event import event_names
 from pybpfload.testing.fakekernel import FakeKernel
 from pybpfload.uapi import MapType
 
@@ -117,3 +118,84 @@ class TestOneAtATime:
             assert "PROG_DETACH" not in fake.commands()
             younger.close()
             assert fake.commands().count("PROG_DETACH") == 1
+
+
+class TestPerfEvents:
+    def events(self, fake):
+        return [each for each in fake.fds.values() if each.kind == "perf_event"]
+
+    def test_each_thread_of_a_process(self):
+        with FakeKernel() as fake, loaded("perf_event", "on_sample") as program:
+            fake.dirs |= {"/proc/50/task/50", "/proc/50/task/52", "/proc/50/task/51"}
+            link = program.attach("task-clock", period=1000, pid=50)
+            assert [each["pid"] for each in self.events(fake)] == [51, 52, 50]
+            inherit = 1 << 1 if sys.byteorder == "little" else 1 << 62
+            for each in self.events(fake):
+                assert each["cpu"] == -1
+                assert int.from_bytes(each["attr"][40:48], sys.byteorder) & inherit
+            assert link.target == "task-clock"
+            link.close()
+            assert not self.events(fake)
+
+    @pytest.mark.parametrize(("gone", "watched"), [(51, [52, 50]), (50, None)])
+    def test_a_thread_ends_meanwhile(self, monkeypatch, gone, watched):
+        with FakeKernel() as fake, loaded("perf_event", "on_sample") as program:
+            fake.dirs |= {"/proc/50/task/50", "/proc/50/task/52", "/proc/50/task/51"}
+            really = fake.perf_event_open
+            monkeypatch.setattr(
+                fake,
+                "perf_event_open",
+                lambda attr, pid, *rest: -errno.ESRCH if pid == gone else really(attr, pid, *rest),
+            )
+            if watched is None:
+                with pytest.raises(KernelError, match="there is no such process"):
+                    program.attach("task-clock", period=1000, pid=50)
+                assert not self.events(fake)
+            else:
+                program.attach("task-clock", period=1000, pid=50)
+                assert [each["pid"] for each in self.events(fake)] == watched
+
+    @pytest.mark.parametrize(
+        ("name", "same"),
+        [
+            ("cycles", "cpu-cycles"),
+            ("ref-cycles", "ref-cpu-cycles"),
+            ("minor-faults", "page-faults-min"),
+            ("faults", "page-faults"),
+            ("cs", "context-switches"),
+        ],
+    )
+    def test_names_of_perf(self, name, same):
+        known = event_names()
+        assert known[name] == known[same]
+
+    def test_a_typo(self):
+        with FakeKernel(), loaded("perf_event", "on_sample") as program:
+            with pytest.raises(AttachError, match=r"not 'cpu-glock'; did you mean cpu-clock"):
+                program.attach("cpu-glock", frequency=1)
+
+    def test_declined_links_are_not_told_to_be_missing(self):
+        with FakeKernel() as fake, loaded("perf_event", "on_sample") as program:
+            for options in ({}, {"cpu": 0}):
+                link = program.attach("cpu-clock", frequency=99, link=False, **options)
+                for act in (link.info, link.detach):
+                    with pytest.raises(NotSupportedError, match="attached without a link") as told:
+                        act()
+                    assert told.value.since is None
+            assert not {"LINK_DETACH", "OBJ_GET_INFO_BY_FD"} & set(fake.commands())
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "target", "options"),
+    [
+        ("perf_event", "on_sample", "cpu-clock", {"period": 1}),
+        ("uprobe", "on_any", "/lib/x.so:f", {}),
+        ("uprobe", "on_uprobe_multi", "/lib/x.so:f", {}),
+        ("usdt", "on_probe", "/lib/x.so:server:request", {}),
+    ],
+)
+def test_a_negative_pid_is_not_all_processes(name, program, target, options):
+    with FakeKernel() as fake, loaded(name, program) as known:
+        with pytest.raises(ValueError, match="pid is -2: neither a process nor -1"):
+            known.attach(target, pid=-2, **options)
+        assert not fake.of_kind("link")

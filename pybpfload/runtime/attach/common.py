@@ -33,6 +33,7 @@ __all__ = [
     "LinkGroup",
     "anchors",
     "check_options",
+    "check_pid",
     "create_link",
     "device_index",
     "explain",
@@ -195,6 +196,10 @@ class LinkGroup(Link):
         """
         return next((link for link in self.links if not link.closed), self.links[0]).fileno()
 
+    def _require_link(self, what: str) -> None:
+        for link in self.links:
+            link._require_link(what)
+
     def close(self) -> None:
         """Detach all. Closing again does nothing.
 
@@ -212,7 +217,7 @@ class LinkGroup(Link):
 
     def update(self, program: HasFileno, *, old: HasFileno | None = None) -> None:
         """Put another program in the place of each, or of none; see :meth:`Link.update`."""
-        self.links[0]._require_link("cannot be updated")
+        self._require_link("cannot be updated")
         with ExitStack() as kept, ExitStack() as undo:
             for link in self.links:
                 before = old if old is not None else kept.enter_context(_program_of(link))
@@ -249,6 +254,16 @@ def check_options(program: Program, attach: Callable[..., Link], options: Iterab
             + (f"its options are {', '.join(known)}" if known else "it has no options"),
             program=program.name,
         )
+
+
+def check_pid(pid: int) -> None:
+    """Refuse negative numbers but -1, which all processes are watched for.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if pid < -1:
+        raise ValueError(f"pid is {pid}: neither a process nor -1, which stands for all")
 
 
 def _put_back(link: Link, program: HasFileno, name: str) -> None:

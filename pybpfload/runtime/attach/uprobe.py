@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import door, perf, tracefs
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.attach.common import check_pid
 from pybpfload.runtime.attach.tracepoint import attach_perf_event, open_tracefs_probe
 from pybpfload.runtime.attach.user_files import (
     explained,
@@ -80,6 +81,7 @@ def attach(
         KernelError: The kernel refuses.
         ValueError: A number is out of its range.
     """
+    check_pid(pid)
     kind = program.spec.section.split("/")[0]
     if on_return is None:
         on_return = kind.startswith("uret")

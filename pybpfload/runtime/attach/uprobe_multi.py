@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import AttachError
 from pybpfload.kernel import door
-from pybpfload.runtime.attach.common import create_link
+from pybpfload.runtime.attach.common import check_pid, create_link
 from pybpfload.runtime.attach.user_files import (
     HINTS,
     UserFile,
@@ -77,6 +77,7 @@ def attach(
         KernelError: The kernel refuses.
         ValueError: Lists that exclude each other or differ in length.
     """
+    check_pid(pid)
     kind = program.spec.section.split("/")[0]
     session = program.spec.expected_attach_type == AttachType.TRACE_UPROBE_SESSION
     if on_return is None:

@@ -24,7 +24,7 @@ from pybpfload.kernel import bpf, door, probe
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
-from pybpfload.runtime.attach.common import LinkGroup
+from pybpfload.runtime.attach.common import LinkGroup, check_pid
 from pybpfload.runtime.attach.uprobe import attach_at, require_ref_counters
 from pybpfload.runtime.attach.user_files import explained, open_binary, split_target
 from pybpfload.runtime.link import Link
@@ -83,7 +83,9 @@ def attach(
         FormatError: The file is damaged, or has arguments that are not understood.
         NotSupportedError: The kernel lacks something that this probe needs.
         KernelError: The kernel refuses.
+        ValueError: A pid below -1.
     """
+    check_pid(pid)
     if provider is not None and name is not None and isinstance(target, str):
         path = target
     else:
