@@ -57,6 +57,15 @@ class Parser(argparse.ArgumentParser):
         else:
             _asked.append(self)
 
+    def add_btf_files(self, help: str = "BTF to relocate against; may be repeated") -> None:  # noqa: A002
+        """Add ``--btf FILE``, the kernel's first: what ``cli.relocation.read_target()`` takes."""
+        self.add_argument("--btf", metavar="FILE", action="append", default=[], help=help)
+
+    def add_programs(self, what: str = "program") -> None:
+        """Add ``--program NAME``."""
+        text = f"only this {what}; may be repeated"
+        self.add_argument("--program", metavar="NAME", action="append", default=[], help=text)
+
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments."""
         raise UsageError(f"{message}; see {self.prog} --help")

@@ -32,20 +32,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command and return the exit status."""
     parser = Parser("core", "Explain the CO-RE relocations of an object.", _EXAMPLES)
     parser.add_argument("object", metavar="OBJ", help="a BPF object file")
-    parser.add_argument(
-        "--btf",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="BTF to relocate against; may be repeated",
-    )
-    parser.add_argument(
-        "--program",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="only this program or subprogram; may be repeated",
-    )
+    parser.add_btf_files()
+    parser.add_programs("program or subprogram")
     options = parser.read(arguments)
 
     from pybpfload.cli.disasm import chosen

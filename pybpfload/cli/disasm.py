@@ -37,13 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("disasm", "Show the code of an object, explained.", _EXAMPLES)
     parser.add_argument("object", metavar="OBJ", help="a BPF object file")
     parser.add_argument("programs", metavar="PROG", nargs="*", help="only these functions")
-    parser.add_argument(
-        "--btf",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="relocate CO-RE against this BTF; may be repeated",
-    )
+    parser.add_btf_files("relocate CO-RE against this BTF; may be repeated")
     parser.add_argument(
         "--cfg", metavar="FORMAT", choices=_FORMATS, help="control flow: ascii, dot, mermaid, svg"
     )

@@ -30,20 +30,8 @@ def run(arguments: Sequence[str]) -> int:
         "relocate", "Show the final instructions of an object and every CO-RE decision.", _EXAMPLES
     )
     parser.add_argument("object", metavar="OBJ", help="a BPF object file")
-    parser.add_argument(
-        "--btf",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="BTF to relocate against; may be repeated",
-    )
-    parser.add_argument(
-        "--program",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="only this program; may be repeated",
-    )
+    parser.add_btf_files()
+    parser.add_programs()
     options = parser.read(arguments)
 
     from pybpfload.cli.relocation import document, relocate_files

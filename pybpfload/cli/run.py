@@ -44,13 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         default=[],
         help="initial value of a global variable; may be repeated",
     )
-    parser.add_argument(
-        "--program",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="only this program, also one of a '?' section; may be repeated",
-    )
+    parser.add_programs("program, also one of a '?' section")
     parser.add_argument("--duration", metavar="SECONDS", type=seconds, help="stop after this time")
     parser.add_argument("--btf", metavar="FILE", help="BTF of the kernel, if it shows none")
     options = parser.read(arguments)
