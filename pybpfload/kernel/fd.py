@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from warnings import warn  # not in __del__: when Python ends, nothing can be imported
+
 from pybpfload.kernel import door
 
 TYPE_CHECKING = False
@@ -92,9 +94,7 @@ class FileDescriptor:
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
-            import warnings
-
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close()
 
 

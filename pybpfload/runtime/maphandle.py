@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from pybpfload.errors import BpfError, KernelError
 from pybpfload.kernel import bpf, bpffs, door
@@ -34,16 +35,15 @@ class _Opened:
 
     def __init__(self) -> None:
         self.view: mmap.mmap | memoryview | None = None
-        self.windows: list[memoryview] = []
+        self.windows: WeakValueDictionary[int, memoryview] = WeakValueDictionary()  # by id()
         self.reader: RingBuffer | PerfBuffer | None = None
 
     def close(self) -> None:
         reader, self.reader = self.reader, None
         view, self.view = self.view, None
-        windows, self.windows = self.windows, []
         if reader is not None:
             reader.close()
-        for window in windows:
+        for window in list(self.windows.values()):
             with suppress(BufferError):
                 window.release()
         if view is not None:
@@ -271,7 +271,7 @@ class MapHandle(Handle):
             if len(part) != size:
                 raise ValueError(f"map {self.name}: no {size} bytes at offset {offset}")
             window = part.cast(code)
-        self._opened.windows.append(window)
+        self._opened.windows[id(window)] = window
         return window
 
     def pin(self, path: str | os.PathLike[str] | None = None) -> None:

@@ -532,6 +532,15 @@ def test_maps_for_one_direction() -> None:
 
 
 @every_kernel
+def test_windows_are_not_kept() -> None:
+    """``numpy.asarray(m)`` in a loop has one each time."""
+    with make_map(MapType.ARRAY, 4, 8, 2, flags=MapFlag.MMAPABLE) as m:
+        kept = m.window(0, 8)
+        for _ in range(100):
+            m.window(8, 8)
+        assert list(m._opened.windows.values()) == [kept]
+
+
 def test_a_view_is_shared_memory() -> None:
     with make_map(MapType.ARRAY, 4, 12, 3, flags=MapFlag.MMAPABLE) as m:
         view = m.view()

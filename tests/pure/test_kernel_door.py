@@ -127,6 +127,19 @@ def test_dropping_an_open_one_warns() -> None:
         assert not fake.leaked()
 
 
+def test_an_open_one_is_no_error_when_python_ends() -> None:
+    """Not even if it lives so long that nothing can be imported any more."""
+    program = (
+        "import builtins, os\n"
+        "from pybpfload.kernel.fd import FileDescriptor\n"
+        "builtins.late = FileDescriptor(os.open('/dev/null', os.O_RDONLY), 'late')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
 def test_a_descriptor_is_closed_where_it_came_from() -> None:
     """A fake descriptor that lives longer than its kernel must not close a real one."""
     with FakeKernel() as fake:
