@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from user_binary import UserBinaryBuilder
 
 import pybpfload
 from pybpfload import AttachError, BpfError, KernelError, NotSupportedError, lowlevel
@@ -19,6 +20,13 @@ OBJECTS = (
     Path(__file__).parents[2] / "fixtures" / f"bpf{'el' if sys.byteorder == 'little' else 'eb'}"
 )
 CGROUP = "/sys/fs/cgroup/some"
+
+
+def own_btf(name: str) -> dict[str, bytes]:
+    """A fixture's types for those of the kernel, as if it had no others."""
+    btf = pybpfload.open(OBJECTS / f"{name}.bpf.o").btf
+    assert btf is not None
+    return {"/sys/kernel/btf/vmlinux": btf.to_bytes()}
 
 
 @contextlib.contextmanager
@@ -199,3 +207,81 @@ def test_a_negative_pid_is_not_all_processes(name, program, target, options):
         with pytest.raises(ValueError, match="pid is -2: neither a process nor -1"):
             known.attach(target, pid=-2, **options)
         assert not fake.of_kind("link")
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        ("name", "program", "target", "text"),
+        [
+            ("minimal", "count_syscalls", "", "names no tracepoint"),
+            ("tracepoint", "on_exec", "", "named as category/name, not ''"),
+            ("network", "on_cgroup_ingress", True, "it attaches to a control group"),
+            ("network", "on_sk_msg", True, "it attaches to a map of sockets"),
+            ("perf_event", "on_sample", True, "it attaches to a perf event"),
+            ("network", "on_xdp", 9999, "9999 is no index of a network device"),
+            ("network", "on_netfilter", "inptu", "name one of prerouting.*, not 'inptu'"),
+        ],
+    )
+    def test_odd_ones(self, name, program, target, text):
+        with FakeKernel(files=own_btf(name)) as fake, loaded(name, program) as known:
+            before = len(fake.fds)
+            with pytest.raises(AttachError, match=text):
+                known.attach(target)
+            assert len(fake.fds) == before
+
+    def test_a_function_named_twice(self):
+        made = UserBinaryBuilder()
+        made.symbol("run", 0x20)
+        asked = []
+        with FakeKernel(files={"/lib/x.so": made.build()}) as fake:
+            fake.on("LINK_CREATE", lambda call: asked.append(call.fields["cnt"]))
+            with loaded("uprobe", "on_uprobe_multi") as program:
+                asked.clear()
+                program.attach("/lib/x.so", symbols=["run", "run"])
+                program.attach("/lib/x.so", symbols=["run", "run"], cookies=[1, 2])
+        assert asked == [1, 2]
+
+
+class TestHints:
+    @pytest.mark.parametrize(
+        ("program", "target", "options", "command", "number", "text"),
+        [
+            ("on_cgroup_ingress", CGROUP, {"link": False}, "PROG_ATTACH", errno.EINVAL, "once"),
+            ("on_cgroup_ingress", CGROUP, {"before": True}, "LINK_CREATE", errno.EINVAL, "of this"),
+            ("on_tcx_ingress", "lo", {"after": True}, "LINK_CREATE", errno.EINVAL, "of this kind"),
+            ("on_sk_msg", None, {}, "LINK_CREATE", errno.EINVAL, "no sockmap or sockhash"),
+            ("on_xdp", "lo", {}, "LINK_CREATE", errno.EBUSY, "the link's update"),
+        ],
+    )
+    def test_in_the_network(self, program, target, options, command, number, text):
+        with FakeKernel() as fake, loaded("network", program) as known:
+            fake.dirs.add(CGROUP)
+            fake.refuses[command] = number
+            where = fake.open_object(fake.make("map")) if target is None else target
+            with pytest.raises(KernelError, match=text):
+                known.attach(where, **options)
+
+    def test_twice_on_a_tracepoint(self):
+        files = {
+            "/sys/kernel/tracing/events/enable": b"0\n",
+            "/sys/kernel/tracing/events/sched/sched_process_exec/id": b"77\n",
+        }
+        files |= own_btf("tracepoint")
+        with FakeKernel(files=files) as fake, loaded("tracepoint", "on_exec") as program:
+            program.attach()
+            fake.refuses["LINK_CREATE"] = errno.EEXIST
+            with pytest.raises(KernelError, match=r"sched_process_exec.*this program is there al"):
+                program.attach()
+
+    def test_no_instruction_begins_there(self):
+        from pybpfload.runtime.attach.user_files import HINTS
+
+        assert "no instruction" in HINTS[errno.ENOEXEC]
+
+    def test_programs_of_tables(self):
+        from pybpfload.runtime.attach import _home
+        from pybpfload.runtime.target import AttachTarget
+
+        spec = next(iter(pybpfload.open(OBJECTS / "struct_ops.bpf.o")))
+        with pytest.raises(AttachError, match="it is attached with its map"):
+            _home(spec, AttachTarget(btf_id=5))

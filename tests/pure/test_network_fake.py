@@ -215,6 +215,7 @@ class TestXdpOffload:
         with kernel() as fake, spec.load() as obj:
             loaded = [call for call in fake.calls if call.command == "PROG_LOAD"][-1]
             assert loaded.fields["prog_ifindex"] == 7
+            fake.interface_name = lambda index: f"nic{index}"
             obj.programs["on_xdp"].attach(7, mode="offload")
             call = fake.calls[-1]
             assert call.command == "LINK_CREATE"

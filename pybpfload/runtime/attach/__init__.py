@@ -171,7 +171,7 @@ def _by_spec(spec: ProgramSpec) -> str | None:
 def _home(spec: ProgramSpec, loaded_for: AttachTarget) -> str:
     """Name of the module that attaches such programs."""
     found = _by_spec(spec)
-    if loaded_for.btf_id and found is None:
+    if loaded_for.btf_id and found is None and spec.prog_type not in _RUN_OTHERWISE:
         # Loaded for set_attach_target(), in a section of any name.
         is_iterator = spec.expected_attach_type == AttachType.TRACE_ITER
         return "iter" if is_iterator and spec.prog_type == ProgType.TRACING else "tracing"

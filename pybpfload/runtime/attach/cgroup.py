@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.errors import KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door
 from pybpfload.runtime.attach.common import (
+    PLACE_HINTS,
     LegacyLink,
     anchors,
     create_link,
@@ -37,6 +38,10 @@ _HINTS = {
     errno.EPERM: "a program in this group or above it does not share with others (SHARING)",
     errno.ENOENT: "the group was removed",
     errno.ESTALE: "the programs of the group have changed since that revision",
+}
+_SHARED_HINTS = {
+    **_HINTS,
+    errno.EINVAL: "this program is there already, and without a link the kernel takes it once",
 }
 
 
@@ -91,7 +96,7 @@ def attach(
                     kind="cgroup",
                     target=name,
                     since="5.7",
-                    hints=_HINTS,
+                    hints={**_HINTS, **PLACE_HINTS} if placed else _HINTS,
                     **anchors(before, after, revision),
                 )
             except NotSupportedError:
@@ -108,20 +113,21 @@ def attach(
 
 def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
     attach_type = program.spec.expected_attach_type
+    multi = flags & AttachFlag.ALLOW_MULTI
 
     def do() -> None:
         try:
             bpf.prog_attach(program.fileno(), group.fileno(), attach_type, attach_flags=flags)
         except KernelError as error:
-            if flags & AttachFlag.ALLOW_MULTI:
+            if multi:
                 several = "groups with several programs, but for sharing='override'"
                 raise_if_young(error, program, several, "4.15")
-            explain(error, program, name, _HINTS)
+            explain(error, program, name, _SHARED_HINTS if multi else _HINTS)
             raise
 
     def undo(fd: int) -> None:
         try:
-            if not flags & AttachFlag.ALLOW_MULTI and not _is_there(group, attach_type, fd):
+            if not multi and not _is_there(group, attach_type, fd):
                 return
             bpf.prog_detach(group.fileno(), attach_type, prog_fd=fd)
         except KernelError as error:
@@ -129,7 +135,7 @@ def _without_link(program: Program, group: Any, name: str, flags: int) -> Link:
                 raise
 
     place = None
-    if not flags & AttachFlag.ALLOW_MULTI:  # several are told apart: none is there twice
+    if not multi:  # several are told apart: none is there twice
         told = door.fstat(group.fileno())
         place = ("cgroup", told.st_dev, told.st_ino, attach_type)
     return LegacyLink(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.program import Program
 
 __all__ = [
+    "PLACE_HINTS",
     "LegacyLink",
     "LinkGroup",
     "anchors",
@@ -37,10 +38,18 @@ __all__ = [
     "create_link",
     "device_index",
     "explain",
+    "is_open",
     "open_target",
     "raise_if_young",
     "require_cookies",
 ]
+
+PLACE_HINTS = {
+    errno.ENOENT: "the program or link to go before or after is not there",
+    errno.ERANGE: "it cannot go there: the program or link to go before or after is not there",
+    errno.EINVAL: "what to go before or after is not of this kind, or not attached in this way",
+}
+"""What error numbers mean when :func:`anchors` gave a place."""
 
 _TOO_YOUNG = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP)  # what an old kernel says to new things
 
@@ -414,7 +423,7 @@ def device_index(program: Program, target: object) -> int:
     Raises:
         AttachError: None is named, or there is none such.
     """
-    if target is None or isinstance(target, bool) or not isinstance(target, (str, int)):
+    if isinstance(target, bool) or not isinstance(target, (str, int)):
         raise AttachError(
             "it attaches to a network device: name one, as in attach('eth0')", program=program.name
         )
@@ -424,9 +433,14 @@ def device_index(program: Program, target: object) -> int:
         raise AttachError(
             f"{error.target}: {error.hint}", program=program.name, target=str(target)
         ) from error
-    if not 0 < index < 1 << 31:
+    if not 0 < index < 1 << 31 or door.interface_name(index) is None:
         raise AttachError(f"{target} is no index of a network device", program=program.name)
     return index
+
+
+def is_open(target: object) -> bool:
+    """Whether a target is a descriptor, which ``True`` is not, or anything with ``fileno()``."""
+    return hasattr(target, "fileno") or (isinstance(target, int) and not isinstance(target, bool))
 
 
 def open_target(
@@ -445,9 +459,9 @@ def open_target(
         KernelError: It cannot be opened.
     """
     target = default if target is None else target
-    if isinstance(target, int) or hasattr(target, "fileno"):
+    if is_open(target):
         return duplicate(target, what)
-    if target is None or isinstance(target, (bytes, bytearray)):
+    if target is None or isinstance(target, (bool, bytes, bytearray)):
         raise AttachError(f"it attaches to a {what}: name its path", program=program.name)
     try:
         path = os.fspath(target)

@@ -55,20 +55,18 @@ def attach(
             the one at which that happens.
 
     Raises:
-        AttachError: No hook is named.
+        AttachError: No hook is named, or there is none of that name.
         NotSupportedError: The kernel has no netfilter programs.
         KernelError: The kernel refuses.
-        ValueError: There is no such hook or family.
+        ValueError: There is no such family.
     """
-    if target is None:
+    if target not in HOOKS:
         raise AttachError(
-            f"it attaches to a hook: name one of {', '.join(HOOKS)}", program=program.name
+            f"it attaches to a hook: name one of {', '.join(HOOKS)}, not {target!r}",
+            program=program.name,
         )
-    if target not in HOOKS or family not in FAMILIES:
-        raise ValueError(
-            f"no hook is called {family} {target}; there are {', '.join(HOOKS)} "
-            f"of {' and '.join(FAMILIES)}"
-        )
+    if family not in FAMILIES:
+        raise ValueError(f"family is {family!r}, not one of {', '.join(FAMILIES)}")
     return create_link(
         program,
         0,

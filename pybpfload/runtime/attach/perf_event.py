@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.errors import AttachError, KernelError
 from pybpfload.kernel import cpus, door, perf
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime.attach.common import LinkGroup, check_pid, explain
+from pybpfload.runtime.attach.common import LinkGroup, check_pid, explain, is_open
 from pybpfload.runtime.attach.tracepoint import attach_perf_event
 from pybpfload.runtime.handles import duplicate
 from pybpfload.uapi import PerfHardware, PerfSoftware, PerfType
@@ -107,7 +107,7 @@ def attach(
         ValueError: Neither frequency nor period, or both; a pid below -1.
     """
     options: dict[str, Any] = {"kind": "perf_event", "cookie": cookie, "link": link}
-    if isinstance(target, int) or hasattr(target, "fileno"):
+    if is_open(target):
         event = duplicate(target, "perf event")
         return attach_perf_event(program, event, target=event.what, **options)
     known = event_names()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pybpfload.errors import AttachError, KernelError
 from pybpfload.kernel import bpf
 from pybpfload.kernel.fd import FileDescriptor
-from pybpfload.runtime.attach.common import require_cookies
+from pybpfload.runtime.attach.common import explain, require_cookies
 from pybpfload.runtime.link import Link
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def attach(
         AttachError: No name, or no tracepoint of that name.
         NotSupportedError: No cookies here.
     """
-    name = target or program.spec.attach_to
+    name = program.spec.attach_to if target is None else target
     if not name:
         raise AttachError(
             f"SEC({program.spec.section!r}) names no tracepoint; give attach() one",
@@ -50,7 +50,8 @@ def attach(
                 program=program.name,
                 target=name,
             ) from error
-        error.target = f"program {program.name} to raw tracepoint {name}"
+        there = {errno.EEXIST: "this program is there already, and this kernel takes it once"}
+        explain(error, program, f"raw tracepoint {name}", there)
         raise
     return Link(
         FileDescriptor(fd, f"link of {program.name}"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.runtime.attach.common import LegacyLink, create_link, explain
+from pybpfload.runtime.attach.common import LegacyLink, create_link, explain, is_open
 from pybpfload.runtime.handles import descriptor, duplicate
 from pybpfload.uapi import ProgType, name_of
 
@@ -34,6 +34,7 @@ _IN_MAPS = (ProgType.SK_MSG, ProgType.SK_SKB)
 _HINTS = {
     errno.EOPNOTSUPP: "this is no sockmap or sockhash, or the program's section does not say "
     "which of its programs it is (sk_skb/stream_verdict, sk_skb/stream_parser, sk_msg)",
+    errno.EINVAL: "this is no sockmap or sockhash, or the program is not for one",
     errno.EBUSY: "the map has such a program already, or one that excludes it",
 }
 
@@ -62,7 +63,7 @@ def attach(
     """
     in_map = program.spec.prog_type in _IN_MAPS
     kind = "map of sockets" if in_map else "socket"
-    if not isinstance(target, int) and not hasattr(target, "fileno"):
+    if not is_open(target):
         raise AttachError(f"it attaches to a {kind}: give one", program=program.name)
     if not in_map:
         if link:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import netdev
 from pybpfload.kernel.netlink import route_socket
-from pybpfload.runtime.attach.common import LegacyLink, anchors, create_link, device_index, explain
+from pybpfload.runtime.attach.common import (
+    PLACE_HINTS,
+    LegacyLink,
+    anchors,
+    create_link,
+    device_index,
+    explain,
+)
 from pybpfload.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
@@ -30,8 +37,6 @@ _NETKIT = (AttachType.NETKIT_PRIMARY, AttachType.NETKIT_PEER)
 _HINTS = {
     errno.EEXIST: "this program is there already",
     errno.ESTALE: "the programs of this place have changed since that revision",
-    errno.ENOENT: "the program or link to go before or after is not there",
-    errno.ERANGE: "it cannot go there: the program or link to go before or after is not there",
 }
 _NETKIT_HINTS = dict.fromkeys(
     (errno.ENXIO, errno.EACCES, errno.EINVAL), "name the primary device of a netkit pair"
@@ -99,6 +104,7 @@ def attach(
         kind, since = ("netkit", "6.7") if attach_type in _NETKIT else ("tcx", "6.6")
         if priority or handle or replace:
             raise ValueError(f"priority, handle and replace are of filters, not of {kind} links")
+        hints = _HINTS if declared else {**_HINTS, **_NETKIT_HINTS}
         try:
             return create_link(
                 program,
@@ -106,7 +112,7 @@ def attach(
                 kind=kind,
                 target=f"{name} {declared or attach_type.name.split('_')[1].lower()}",
                 since=since,
-                hints=_HINTS if declared else {**_HINTS, **_NETKIT_HINTS},
+                hints={**hints, **PLACE_HINTS} if placed else hints,
                 **anchors(before, after, revision),
             )
         except NotSupportedError:

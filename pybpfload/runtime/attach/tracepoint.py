@@ -10,6 +10,7 @@ from pybpfload.errors import AttachError, FormatError, KernelError, NotSupported
 from pybpfload.kernel import bpf, perf, probe, tracefs
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.probe import Feature
+from pybpfload.runtime.attach.common import explain
 from pybpfload.runtime.link import Link
 from pybpfload.uapi import AttachType
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pybpfload.runtime.target import AttachTarget
 
 __all__ = ["attach", "attach_perf_event", "open_tracefs_probe"]
+
+
+_HINTS = {errno.EEXIST: "this program is there already, and once is all the kernel takes it"}
 
 
 def attach(
@@ -38,7 +42,7 @@ def attach(
         NotSupportedError: No cookies here.
         KernelError: tracefs is not mounted, or the kernel refuses.
     """
-    name = target or program.spec.attach_to or ""
+    name = (program.spec.attach_to or "") if target is None else target
     category, slash, event = name.partition("/")
     if not slash or not category or not event:
         raise AttachError(
@@ -146,7 +150,7 @@ def attach_perf_event(
             with suppress(KernelError):
                 cleanup()
         if isinstance(error, KernelError):
-            error.target = f"program {program.name} to {target}"
+            explain(error, program, target, _HINTS)
         raise
 
     made = Link(fd, kind=kind, target=target, program=program.name, event=event, cleanup=cleanup)

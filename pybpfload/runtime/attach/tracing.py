@@ -68,7 +68,7 @@ def attach(
 def _explained(error: KernelError, program: Program, loaded_for: AttachTarget) -> KernelError:
     error.target = f"program {program.name} to {loaded_for.name}"
     if error.errno == errno.EBUSY and not error.hint:
-        error.hint = "the function has a trampoline that cannot take another program"
+        error.hint = "this program is there already, or the function cannot take another one"
     return error
 
 

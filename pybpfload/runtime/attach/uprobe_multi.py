@@ -95,6 +95,8 @@ def attach(
     if symbols or offsets:
         path = target if isinstance(target, str) else split_target(program, target, "function")[0]
         where, places = _listed(program, path, symbols, offsets)
+        if not any(lists.values()):  # with those, a place may well be meant several times
+            places = list(dict.fromkeys(places))
         what = f"{len(places)} places of {path}"
     else:
         path, pattern = split_target(program, target, "function")

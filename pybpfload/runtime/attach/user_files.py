@@ -33,6 +33,7 @@ __all__ = [
 HINTS = {
     errno.EINVAL: "it is no regular file, the offset is beyond its end or no place where an "
     "instruction begins, or another probe there has another reference counter",
+    errno.ENOEXEC: "no instruction that can be probed begins there",
     errno.EIO: "the file system that it is on cannot have probes",
     errno.ESRCH: "there is no such process",
     524: "the instruction there cannot be probed; try another offset",

@@ -33,7 +33,8 @@ MODES = {
 """Where a program runs: where the driver likes it best, in the stack (4.12), driver or device."""
 
 _HINTS = {
-    errno.EBUSY: "the device has an XDP program already; `replace` takes its place",
+    errno.EBUSY: "the device has an XDP program already: that of a link is replaced by the link's "
+    "update(), another one by `replace`",
     errno.EEXIST: "the device has another XDP program than expected, or one in another mode",
     errno.EOPNOTSUPP: "its driver does not run XDP programs in this mode; try mode='generic'",
     errno.ERANGE: "its MTU is too large for a program without SEC('xdp.frags') (Linux 5.18)",
