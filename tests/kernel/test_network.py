@@ -305,7 +305,7 @@ class TestNamespace:
                     obj.programs["on_netfilter"].attach("input")
                 with obj.programs["on_netfilter"].attach("input", family="ipv6") as other:
                     assert other.info().details["pf"] == 10
-            with pytest.raises(ValueError, match="prerouting, input"):
+            with pytest.raises(pybpfload.AttachError, match="prerouting, input"):
                 obj.programs["on_netfilter"].attach("nowhere")
 
     @pytest.mark.kernel(below="6.4")
