@@ -36,6 +36,7 @@ class TextCodec(Codec):
     """``char[N]``: text up to the first NUL."""
 
     __slots__ = ("element_size",)
+    _arguments = ("name", "size", "order")
 
     def __init__(self, name: str, size: int, order: str) -> None:
         super().__init__(name, size, f"{size}s", order)
@@ -95,6 +96,7 @@ class BytesCodec(Codec):
     """``unsigned char[N]``, and whatever has no better Python value: bytes."""
 
     __slots__ = ("element_size",)
+    _arguments = ("name", "size", "order")
 
     def __init__(self, name: str, size: int, order: str) -> None:
         super().__init__(name, size, f"{size}s", order)
@@ -127,6 +129,7 @@ class ArrayCodec(Codec):
     """Any other array: a tuple. One of elements without size is empty, whatever its length."""
 
     __slots__ = ("_unpack", "count", "element", "element_size")
+    _arguments = ("name", "element", "count", "order")
 
     def __init__(self, name: str, element: Codec, count: int, order: str) -> None:
         size = element.size * count

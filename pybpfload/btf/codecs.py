@@ -10,12 +10,11 @@ Nothing is allocated by a size that BTF claims: reading slices what the buffer r
 
 from __future__ import annotations
 
-import copy
 import struct
 from enum import IntEnum
 from itertools import chain, repeat
 from reprlib import Repr
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pybpfload.errors import BpfError, FormatError
 
@@ -77,7 +76,7 @@ class ValueMismatchError(BpfError, ValueError):
 
 
 class Codec:
-    """Reads and writes values of one C type. Immutable; may be shared by threads.
+    """Reads and writes values of one C type. Immutable; may be shared by threads, and pickled.
 
     Attributes:
         name: The type as C writes it: ``struct event``, ``pid_t``, ``char[16]``.
@@ -106,6 +105,9 @@ class Codec:
         "size",
     )
 
+    _arguments: ClassVar[tuple[str, ...]]
+    """Attributes that its class is called with to make the same codec again."""
+
     def __init__(self, name: str, size: int, code: str, order: str) -> None:
         self.name = name
         self.size = size
@@ -117,6 +119,12 @@ class Codec:
         self.fields = 0
         self.overlaps = False
         self._struct = struct.Struct(order + code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, name) for name in self._arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Codec:
+        return self  # it never changes
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.name}: {self.size} bytes>"
@@ -243,7 +251,11 @@ class Codec:
         """Return the same codec under another name of the type."""
         if name == self.name:
             return self
-        other = copy.copy(self)
+        other: Codec = object.__new__(type(self))
+        for kind in type(self).__mro__[:-1]:
+            for slot in kind.__dict__["__slots__"]:
+                if slot != "__weakref__":
+                    setattr(other, slot, getattr(self, slot))
         other.name = name
         return other
 
@@ -269,6 +281,7 @@ class IntCodec(Codec):
     """Integers of 1, 2, 4 or 8 bytes, and pointers."""
 
     __slots__ = ("signed",)
+    _arguments: ClassVar[tuple[str, ...]] = ("name", "size", "signed", "order")
 
     def __init__(self, name: str, size: int, signed: bool, order: str) -> None:
         super().__init__(name, size, INT_CODES[size][not signed], order)
@@ -285,6 +298,7 @@ class WideIntCodec(Codec):
     """Integers of 16 bytes."""
 
     __slots__ = ("_byteorder", "signed")
+    _arguments = ("name", "size", "signed", "order")
 
     def __init__(self, name: str, size: int, signed: bool, order: str) -> None:
         super().__init__(name, size, f"{size}s", order)
@@ -305,6 +319,7 @@ class BoolCodec(Codec):
     """``_Bool`` of any integer size: everything but zero is true."""
 
     __slots__ = ()
+    _arguments = ("name", "size", "order")
 
     def __init__(self, name: str, size: int, order: str) -> None:
         super().__init__(name, size, "?" if size == 1 else INT_CODES[size][1], order)
@@ -320,6 +335,7 @@ class FloatCodec(Codec):
     """Floating point numbers of 2, 4 or 8 bytes."""
 
     __slots__ = ()
+    _arguments = ("name", "size", "order")
 
     def __init__(self, name: str, size: int, order: str) -> None:
         super().__init__(name, size, _FLOAT_CODES[size], order)
@@ -333,7 +349,10 @@ class FloatCodec(Codec):
 
 
 class BtfEnum(IntEnum):
-    """Base of the enums made from BTF: tolerates numbers that the enum does not name."""
+    """Base of the enums made from BTF: tolerates numbers that the enum does not name.
+
+    Members can be pickled, with all that is needed to make the enum again; see :class:`Record`.
+    """
 
     @classmethod
     def _missing_(cls, value: object) -> BtfEnum | None:
@@ -344,11 +363,25 @@ class BtfEnum(IntEnum):
         member._value_ = value
         return member
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        codec: EnumCodec = getattr(type(self), "_codec_")  # noqa: B009 - no member for mypy
+        return _member_again, (codec, int(self))
+
+    def __copy__(self) -> BtfEnum:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BtfEnum:
+        return self
+
     def __str__(self) -> str:
         return int.__repr__(self)
 
     def __format__(self, format_spec: str) -> str:
         return int.__format__(self, format_spec)
+
+
+def _member_again(codec: EnumCodec, number: int) -> int:
+    return codec._member(number)
 
 
 class EnumCodec(IntCodec):
@@ -362,6 +395,7 @@ class EnumCodec(IntCodec):
     """
 
     __slots__ = ("_known", "_label", "_type", "pairs")
+    _arguments = ("name", "size", "signed", "order", "_label", "pairs")
 
     def __init__(
         self,
@@ -396,6 +430,7 @@ class EnumCodec(IntCodec):
             functional: Any = BtfEnum
             made: type[BtfEnum] = functional("BtfEnum", list(members.items()), module=__name__)
             made.__name__ = made.__qualname__ = self._label
+            setattr(made, "_codec_", self)  # noqa: B010 - no enumerator may be called so
             self._known.update((int(member), member) for member in made)
             self._type = made
         return self._type
@@ -434,6 +469,7 @@ class RawCodec(Codec):
     """
 
     __slots__ = ("_signed",)
+    _arguments = ("size", "order")
 
     def __init__(self, size: int, order: str) -> None:
         whole = size in INT_CODES

@@ -73,6 +73,11 @@ class Record(tuple[Any, ...]):
     anonymous structs and unions are fields of the record around them, as in C. A field has
     precedence over the method of the same name, which is then ``Record.asdict(event)``.
 
+    Records can be pickled, so they can be sent to other processes. What is pickled are their bytes
+    and, once for all of a class that are pickled together, the layout. Unpickling makes a class
+    anew: it has the same name and fields, and its records equal the pickled ones, but it is not the
+    same class.
+
     Making one: ``Event(pid=1, comm="x")``, or by position. What is not given is zero. Of members
     that share bytes only one is needed.
 
@@ -93,6 +98,9 @@ class Record(tuple[Any, ...]):
     def __repr__(self) -> str:
         pairs = zip(self._fields, self, strict=True)
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self._codec, self._codec.encode(self))
 
     def __copy__(self) -> Record:
         return self  # it never changes
@@ -120,6 +128,10 @@ class Record(tuple[Any, ...]):
         return self._codec.replace(self, fields)
 
 
+def _again(codec: RecordCodec, raw: bytes) -> Record:
+    return codec.decode(raw)
+
+
 class BitsCodec(Codec):
     """A bit field, over all bytes that it touches.
 
@@ -135,6 +147,7 @@ class BitsCodec(Codec):
     """
 
     __slots__ = ("_bool", "_byteorder", "_mask", "inner", "shift", "width")
+    _arguments = ("inner", "bit", "width")
 
     def __init__(self, inner: Codec, bit: int, width: int) -> None:
         size = (bit + width + 7) // 8
@@ -147,6 +160,11 @@ class BitsCodec(Codec):
         self.shift = bit if inner.order == "<" else 8 * size - bit - width
         self.loss = 3 if self._bool and width > 1 else 1
         self.convert = self._from_bytes
+
+    @property
+    def bit(self) -> int:
+        """Its first bit, as above."""
+        return self.shift if self.order == "<" else 8 * self.size - self.shift - self.width
 
     @property
     def signed(self) -> bool:
@@ -205,6 +223,7 @@ class RecordCodec(Codec):
         "members",
         "record",
     )
+    _arguments = ("name", "label", "size", "order", "members")
 
     def __init__(
         self, name: str, label: str, size: int, order: str, fields: Iterable[Field]

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import json
 import math
+import pickle
 import struct
 from enum import IntEnum
 from typing import Any
@@ -827,12 +828,59 @@ def test_there_and_back(built: tuple[BtfBuilder, int, int], data: st.DataObject)
     assert c.encode(settled) == again
     assert c.encode(Record.asdict(settled)) == again
     assert c.encode(tuple(settled)) == again
+    assert repr(pickle.loads(pickle.dumps(settled))) == repr(settled)
     if not c.loss:
         assert again == raw
     if not c.overlaps:
         assert repr(settled) == repr(value)
     assert c.decode(b"\xff\xff\xff" + raw, 3, size) == value or "nan" in repr(value)
     assert len(value) == len(value._fields) == len(set(value._fields))
+
+
+@both_orders
+def test_records_can_be_pickled(order: str) -> None:
+    b = Types(order)
+    state = b.add_enum("state", 4, [("IDLE", 0), ("BUSY", 5)])
+    point = b.add_struct("point", 4, [("x", b.u16, 0), ("y", b.u16, 16)])
+    top = b.add_struct(
+        "top",
+        20,
+        [
+            ("points", b.arr(point, 2), 0),
+            ("state", state, 64),
+            ("low", b.u32, 96, 3),
+            ("comm", b.arr(b.char, 4), 128),
+            ("rest", b.arr(b.char, 0), 160),
+        ],
+    )
+    c = b.of(top)
+    record = c.decode(c.encode({"points": [(1, 2), (3, 4)], "state": 5, "low": 3, "comm": "abc"}))
+    other = c.decode(c.encode(record) + b"behind")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        again, second = pickle.loads(pickle.dumps([record, other], protocol))
+        assert again == record
+        assert repr(again) == repr(record)
+        assert again.points[1].y == 4
+        assert again.state.name == "BUSY"
+        assert again.to_bytes() == record.to_bytes()
+        assert second.rest == "behind"
+        assert type(second) is type(again)
+    many = len(pickle.dumps([c.decode(bytes([n] * 20)) for n in range(100)]))
+    assert many - len(pickle.dumps([record])) < 100 * 40  # the layout is there only once
+
+
+def test_enumerators_can_be_pickled() -> None:
+    b = Types()
+    c = b.of(b.add_enum("state", 4, [("IDLE", 0), ("_codec_", 1), ("_codec", 2)]))
+    for number, name in ((0, "IDLE"), (1, "e_codec_"), (2, "_codec"), (77, "UNKNOWN_77")):
+        member = c.decode(number.to_bytes(4, "little"))
+        again = pickle.loads(pickle.dumps(member))
+        assert again == member
+        assert repr(again) == repr(member)
+        assert again.name == name
+        assert copy.deepcopy(member) is member
+    both = pickle.loads(pickle.dumps([c.enum.IDLE, c.enum.IDLE]))
+    assert both[0] is both[1]
 
 
 # Without BTF
