@@ -7,6 +7,7 @@ it is. :class:`EventTypes` has the rule.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pybpfload.btf.types import Kind
@@ -242,12 +243,11 @@ class EventTypes:
             ):
                 found.setdefault(type_id, self._type_name(type_id) in like_map)
             ordered = sorted(found.items(), key=lambda item: not item[1])
-            self._candidates = []
+            candidates = []
             for type_id, own in ordered:
-                try:
-                    self._candidates.append((self._codec(type_id), own))
-                except FormatError:  # a struct that nobody could decode is no candidate
-                    continue
+                with suppress(FormatError):  # a struct that nobody could decode is no candidate
+                    candidates.append((self._codec(type_id), own))
+            self._candidates = candidates  # at once: Ctrl-C may come while codecs are made
         return self._candidates
 
     def _names(self) -> set[str]:

@@ -68,7 +68,9 @@ class Sample(NamedTuple):
 
 
 class PerfBuffer(EventBuffer):
-    """Events of a perf event array (Linux 4.4)::
+    """Events of a perf event array (Linux 4.4).
+
+    ::
 
         with PerfBuffer(obj.maps["events"]) as events:
             for event in events:
@@ -198,23 +200,17 @@ class PerfBuffer(EventBuffer):
             ValueError: The buffer is closed.
             KernelError: An event cannot be opened or mapped.
         """
-        rest: list[Any] = []
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"the {self._what} is closed")
-            try:
-                return self._refresh(rest)
-            finally:
-                self._pending.extend(rest)
+        with self._reading():
+            return self._refresh()
 
-    def _refresh(self, out: list[Any]) -> list[int]:
+    def _refresh(self) -> list[int]:
         opened = []
         for cpu in self._wanted():
             ring = self.rings.get(cpu)
             if ring is not None:
                 if ring.alive():
                     continue
-                ring.drain(out, 1 << 62)
+                ring.drain(self._pending, 1 << 62)
             if self._open(cpu):
                 opened.append(cpu)
         return opened
@@ -242,7 +238,7 @@ class PerfBuffer(EventBuffer):
                 ring.pause(False)
 
     def _decode(self, cpu: int, run: Run, out: list[Any]) -> None:
-        """Append the events of a run; what was appended before an error is good."""
+        """Append the events of a run."""
         if run.lost and self._lost_events:
             out.append(Lost(cpu, run.lost))
         if not run.offsets:
@@ -251,21 +247,20 @@ class PerfBuffer(EventBuffer):
         length = run.size - lead
         first, step = run.offsets.start + lead, run.offsets.step
         offsets = range(first, first + step * len(run.offsets), step)
-        decoder, start = self.decoder(length), len(out)
-        try:
-            if decoder.many is not None:
-                out += decoder.many(run.data, offsets, length)
-            else:
-                for at in offsets:
-                    out.append(decoder.one(run.data, at, length))
-        finally:
-            if self._sample_type:
-                unnamed = () if PerfSample.TID & self._sample_type else (None, None)
-                details = map(self._details.unpack_from, repeat(run.data), run.offsets)
-                pairs = zip(out[start:], details)  # noqa: B905 - events end at the bad one
-                out[start:] = [Sample(event, cpu, *unnamed, *each) for event, each in pairs]
-            elif self._with_cpu:
-                out[start:] = zip(repeat(cpu), out[start:])
+        decoder = self.decoder(length)
+        events: Iterable[Any]
+        if decoder.many is not None:
+            events = decoder.many(run.data, offsets, length)
+        else:
+            events = [decoder.one(run.data, at, length) for at in offsets]
+        if self._sample_type:
+            unnamed = () if PerfSample.TID & self._sample_type else (None, None)
+            details = map(self._details.unpack_from, repeat(run.data), run.offsets)
+            pairs = zip(events, details)  # noqa: B905 - they are equally many
+            events = [Sample(event, cpu, *unnamed, *each) for event, each in pairs]
+        elif self._with_cpu:
+            events = zip(repeat(cpu), events)
+        out += events
 
     def decoder(self, length: int) -> Decoder:
         """What decodes samples of one length."""
@@ -287,11 +282,15 @@ class PerfBuffer(EventBuffer):
         """Bytes of records that were overwritten before they were read."""
         return sum(ring.overwritten for ring in self.rings.values())
 
-    def _drain(self, out: list[Any], limit: int) -> None:
-        if self._watch is not None and self._watch.changed():
-            self._refresh(out)
+    def _begin(self) -> None:
         for ring in self.rings.values():
-            ring.drain(out, limit)
+            ring.settle()
+
+    def _drain(self, limit: int) -> None:
+        if self._watch is not None and self._watch.changed():
+            self._refresh()
+        for ring in self._in_turn(self.rings.values()):
+            ring.drain(self._pending, limit)
 
     def _has_data(self) -> bool:
         return any(ring.has_data() for ring in self.rings.values())

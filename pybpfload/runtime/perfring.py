@@ -26,12 +26,14 @@ from pybpfload.errors import KernelError
 from pybpfload.kernel import door, perf
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.runtime.buffer import decode_portion
 from pybpfload.runtime.fence import Position, fence
-from pybpfload.runtime.perfscan import Run, scan, scan_backward
+from pybpfload.runtime.perfscan import Run, one_by_one, scan, scan_backward
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
+    from collections import deque
+    from collections.abc import Callable, Sequence
 
     from pybpfload.uapi import PerfSample
 
@@ -87,6 +89,7 @@ class CpuRing:
         self._told = 0  # lost samples that records told of
         self._before = 0  # lost in rings that this one replaces
         self._stopped = False
+        self._done: tuple[list[Run], int] | None = None  # given out, and not given back yet
         self._memory: mmap.mmap | None = None
         fd = perf.open_bpf_output(
             cpu,
@@ -175,40 +178,46 @@ class CpuRing:
         fence()
         self._tail.store(end)
 
-    def drain(self, out: list[Any], limit: int) -> None:
-        """Append what is there now to ``out``, until that has ``limit`` events (or a few more)."""
+    def settle(self) -> None:
+        """Give back what is given out: :meth:`drain` may have been interrupted in between."""
+        if self._done is None:
+            return
+        runs, end = self._done
+        self.free(runs, end)
+        lost = [run.lost for run in runs if run.lost and run.end <= end]
+        told = self._told + sum(lost)
+        # No signal handler runs between these two, see pybpfload.runtime.buffer.
+        self._told = told
+        self._done = None
+        for count in lost:
+            self._options.on_lost(self.cpu, count)
+
+    def drain(self, pending: deque[Any], limit: int) -> None:
+        """Append what is there now, until ``pending`` has ``limit`` events (or a few more).
+
+        Raises:
+            BpfError: The ring has something else than records; or a record, as its decoder says.
+            Exception: What a function of the user's, or a signal handler, has raised.
+        """
         self.begin()
-        while len(out) < limit and (runs := self.take(limit - len(out))):
-            start, behind, failure = len(out), -1, None
-            for run in runs:
-                given = len(out)
-                try:
-                    self._options.decode(self.cpu, run, out)
-                except Exception as error:
-                    # Events before the bad one are given out now. It is first the next time; then
-                    # its error is raised, and it is left behind.
-                    rest = len(run.offsets) - (len(out) - given)
-                    if len(out) > given:
-                        behind = run.end - rest * run.step
-                    elif behind < 0:
-                        behind, failure = run.end - (rest - 1) * run.step, error
-                    break
-                except BaseException:
-                    del out[start:]  # not given back, so they are read again
-                    raise
-                behind = run.end
-            self.free(runs, behind)
-            for run in runs:
-                if run.lost and run.end <= behind:
-                    self._told += run.lost
-                    self._options.on_lost(self.cpu, run.lost)
+        while len(pending) < limit and (runs := self.take(limit - len(pending))):
+            events, done, failure = decode_portion(self._decode, runs, one_by_one)
+            taken = runs, runs[-1].end if done is None else done
+            # No signal handler runs between these two, see pybpfload.runtime.buffer.
+            pending += events
+            self._done = taken
+            self.settle()
             if failure is not None:
                 try:
                     raise failure
                 finally:
                     del failure  # it would hold this frame, and the ring with it
-            if behind < runs[-1].end:
+            if done is not None:
                 return
+
+    def _decode(self, runs: Sequence[Run], out: list[Any]) -> None:
+        for run in runs:
+            self._options.decode(self.cpu, run, out)
 
     def replaces(self, other: CpuRing) -> None:
         """Go on counting where another ring of the CPU ends."""

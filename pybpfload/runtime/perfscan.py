@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import struct
 from array import array
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pybpfload.errors import BpfError
 
-__all__ = ["Run", "scan", "scan_backward"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Run", "one_by_one", "scan", "scan_backward"]
 
 # As in formats.perf, which costs construct to import; a test compares them.
 _HEADER = struct.Struct("=IHH")
@@ -48,6 +51,16 @@ class Run(NamedTuple):
     def step(self) -> int:
         """Bytes from one to the next."""
         return self.size + _HEADER.size
+
+
+def one_by_one(run: Run) -> Iterator[tuple[Run, int]]:
+    """Runs of one record each, and the position behind it."""
+    if not run.offsets:
+        yield run, run.end
+    count = len(run.offsets)
+    for index in range(count):
+        behind = run.end - (count - 1 - index) * run.step
+        yield run._replace(offsets=run.offsets[index : index + 1], end=behind), behind
 
 
 def scan(data: memoryview, tail: int, head: int, limit: int, *, body: int = 4) -> list[Run]:

@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from pybpfload.errors import BpfError
 from pybpfload.kernel import door
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.runtime.buffer import EventBuffer, limit_of
+from pybpfload.runtime.buffer import EventBuffer, decode_portion, limit_of
 from pybpfload.runtime.events import BYTES
 from pybpfload.runtime.fence import Position, fence
 from pybpfload.runtime.maphandle import MapHandle
-from pybpfload.runtime.ringscan import BUSY, Run, end_of, scan, stride
+from pybpfload.runtime.ringscan import BUSY, Run, one_by_one, scan, stride
 from pybpfload.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections import deque
+    from collections.abc import Iterable, Sequence
 
     from pybpfload.runtime.events import Decoder
     from pybpfload.runtime.map import Map
@@ -80,6 +81,7 @@ class Ring:
         self._source = map if sources else None
         self._leased: list[memoryview] = []
         self._lease_end = 0
+        self._done: int | None = None  # what lies below is given out, and not given back yet
         fd = map.fileno()
         try:
             head = door.mmap(fd, page, 0, write=True)
@@ -161,40 +163,48 @@ class Ring:
         fence()
         self._consumer.store(position)
 
-    def drain(self, out: list[Any], limit: int) -> None:
-        """Append what is there now to ``out``, until that has ``limit`` events (or a few more)."""
+    def settle(self) -> None:
+        """Give back what is given out: :meth:`drain` may have been interrupted in between."""
+        if self._done is not None:
+            self.free(self._done)
+            self._done = None
+
+    def drain(self, pending: deque[Any], limit: int) -> None:
+        """Append what is there now, until ``pending`` has ``limit`` events (or a few more).
+
+        Raises:
+            BpfError: The positions or headers make no sense; or a record, as its decoder says.
+            Exception: What a function of the user's, or a signal handler, has raised.
+        """
         producer = self._producer.load()
-        while len(out) < limit:
-            taken = self.take(producer, min(self.portion, limit - len(out)))
+        while len(pending) < limit:
+            taken = self.take(producer, min(self.portion, limit - len(pending)))
             if taken is None:
                 return
-            start = len(out)
-            end, failure = taken.end, None
-            try:
-                self._decode(taken, out)
-            except Exception as error:
-                # Events before the bad record are given out now. It is first the next time; then
-                # its error is raised, and it is left behind.
-                done = len(out) - start
-                end = taken.base + end_of(taken.runs, done or 1)
-                failure = error
-            except BaseException:
-                del out[start:]  # not given back, so they are read again
-                raise
-            self.free(end)
+
+            def decode(runs: Sequence[Run], out: list[Any], data: memoryview = taken.data) -> None:
+                self._decode(data, runs, out)
+
+            events, done, failure = decode_portion(decode, taken.runs, one_by_one)
             if self._source is not None:
-                out[start:] = [(self._source, event) for event in out[start:]]
+                events = [(self._source, event) for event in events]
+            end = taken.end if done is None else taken.base + done
+            # No signal handler runs between these two, see pybpfload.runtime.buffer.
+            pending += events
+            self._done = end
+            self.settle()
             if failure is not None:
-                if len(out) == start:
+                try:
                     raise failure
-                return
-            if end >= producer:
+                finally:
+                    del failure  # it would hold this frame, and the ring with it
+            if done is not None or end >= producer:
                 return
 
-    def _decode(self, taken: Taken, out: list[Any]) -> None:
-        data, append = taken.data, out.append
+    def _decode(self, data: memoryview, runs: Sequence[Run], out: list[Any]) -> None:
+        append = out.append
         known, decoder = -1, BYTES
-        for at, length, count, _ in taken.runs:
+        for at, length, count, _ in runs:
             if length != known:
                 decoder, known = self.decoder(length), length
             if count == 1:
@@ -203,9 +213,8 @@ class Ring:
             step = stride(length)
             offsets = range(at, at + count * step, step)
             if decoder.many is not None:
-                with suppress(Exception):  # going one by one shows which
-                    out += decoder.many(data, offsets, length)
-                    continue
+                out += decoder.many(data, offsets, length)
+                continue
             for each in offsets:
                 append(decoder.one(data, each, length))
 
@@ -264,6 +273,7 @@ class Ring:
         """Let go of the memory; again does nothing."""
         memory, self._memory = self._memory, ()
         if memory:
+            self.settle()
             self.end_lease()
             self._words.release()
             self._data.release()
@@ -275,7 +285,9 @@ class Ring:
 
 
 class RingBuffer(EventBuffer):
-    """Events of one or several BPF ring buffers (Linux 5.8)::
+    """Events of one or several BPF ring buffers (Linux 5.8).
+
+    ::
 
         with RingBuffer(obj.maps["events"]) as events:
             for event in events:
@@ -315,7 +327,6 @@ class RingBuffer(EventBuffer):
         self.rings: list[Ring] = []
         super().__init__()
         self._sources = sources
-        self._turn = 0  # the ring that the next batch comes from
         try:
             for each in [maps] if isinstance(maps, MapHandle) else maps:
                 self.rings.append(_ring_of(each, raw, sources))
@@ -402,27 +413,27 @@ class RingBuffer(EventBuffer):
         if form not in ("structs", "array", "views"):
             raise ValueError(f"no form of batches: {form!r}")
         room = limit_of(limit)
-        return self._wait(lambda: self._batch(form, room), timeout)
+        found = self._wait(lambda: self._batch(form, room), timeout)
+        return [] if found is None and form == "views" else found
 
     def _batch(self, form: str, limit: int) -> Any:
         with self._reading():
             if self._pending:
                 raise ValueError("iterating has read events ahead; consume() has them")
-            for _ in self.rings:
-                ring = self.rings[self._turn % len(self.rings)]
-                self._turn += 1
+            for ring in self._in_turn(self.rings):
                 found = ring.lease(limit) if form == "views" else ring.copy(limit, form)
                 if found is not None and len(found):
                     return (ring.map, found) if self._sources else found
-        return [] if form == "views" else None
+        return None
 
     def _begin(self) -> None:
         for ring in self.rings:
             ring.end_lease()
+            ring.settle()
 
-    def _drain(self, out: list[Any], limit: int) -> None:
-        for ring in self.rings:
-            ring.drain(out, limit)
+    def _drain(self, limit: int) -> None:
+        for ring in self._in_turn(self.rings):
+            ring.drain(self._pending, limit)
 
     def _has_data(self) -> bool:
         return any(ring.has_data() for ring in self.rings)

@@ -13,11 +13,14 @@ its values.
 from __future__ import annotations
 
 from array import array
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pybpfload.errors import BpfError
 
-__all__ = ["BUSY", "DISCARD", "HEADER", "LENGTH", "Run", "end_of", "scan", "stride"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["BUSY", "DISCARD", "HEADER", "LENGTH", "Run", "one_by_one", "scan", "stride"]
 
 Run: TypeAlias = tuple[int, int, int, int]
 """Finished records of one length that follow each other: offset of the first one's data in the
@@ -102,10 +105,10 @@ def _same(words: memoryview, first: int, step: int, word: int, most: int) -> int
     return count
 
 
-def end_of(runs: list[Run], number: int) -> int:
-    """Position behind the record with that number, counted from 1."""
-    for _, length, count, end in runs:
-        if number <= count:
-            return end - (count - number) * stride(length)
-        number -= count
-    raise IndexError(number)
+def one_by_one(run: Run) -> Iterator[tuple[Run, int]]:
+    """Runs of one record each, and the position behind it."""
+    at, length, count, end = run
+    step = stride(length)
+    for index in range(count):
+        behind = end - (count - 1 - index) * step
+        yield (at + index * step, length, 1, behind), behind

@@ -276,3 +276,20 @@ def test_classes_of_the_user():
 def test_a_ctypes_structure_needs_no_btf():
     found = EventTypes(None, "events", Structure)
     assert decode(found, struct.pack("<II", 1, 2)).b == 2
+
+
+def test_ctrl_c_while_codecs_are_made_is_no_choice_of_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    types = Types()
+    types.struct("event", "a")
+    events = types.events()
+    with monkeypatch.context() as patch:
+
+        def interrupt(type_id: int) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(events, "_codec", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            events.decoder(4)
+    assert decode(events, struct.pack("=I", 7)).a == 7

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import struct
 import sys
 import tempfile
 import time
+from collections import deque
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +23,11 @@ from pybpfload.runtime.buffer import EventBuffer
 from pybpfload.runtime.events import EventTypes
 from pybpfload.runtime.overwritable import OverwritableRing
 from pybpfload.runtime.poller import Poller
-from pybpfload.runtime.ringbuf import Ring
+from pybpfload.runtime.ringbuf import Ring, RingBuffer
+from pybpfload.uapi import MapType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PAGE = mmap.PAGESIZE
 
@@ -89,9 +93,9 @@ def ring(memory: Memory) -> Iterator[Ring]:
 
 
 def drained(ring: Ring, limit: int = 1 << 62) -> list[Any]:
-    out: list[Any] = []
+    out: deque[Any] = deque()
     ring.drain(out, limit)
-    return out
+    return list(out)
 
 
 def test_records_are_typed_and_given_back(memory: Memory, ring: Ring) -> None:
@@ -368,7 +372,7 @@ def test_a_record_that_nobody_finishes_costs_little() -> None:
         def _has_data(self) -> bool:
             return True
 
-        def _drain(self, out: list[Any], limit: int) -> None:
+        def _drain(self, limit: int) -> None:
             self.looks += 1
 
         def _release(self) -> None:
@@ -402,3 +406,199 @@ def test_a_signal_that_comes_right_before_waiting_is_not_lost() -> None:
     assert not poller.wait(0.3)
     assert 0.29 < time.monotonic() - start < 5
     poller.close()
+
+
+# Signal handlers that raise
+
+
+class Tick(Exception):
+    """What a handler raises; an ``Exception``, as TimeoutError is, so it might be mistaken."""
+
+
+def interrupted(call: Callable[[], Any], number: int) -> Any:
+    """Call a function, and raise where CPython may run a handler for the number-th time.
+
+    That is at the start of each function and behind each call of one that is written in C.
+    """
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        nonlocal number
+        if event in ("call", "c_return"):
+            number -= 1
+            if number == 0:
+                sys.setprofile(None)
+                raise Tick
+
+    sys.setprofile(profile)
+    try:
+        return call()
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.fixture
+def buffer(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Iterator[RingBuffer]:
+    monkeypatch.setattr(Poller, "add", lambda *arguments: None)  # a file cannot be waited for
+    memory.map.type, memory.map.flags = MapType.RINGBUF, 0
+    with RingBuffer([memory.map]) as made:
+        yield made
+
+
+iterators: list[Iterator[Any]] = []
+
+
+def ways() -> dict[str, Callable[[RingBuffer, list[Any]], object]]:
+    def iterate(buffer: RingBuffer, seen: list[Any]) -> None:
+        iterators.append(iter(buffer))  # so that it is not closed while it is watched
+        for each in iterators[-1]:
+            seen.append(each)
+            if not (buffer.available or buffer._pending):
+                return
+
+    def consume(buffer: RingBuffer, seen: list[Any]) -> None:
+        seen += buffer.consume(3)
+
+    def poll(buffer: RingBuffer, seen: list[Any]) -> None:
+        seen += buffer.poll(0, limit=3)
+
+    return {"iterate": iterate, "consume": consume, "poll": poll}
+
+
+@pytest.mark.parametrize("way", ways())
+def test_an_exception_of_a_signal_handler_is_raised_and_loses_nothing(
+    memory: Memory, buffer: RingBuffer, way: str
+) -> None:
+    seen: list[Any] = []
+    take = partial(ways()[way], buffer, seen)
+    sent, ticks, number = 0, 0, 1
+    while True:
+        for _ in range(5):
+            memory.put(event(sent))
+            sent += 1
+        try:
+            interrupted(take, number)
+        except Tick:
+            ticks += 1
+            seen += buffer.consume()
+        else:
+            break  # it never came that far
+        assert [each.a for each in seen] == list(range(sent))
+        assert memory.consumer() == memory.end
+        iterators.clear()
+        number += 1
+    iterators.clear()
+    assert ticks == number - 1 > 10
+
+
+def test_an_error_that_does_not_come_again_is_not_the_records(memory: Memory, ring: Ring) -> None:
+    alarms = [2]
+
+    def choose(record: memoryview) -> str:
+        if alarms == [record[0]]:
+            alarms.clear()
+            raise TimeoutError
+        return "event"
+
+    ring._types = EventTypes(types().btf, "ring", choose)
+    for number in range(5):
+        memory.put(event(number))
+    pending: deque[Any] = deque()
+    with pytest.raises(TimeoutError):
+        ring.drain(pending, 1 << 62)
+    ring.drain(pending, 1 << 62)
+    assert [each.a for each in pending] == [0, 1, 2, 3, 4]
+
+
+def test_a_busy_ring_does_not_hold_up_others() -> None:
+    class Busy(EventBuffer):
+        def _drain(self, limit: int) -> None:
+            for ring in self._in_turn("abc"):
+                self._pending += ring * (limit - len(self._pending))
+
+        def _has_data(self) -> bool:
+            return True
+
+        def _release(self) -> None:
+            pass
+
+    with Busy() as busy:
+        assert [busy.consume(2) for _ in range(4)] == [list(2 * each) for each in "abca"]
+
+
+def test_a_stream_looks_again_before_it_sleeps() -> None:
+    """A program that sees a reader which has not caught up wakes nobody."""
+
+    class Discarding(EventBuffer):
+        """The first look frees records that were thrown away; meanwhile there comes another."""
+
+        looks = 0
+
+        def _drain(self, limit: int) -> None:
+            self.looks += 1
+            if self.looks == 2:
+                self._pending += ["event"]
+
+        def _has_data(self) -> bool:
+            return self.looks == 1
+
+        def _release(self) -> None:
+            pass
+
+    async def first() -> Any:
+        async for each in discarding:
+            return each
+        return None
+
+    async def main() -> Any:
+        return await asyncio.wait_for(first(), 5)
+
+    with Discarding() as discarding:
+        assert asyncio.run(main()) == "event"
+
+
+def test_a_stream_lets_others_run_and_is_for_one_task() -> None:
+    class Endless(EventBuffer):
+        def _drain(self, limit: int) -> None:
+            self._pending += range(limit)
+
+        def _has_data(self) -> bool:
+            return True
+
+        def _release(self) -> None:
+            pass
+
+    async def main() -> int:
+        count = 0
+        task = asyncio.create_task(asyncio.sleep(0.01))
+        async for _ in endless:
+            count += 1
+            if task.done():
+                break
+        return count
+
+    with Endless() as endless:
+        assert asyncio.run(main()) > 256
+
+    async def two() -> list[Any]:
+        stream = silent.stream()
+
+        async def one() -> Any:
+            return await anext(stream)
+
+        tasks = [asyncio.create_task(one()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        silent.close()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    class Silent(Endless):
+        def _drain(self, limit: int) -> None:
+            pass
+
+        def _has_data(self) -> bool:
+            return False
+
+    with Silent() as silent:
+        ended, refused = asyncio.run(two())
+    assert isinstance(ended, StopAsyncIteration)
+    assert "another task waits for this stream" in str(refused)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pybpfload.errors import BpfError
 from pybpfload.formats import ringbuf as fmt
 from pybpfload.runtime import ringscan
-from pybpfload.runtime.ringscan import end_of, scan, stride
+from pybpfload.runtime.ringscan import one_by_one, scan, stride
 
 ORDER = "<" if sys.byteorder == "little" else ">"
 LAYOUT = fmt.layouts(ORDER)
@@ -105,9 +105,10 @@ def test_finds_the_records_that_were_built(
     else:
         assert position == end
     assert payloads(words, runs) == expected
-    assert [end_of(runs, number + 1) for number in range(len(expected))] == ends
-    with pytest.raises(IndexError):
-        end_of(runs, len(expected) + 1)
+    single = [each for run in runs for each in one_by_one(run)]
+    assert [behind for _, behind in single] == ends
+    assert payloads(words, [run for run, _ in single]) == expected
+    assert all(count == 1 and end == behind for (_, _, count, end), behind in single)
 
 
 @given(records, st.integers(0, 127), st.booleans(), st.integers(1, 90))
