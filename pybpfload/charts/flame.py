@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from pybpfload.charts.folded import KERNEL
+from pybpfload.charts.folded import KERNEL, frames_of
 from pybpfload.charts.svg import FONT_SIZE, document, escape, fitting, number
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def flame_boxes(folded: Folded, *, reverse: bool = False) -> list[Box]:
         reverse: The innermost frame is on the ground: shows who calls a function.
     """
     stacks = sorted(
-        (stack[::-1] if reverse else stack, count) for stack, count in folded.items() if count > 0
+        (frames_of(stack)[:: -1 if reverse else 1], count)
+        for stack, count in folded.items()
+        if count > 0
     )
     made: list[Box | None] = [None]
     open_boxes: list[tuple[str, int, int]] = []  # name, where it starts, place in `made`

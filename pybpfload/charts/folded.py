@@ -15,15 +15,20 @@ from pybpfload.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    Folded = Mapping[tuple[str, ...], int]
-    """Counts by stack, the outermost frame first."""
+    Folded = Mapping[tuple[str, ...], int] | Mapping[str, int]
+    """Counts by stack, the outermost frame first; a text has a semicolon between two frames."""
 
-__all__ = ["KERNEL", "read_folded", "write_folded"]
+__all__ = ["KERNEL", "frames_of", "read_folded", "write_folded"]
 
 KERNEL = "_[k]"
 """End of the names of kernel frames."""
 
 _SEPARATORS = str.maketrans({";": ":", "\n": " ", "\r": " "})
+
+
+def frames_of(stack: tuple[str, ...] | str) -> tuple[str, ...]:
+    """The frames of a stack, which may be given as in a line of the format: ``main;read``."""
+    return tuple(stack.split(";")) if isinstance(stack, str) else stack
 
 
 def write_folded(folded: Folded) -> str:
@@ -35,7 +40,7 @@ def write_folded(folded: Folded) -> str:
     lines: dict[str, int] = {}
     for stack, count in folded.items():
         if stack and count:
-            line = ";".join(frame.translate(_SEPARATORS) for frame in stack)
+            line = ";".join(frame.translate(_SEPARATORS) for frame in frames_of(stack))
             lines[line] = lines.get(line, 0) + count
     return "".join(f"{line} {lines[line]}\n" for line in sorted(lines))
 

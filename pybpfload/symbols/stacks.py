@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["BuildIdFrame", "Stacks", "read_build_ids"]
 
 _BUILD_ID = Struct("=i20sQ")  # as pybpfload.formats.stack describes it
-_VALID, _IP = 1, 2
+_NOTHING, _VALID, _IP = 0, 1, 2
+_ADDRESS = Struct("=Q")
 
 _WHY = {
     errno.EEXIST: "another stack is in its place of the map: stacks go by a hash of {entries} "
@@ -134,7 +135,11 @@ class Stacks:
         return self.resolve(self.addresses(stack_id), pid)
 
     def resolve(
-        self, stack: Sequence[int | BuildIdFrame] | bytes, pid: int | None = None
+        self,
+        stack: Sequence[int | BuildIdFrame] | bytes,
+        pid: int | None = None,
+        *,
+        build_ids: bool = True,
     ) -> list[Frame]:
         """Frames of a stack trace that is at hand, innermost first.
 
@@ -142,9 +147,25 @@ class Stacks:
             stack: Addresses, as ``bpf_get_stack()`` writes them into records: what is behind a 0
                 does not count; or levels with build ids, also as ``bytes``.
             pid: As for :meth:`frames`.
+            build_ids: Of ``bytes``, whether they are levels with build ids
+                (``BPF_F_USER_BUILD_ID``), else addresses of 8 bytes.
+
+        Raises:
+            ValueError: The bytes are no levels with build ids.
         """
         levels: Sequence[int | BuildIdFrame]
-        levels = read_build_ids(stack) if isinstance(stack, bytes) else stack
+        if not isinstance(stack, bytes):
+            levels = stack
+        elif build_ids:
+            status = int.from_bytes(stack[:4], sys.byteorder, signed=True)
+            if status not in (_NOTHING, _VALID, _IP):
+                raise ValueError(
+                    f"no stack with build ids begins with {status:#x}; build_ids=False if these "
+                    "are addresses"
+                )
+            levels = read_build_ids(stack)
+        else:
+            levels = [address for (address,) in _ADDRESS.iter_unpack(stack[: len(stack) & -8])]
         found = []
         for level, each in enumerate(levels):
             # All but the innermost are where execution goes on after a call.

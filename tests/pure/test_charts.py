@@ -150,6 +150,7 @@ def test_folded_stacks_come_back(folded):
 def test_folded_text():
     folded = {("a;b", "c\nd"): 1, ("a:b", "c d"): 2, ("x",): 0, (): 5}
     assert write_folded(folded) == "a:b;c d 3\n"
+    assert write_folded({"main;read": 30, "main": 2}) == "main 2\nmain;read 30\n"
     assert read_folded("# title\n\nmain;read file 3\nmain;read file 4\n") == {
         ("main", "read file"): 7
     }
@@ -171,6 +172,12 @@ FOLDED = {
     ("sh", "main", "write"): 4,
     ("sh", "exit"): 2,
 }
+
+
+def test_stacks_as_text():
+    as_text = {";".join(stack): count for stack, count in FOLDED.items()}
+    assert flame_graph(as_text) == flame_graph(FOLDED)
+    assert flame_graph(as_text, reverse=True) == flame_graph(FOLDED, reverse=True)
 
 
 def test_boxes():

@@ -508,6 +508,10 @@ def test_stacks_of_a_map():
             stacks.addresses(-17)
         # In a record: zeros behind the end.
         assert [frame.name for frame in stacks.resolve((BASE + 4, 0, BASE), 7)] == ["inner"]
+        data = struct.pack("=3Q", BASE + 4, 0, BASE)
+        assert [each.name for each in stacks.resolve(data, 7, build_ids=False)] == ["inner"]
+        with pytest.raises(ValueError, match="build_ids=False if these are addresses"):
+            stacks.resolve(data, 7)
         data = b"".join(
             layouts(NATIVE).build_id.build({"status": status, "build_id": known, "offset": offset})
             for status, known, offset in (
