@@ -147,6 +147,20 @@ class TestTc:
             assert [each.name for each in netdev.tc_filters(1, netdev.EGRESS)] == ["x"]
             assert netdev.has_clsact(1)
 
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_clsact_goes_with_the_last_filter(self, netns, network, order):
+        with network.loaded("on_tc") as obj:
+            links = [
+                obj.programs["on_tc"].attach("lo", direction=each) for each in ("ingress", "egress")
+            ]
+            for number in order:
+                assert netdev.has_clsact(1)
+                links[number].close()
+            assert not netdev.has_clsact(1)
+            netdev.create_clsact(1)  # somebody else makes one: it is not ours any more
+            obj.programs["on_tc"].attach("lo", direction="ingress").close()
+            assert netdev.has_clsact(1)
+
     @pytest.mark.parametrize(
         "wrong", [{"priority": 1 << 16}, {"priority": -1}, {"handle": 1 << 32}]
     )

@@ -40,6 +40,7 @@ __all__ = [
     "explain",
     "is_open",
     "open_target",
+    "own_namespace",
     "raise_if_young",
     "require_cookies",
 ]
@@ -436,6 +437,14 @@ def device_index(program: Program, target: object) -> int:
     if not 0 < index < 1 << 31 or door.interface_name(index) is None:
         raise AttachError(f"{target} is no index of a network device", program=program.name)
     return index
+
+
+def own_namespace() -> str:
+    """Which network namespace this thread is in, ``net:[NUMBER]``.
+
+    Numbers are used again when a namespace is gone, which an open socket prevents.
+    """
+    return door.real_path("/proc/thread-self/ns/net").rpartition("/")[2]
 
 
 def is_open(target: object) -> bool:

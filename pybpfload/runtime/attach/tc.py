@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.kernel import netdev
@@ -19,6 +20,7 @@ from pybpfload.runtime.attach.common import (
     create_link,
     device_index,
     explain,
+    own_namespace,
 )
 from pybpfload.uapi import AttachType, ProgType
 
@@ -168,6 +170,12 @@ def _filter_of(
             program=program.name,
             target=target,
         )
+    place = (own_namespace(), ifindex)
+    clsact: _Clsact | None = None
+    if made:
+        clsact = _ours[place] = _Clsact()
+    else:
+        clsact = _ours.get(place)
     number = program.info().id
     found: netdev.TcFilter | None = None
 
@@ -184,35 +192,47 @@ def _filter_of(
                 replace=replace,
             )
         except KernelError as error:
-            if made:
+            if clsact is not None:
                 _remove_unused(ifindex, via)
             explain(error, program, target, _FILTER_HINTS)
             raise
 
     def undo(_: int) -> None:
+        nonlocal clsact
+        ours, clsact = clsact is not None, None
         there = found
         if there is None:  # interrupted before the kernel has said which filter it is
             filters = netdev.tc_filters(ifindex, _PARENTS[direction])
-            ours = [each for each in filters if each.prog_id == number]
-            if len(ours) != 1:  # of several nobody can say which is the new one
-                if made:
+            new = [each for each in filters if each.prog_id == number]
+            if len(new) != 1:  # of several nobody can say which is the new one
+                if ours:
                     _remove_unused(ifindex, via)
                 return
-            there = ours[0]
-        place = (ifindex, there.parent, there.handle, there.priority)
+            there = new[0]
+        name = (ifindex, there.parent, there.handle, there.priority)
         try:
-            if netdev.tc_query(*place, via=via).prog_id != number:
+            if netdev.tc_query(*name, via=via).prog_id != number:
                 return  # somebody else has taken its place
-            netdev.tc_detach(*place, via=via)
+            netdev.tc_detach(*name, via=via)
         except KernelError as error:
             # Gone with its device, with clsact, or by somebody else's hand.
             if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
                 raise
             return
-        if made:
+        if ours:
             _remove_unused(ifindex, via)
 
     return LegacyLink(program, kind="tc", target=target, undo=undo, held=via, do=do)
+
+
+class _Clsact:
+    """Stands for ``clsact`` of a device that was made here, held by the links of its filters.
+
+    Whichever of them is closed last removes it.
+    """
+
+
+_ours: WeakValueDictionary[tuple[str, int], _Clsact] = WeakValueDictionary()
 
 
 def _remove_unused(ifindex: int, via: socket.socket) -> None:

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 
 from pybpfload.errors import AttachError, KernelError, NotSupportedError
 from pybpfload.formats.netlink import XdpFlag
-from pybpfload.kernel import bpf, door, netdev
+from pybpfload.kernel import bpf, netdev
 from pybpfload.kernel.netlink import route_socket
-from pybpfload.runtime.attach.common import LegacyLink, create_link, device_index, explain
+from pybpfload.runtime.attach.common import (
+    LegacyLink,
+    create_link,
+    device_index,
+    explain,
+    own_namespace,
+)
 from pybpfload.uapi import AttachType
 
 if TYPE_CHECKING:
@@ -41,7 +47,6 @@ _HINTS = {
     errno.EINVAL: "the program is not for this device and mode: one to be offloaded, or bound to a "
     "device, is loaded for it (`ifindex` of its spec)",
 }
-_OWN = "/proc/thread-self/ns/net"
 _IN_MAPS = {AttachType.XDP_DEVMAP: "devmap", AttachType.XDP_CPUMAP: "cpumap"}
 
 
@@ -112,7 +117,7 @@ def attach(
         held=via,
         do=do,
         # Only the device itself runs a program besides another one.
-        place=("xdp", door.real_path(_OWN).rpartition("/")[2], ifindex, mode == "offload"),
+        place=("xdp", own_namespace(), ifindex, mode == "offload"),
     )
 
 
