@@ -17,8 +17,9 @@ from collections import Counter
 from contextlib import suppress
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary, WeakSet
 
-from pybpfload.errors import KernelError
+from pybpfload.errors import BpfError, KernelError
 from pybpfload.kernel import bpf, cpus
 from pybpfload.runtime.buffer import EventBuffer
 from pybpfload.runtime.events import BYTES
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Lost", "PerfBuffer", "Sample"]
 
 _U32 = struct.Struct("=I")
+_READERS: WeakKeyDictionary[object, WeakSet[PerfBuffer]] = WeakKeyDictionary()  # of opened maps
 _DETAILS = {PerfSample.TID: "II", PerfSample.TIME: "Q"}  # in the kernel's order
 
 
@@ -83,8 +85,9 @@ class PerfBuffer(EventBuffer):
     in order, those of different ones do not.
 
     The map's elements are the rings: a second reader would take them over, and closing deletes
-    them. CPUs that come online are picked up as soon as the kernel announces them; where this
-    process gets no announcements, call :meth:`refresh`.
+    them. So in one process a CPU of a map has one reader, of which ``m.reader()`` is one. CPUs that
+    come online are picked up as soon as the kernel announces them; where this process gets no
+    announcements, call :meth:`refresh`.
 
     Args:
         map: The map.
@@ -109,6 +112,7 @@ class PerfBuffer(EventBuffer):
     Raises:
         TypeError: It is no perf event array.
         ValueError: ``page_count`` is not a power of two, or the options exclude each other.
+        BpfError: Another buffer reads the map already.
         KernelError: An event cannot be opened or mapped.
     """
 
@@ -158,6 +162,7 @@ class PerfBuffer(EventBuffer):
                 with suppress(OSError):  # no announcements, or none in a sandbox
                     self._watch = cpus.CpuWatch()
                     self._poller.add(self._watch.fileno())
+            self._claim()
             for cpu in self._wanted():
                 self._open(cpu)
         except BaseException:
@@ -168,6 +173,22 @@ class PerfBuffer(EventBuffer):
         if self._only is not None:
             return self._only
         return [cpu for cpu in cpus.online_cpus() if cpu < self.map.max_entries]
+
+    def _claim(self) -> None:
+        """Refuse to take CPUs away from another reader of the map.
+
+        Raises:
+            BpfError: There is one.
+        """
+        readers = _READERS.setdefault(self.map._opened, WeakSet())
+        for other in readers:
+            if not other.closed and not other.rings.keys().isdisjoint(self._wanted()):
+                raise BpfError(
+                    f"map {self.map.name}: {other!r} reads it already, and a second reader would "
+                    "take its events away; use that one (a map keeps the one that reader() has "
+                    "opened), or close it first"
+                )
+        readers.add(self)
 
     def _open(self, cpu: int) -> bool:
         """Open the ring of a CPU and put it into the map; whether the CPU is there."""

@@ -19,7 +19,7 @@ import producers
 import pytest
 from producers import make_map, perf_output, ringbuf_discard, ringbuf_output, run
 
-from pybpfload.errors import KernelError, NotSupportedError
+from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import cpus
 from pybpfload.runtime.fence import full_fence
 from pybpfload.runtime.overwritable import OverwritableRing
@@ -686,6 +686,21 @@ def test_an_error_of_a_decoder_loses_one_sample(
         run(emit)
         assert len(buffer.consume()) == 1
         assert buffer.lost == counter[1]
+
+
+def test_a_second_reader_of_a_perf_buffer_is_refused(
+    array: Map[Any, Any], emit: FileDescriptor, one_cpu: int
+) -> None:
+    with array.reader() as reader:
+        with pytest.raises(BpfError, match=r"map array: <PerfBuffer fd \d+> reads it already"):
+            PerfBuffer(array, page_count=8)
+        run(emit, 2)
+        assert [number(record) for record in reader.consume()] == [0, 1]
+    with PerfBuffer(array, cpu_numbers=[one_cpu]) as buffer:
+        with pytest.raises(BpfError, match="close it first"):
+            array.reader()
+        run(emit)
+        assert [number(record) for record in buffer.consume()] == [2]
 
 
 @every_kernel
