@@ -139,7 +139,7 @@ class Link(Handle):
         """
         if self._event is not None and self._event is self._fd:
             chosen = probe.has(Feature.PERF_LINK)
-            why = "it was attached without a link" if chosen else "this kernel has no links of it"
+            why = "it was attached without a link" if chosen else "this kernel has no such links"
             raise NotSupportedError(
                 f"{self!r} {what}: {why}",
                 feature="perf event links",

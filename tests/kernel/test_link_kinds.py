@@ -107,7 +107,7 @@ def tracepoint(make):
 
 def perf_event(make):
     program = make.program("perf_event", ("on_sample",))
-    link = program.attach("page-faults", period=10**9, pid=os.getpid(), cookie=9)
+    link = program.attach("page-faults", period=10**9, cpu=0, cookie=9)  # one link
     return link, {
         "perf_type": PerfEventType.EVENT,
         "event_type": PerfType.SOFTWARE,
