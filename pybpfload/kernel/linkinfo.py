@@ -373,7 +373,8 @@ class EventLinkInfo(PerfEventLinkInfo):
     Attributes:
         config: Which event of its type.
         event_type: Type of the event; the number of its unit in ``/sys/bus/event_source/devices``
-            for those that have one.
+            for those that have one. New kernels give ``cpu-clock`` and ``task-clock`` numbers of
+            their own, which have no name (``UNKNOWN_6``, ``UNKNOWN_7`` on Linux 6.18).
         cookie: What the program gets as its cookie (told since Linux 6.9).
     """
 

@@ -273,10 +273,14 @@ class TestHints:
             with pytest.raises(KernelError, match=r"sched_process_exec.*this program is there al"):
                 program.attach()
 
-    def test_no_instruction_begins_there(self):
-        from pybpfload.runtime.attach.user_files import HINTS
-
-        assert "no instruction" in HINTS[errno.ENOEXEC]
+    @pytest.mark.parametrize("places", [1, 2])
+    def test_no_instruction_begins_there(self, places):
+        files = {"/lib/x.so": UserBinaryBuilder().build()}
+        with FakeKernel(files=files) as fake, loaded("uprobe", "on_uprobe_multi") as program:
+            fake.refuses["LINK_CREATE"] = errno.ENOEXEC
+            with pytest.raises(KernelError, match="no instruction that can be probed") as caught:
+                program.attach("/lib/x.so", offsets=list(range(places)))
+            assert ("at least one of the 2 places" in str(caught.value)) == (places == 2)
 
     def test_programs_of_tables(self):
         from pybpfload.runtime.attach import _home

@@ -63,7 +63,8 @@ def attach(
             path if one of the next two is given. Paths are those of
             :func:`pybpfload.runtime.attach.uprobe.attach`.
         symbols: Names of functions, which may have versions.
-        offsets: Offsets in the file, bytes.
+        offsets: Offsets in the file, bytes. What is listed twice counts once, unless there are
+            cookies or reference counters.
         ref_ctr_offsets: Offsets of the places' reference counters, one for each place of a list.
         cookies: What ``bpf_get_attach_cookie()`` gives, one for each place of a list.
         pid: Process to watch, 0 for this one; -1 for all, also those that will start later.
@@ -108,13 +109,22 @@ def attach(
         kind=kind,
         target=what,
         since="6.13" if session else "6.6",
-        hints=_HINTS,
+        hints=_HINTS if len(places) == 1 else _of_many(len(places)),
         path=where,
         offsets=places,
         multi_flags=int(UprobeMultiFlag.RETURN) if on_return else 0,
         pid=door.pid() if pid == 0 else max(pid, 0),
         **lists,
     )
+
+
+def _of_many(places: int) -> dict[int, str]:
+    """The same of several places: the kernel does not tell which of them it refuses."""
+    of_a_place = {number: HINTS[number] for number in (errno.EINVAL, errno.ENOEXEC, 524)}
+    return _HINTS | {
+        number: f"this holds for at least one of the {places} places: {hint}"
+        for number, hint in of_a_place.items()
+    }
 
 
 def _listed(
