@@ -247,19 +247,20 @@ class Map(MapHandle, MutableMapping[K, V]):
 
         Raises:
             KeyError: There is no such key and no default.
-            TypeError: This type of map has no lookup.
+            TypeError: This type of map has no lookup, or ``cpu`` and it is no per-CPU map.
+            ValueError: There is no such CPU.
+            ValueMismatchError: The key does not fit its C type.
             KernelError: The kernel refused.
         """
+        if cpu is not None:
+            self._need_cpu(cpu)
         raw = self._elements.lookup(self._key(key, "l"), ElemFlag.LOCK if lock else 0)
         if raw is None:
             if default is _MISSING:
                 raise self._no_key(key)
             return default
         value = self._decode(raw)
-        if cpu is None:
-            return value
-        self._need_cpus()
-        return value[cpu]
+        return value if cpu is None else value[cpu]
 
     def put(
         self,
@@ -284,6 +285,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         Raises:
             KeyError: ``exist``, and there is no such key.
             TypeError: This type of map has no update, or ``cpu`` and it is no per-CPU map.
+            ValueError: There is no such CPU.
             NotSupportedError: ``cpu``, and the kernel is older than 7.0.
             ValueMismatchError: Key or value do not fit their C types.
             KernelError: EEXIST: ``noexist``, and the key is there; E2BIG: the map is full; EPERM:
@@ -294,9 +296,7 @@ class Map(MapHandle, MutableMapping[K, V]):
         if cpu is None:
             done = self._elements.update(raw_key, self._encode(value), flags)
         else:
-            self._need_cpus()
-            if not 0 <= cpu < cpus.possible_cpus():
-                raise ValueError(f"there are {cpus.possible_cpus()} possible CPUs, not CPU {cpu}")
+            self._need_cpu(cpu)
             # The kernel reads the value from the beginning, whatever the CPU.
             done = self._put_on_cpu(
                 raw_key, self._encode([value] * cpus.possible_cpus()), flags, cpu
@@ -318,9 +318,11 @@ class Map(MapHandle, MutableMapping[K, V]):
                 since="7.0",
             ) from error
 
-    def _need_cpus(self) -> None:
+    def _need_cpu(self, cpu: int) -> None:
         if self.type not in PER_CPU:
             raise TypeError(f"map {self.name} is no per-CPU map")
+        if not 0 <= cpu < cpus.possible_cpus():
+            raise ValueError(f"there are {cpus.possible_cpus()} possible CPUs, not CPU {cpu}")
 
     def lookup_bytes(self, key: bytes) -> bytes | None:
         """The bytes of a value by the bytes of its key, ``None`` if there is no such key.
@@ -365,14 +367,27 @@ class Map(MapHandle, MutableMapping[K, V]):
             raise self._no_key(key)
 
     def get(self, key: K, default: Any = None) -> Any:
-        """The value of a key, or ``default``."""
-        return self.lookup(key, default)
+        """The value of a key, or ``default``.
+
+        As of a dict, also if no key can be so; :meth:`lookup` tells what does not fit.
+        """
+        raw = self._find(key)
+        return default if raw is None else self._decode(raw)
 
     def __contains__(self, key: object) -> bool:
         if self.type == MapType.BLOOM_FILTER:
             return self._elements.contains(self._encode(key))
-        raw: Any = key
-        return self._elements.lookup(self._key(raw, "l")) is not None
+        return self._find(key) is not None
+
+    def _find(self, key: Any) -> bytes | None:
+        """The bytes of a value; ``None`` if there is no such key, or no key can be so."""
+        from pybpfload.btf.codecs import ValueMismatchError
+
+        try:
+            raw_key = self._key(key, "l")
+        except ValueMismatchError:
+            return None
+        return self._elements.lookup(raw_key)
 
     def pop(self, key: Any = _MISSING, default: Any = _MISSING) -> Any:
         """Take an element out: of a queue or stack the next one, of others that of a key.

@@ -18,6 +18,7 @@ from mounts import in_own_mounts
 from producers import make_map
 
 import pybpfload
+from pybpfload.btf.values import ValueMismatchError
 from pybpfload.errors import BpfError, KernelError, NotPermittedError
 from pybpfload.kernel import bpf, cpus, door
 from pybpfload.runtime.map import Map
@@ -114,6 +115,12 @@ def test_single_elements() -> None:
         assert 1 in m
         assert 2 not in m
         assert m.get(2) is None
+        for no_key in ("a", None, 1 << 32, b"123"):
+            assert no_key not in m
+            assert m.get(no_key, 7) == 7
+            for refused in (lambda key=no_key: m[key], lambda key=no_key: m.lookup(key, 7)):
+                with pytest.raises(ValueMismatchError):
+                    refused()
         assert m.lookup(2, "default") == "default"
         with pytest.raises(KeyError, match="2 is not in map t"):
             m[2]

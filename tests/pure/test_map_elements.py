@@ -138,6 +138,9 @@ def test_per_cpu_values(kernel: FakeKernel) -> None:
         m[2] = 7
         assert m[2] == [7] * 4
         assert m.lookup(1, cpu=2) == 3
+        for cpu in (-1, 4):
+            with pytest.raises(ValueError, match=f"4 possible CPUs, not CPU {cpu}"):
+                m.lookup(1, cpu=cpu)
         with pytest.raises(ValueError, match="4 possible CPUs, not 2"):
             m[1] = [1, 2]
         assert dict(m.items()) == {1: [1, 2, 3, 4], 2: [7] * 4}
