@@ -334,6 +334,8 @@ class MapHandle(Handle):
     def reader(self) -> RingBuffer | PerfBuffer:
         """The buffer that ``for event in m`` reads; opened when needed and closed with the map.
 
+        The map keeps it: every call gives the same one, until that is closed.
+
         Raises:
             TypeError: This type of map has no events.
             KernelError: It cannot be opened.

@@ -392,7 +392,8 @@ class RingBuffer(EventBuffer):
 
         Structs and arrays are one copy of the ring's memory. All records in one are of one length:
         one of another length ends the batch and begins the next. All but records come from one ring
-        at a time, of several each in its turn; with ``sources`` they are ``(map, batch)``.
+        at a time, of several each in its turn; with ``sources`` they are ``(map, batch)``. They are
+        given back before the call returns: an exception of a signal handler may lose that batch.
 
         Args:
             form: As above.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import producers
 import pytest
 from producers import make_map, perf_output, ringbuf_discard, ringbuf_output, run
+from signals import Tick, interrupted
 
 from pybpfload.errors import BpfError, KernelError, NotSupportedError
 from pybpfload.kernel import cpus
@@ -686,6 +687,26 @@ def test_an_error_of_a_decoder_loses_one_sample(
         run(emit)
         assert len(buffer.consume()) == 1
         assert buffer.lost == counter[1]
+
+
+def test_an_exception_of_a_signal_handler_loses_no_sample(
+    array: Map[Any, Any], emit: FileDescriptor, one_cpu: int
+) -> None:
+    seen: list[int] = []
+    sent, ticks = 0, 0
+    with PerfBuffer(array, cpu_numbers=[one_cpu]) as buffer:
+        while True:
+            run(emit, 3)
+            sent += 3
+            try:
+                seen += [number(each) for each in interrupted(buffer.consume, ticks + 1)]
+            except Tick:
+                ticks += 1
+                seen += [number(each) for each in buffer.consume()]
+            else:
+                break  # it never came that far
+        assert seen == list(range(sent))
+        assert ticks > 10
 
 
 def test_a_second_reader_of_a_perf_buffer_is_refused(

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from signals import Tick, interrupted
 
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.errors import BpfError
@@ -409,31 +410,6 @@ def test_a_signal_that_comes_right_before_waiting_is_not_lost() -> None:
 
 
 # Signal handlers that raise
-
-
-class Tick(Exception):
-    """What a handler raises; an ``Exception``, as TimeoutError is, so it might be mistaken."""
-
-
-def interrupted(call: Callable[[], Any], number: int) -> Any:
-    """Call a function, and raise where CPython may run a handler for the number-th time.
-
-    That is at the start of each function and behind each call of one that is written in C.
-    """
-
-    def profile(frame: Any, event: str, arg: Any) -> None:
-        nonlocal number
-        if event in ("call", "c_return"):
-            number -= 1
-            if number == 0:
-                sys.setprofile(None)
-                raise Tick
-
-    sys.setprofile(profile)
-    try:
-        return call()
-    finally:
-        sys.setprofile(None)
 
 
 @pytest.fixture
