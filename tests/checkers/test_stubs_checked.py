@@ -26,6 +26,8 @@ import pybpfload
 if TYPE_CHECKING:
     from typing_extensions import assert_type
 
+    import execsnoop_bpf
+    import ringbuf_bpf
     from maps_bpf import ObjectSpec, flow, state, stats
 
 spec = cast("ObjectSpec", pybpfload.open("maps.bpf.o"))
@@ -52,6 +54,18 @@ with spec.load() as obj:
         assert_type(obj.bss.target_tgid, int)
         assert_type([key for key, _ in flows.items()], "list[flow]")
         assert_type(found._replace(packets=1), stats)
+        hashed = obj.maps["hash"]
+        assert_type(hashed.get(1), "int | None")
+        assert_type(hashed.get(1, "no"), "int | str")
+        assert_type(hashed.lookup(1), int)
+        assert_type(hashed.pop(1, None), "int | None")
+        assert_type(obj.maps["queue"].pop(), int)
+        assert_type(hashed.setdefault(1, 5), int)
+        ring = cast("ringbuf_bpf.Object", obj).maps["small"].reader()
+        assert_type(ring.poll(1), "list[ringbuf_bpf.number]")
+        assert_type([each for each in ring], "list[ringbuf_bpf.number]")
+        perf = cast("execsnoop_bpf.Object", obj).maps["events"].reader()
+        assert_type(perf.consume(), "list[execsnoop_bpf.event]")
     show(found)
     show(7)  # wrong
     key = obj.types["flow"](port=1, protocol=17)
@@ -59,6 +73,9 @@ with spec.load() as obj:
     flows[key] = found
     flows[key] = 7  # wrong
     obj.maps["hash"]["one"] = 1  # wrong
+    obj.maps["hash"].put("one", 1)  # wrong
+    obj.maps["hash"].put(1, "one")  # wrong
+    obj.maps["queue"].push("one")  # wrong
     obj.types["flow"](prot=17)  # wrong
     obj.types["stats"](state="STATE_NEW")
     obj.types["stats"](state="STATE_OLD")  # wrong
@@ -92,7 +109,7 @@ def check(folder: Path, *command: str) -> str:
 
 
 def test_there_are_mistakes_to_be_found():
-    assert len(WRONG) == 9
+    assert len(WRONG) == 12
 
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
