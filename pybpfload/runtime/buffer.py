@@ -256,8 +256,10 @@ class EventBuffer:
 
     def __iter__(self) -> Iterator[Any]:
         """Events as they come, until the buffer is closed."""
+        pending = self._pending
         while True:
-            yield from self._take()
+            with suppress(IndexError):  # as in _take(); one generator less
+                yield from map(deque.popleft, repeat(pending, len(pending)))
             try:
                 if self._closed:
                     return
