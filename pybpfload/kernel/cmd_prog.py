@@ -383,6 +383,8 @@ def prog_test_run(
         hint = None
         if result == -errno.ENOSPC:
             hint = f"data_size_out must be {attr['data_size_out']}"
+        elif result == -EINTR:
+            hint = f"signals interrupted each of {_RUN_ATTEMPTS} attempts: repeat it less often"
         raise kernel_error(result, "BPF_PROG_TEST_RUN", f"program fd {prog_fd}", hint=hint)
     return TestRun(
         retval=attr["retval"],

@@ -8,7 +8,10 @@ this is how it is done here:
 
 *One access.* A position is read and written as ``ctypes.c_void_p``, whose getter and setter in
 CPython (``P_get``, ``P_set`` in ``Modules/_ctypes/cfield.c``) dereference a ``void **``: one
-aligned 8-byte load or store on every 64-bit machine. ``struct`` and ``memoryview`` go through
+aligned 8-byte load or store on every 64-bit machine; on others it has 4 bytes, and
+:class:`Position` refuses. A compiler may let ``P_get`` load twice, once to compare with null: the
+other side only ever moves a position forwards, so null or the later of the two is a position that
+it had, and an older one only shows less. ``struct`` and ``memoryview`` go through
 ``memcpy``, which a compiler may split into bytes where unaligned access is forbidden (riscv64). The
 length words of records may be read, and compared, through them all the same: what changes while a
 record is being written are two bits of one byte. Those that user space writes are stored as
@@ -52,7 +55,9 @@ Where membarrier is missing or fails, or a seccomp filter forbids it, a new lock
 acquired instead: a release store followed by an acquire load, which no earlier access may pass
 downwards and no later one upwards (Arm ARM B2.3, "barrier-ordered-before"). On x86-64 that is a
 locked instruction. On POWER it is ``lwsync``, which is all that :func:`fence` needs but lets a load
-pass a store: there, a reader without membarrier may sleep until the next record.
+pass a store: there, readers without membarrier, one or several, may sleep until the next record. On
+riscv64 and loongarch64 whether a load may pass depends on what the compiler makes of the lock's
+exchange: no more is relied on than on POWER.
 
 An emulated arm64 on an x86-64 host shows none of this; these arguments, not tests, are the reason
 to believe that it is right.
@@ -142,6 +147,11 @@ class Position:
             raise NotSupportedError(
                 f"ring buffers need CPython: {sys.implementation.name} does not say in which order "
                 "it accesses shared memory",
+                feature="ring buffers",
+            )
+        if ctypes.sizeof(ctypes.c_void_p) != 8:
+            raise NotSupportedError(
+                "ring buffers need a Python of 64 bits: others do not read a position at once",
                 feature="ring buffers",
             )
         self._view = memoryview(memory)[offset : offset + 8]

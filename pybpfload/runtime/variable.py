@@ -28,8 +28,9 @@ class Variable:
 
     Through shared memory where its map can be mapped (``BPF_F_MMAPABLE``, Linux 5.5; every section
     that has a variable that is not ``static``). Then a variable of 1, 2, 4 or 8 bytes that is
-    aligned is read and written in one access, so neither side ever sees half of one; a larger one
-    may be read while a program is writing it. ``v.value += 1`` is a read and a write: what programs
+    aligned is read and written in one access, so neither side ever sees half of one (not on
+    riscv64, where CPython may copy it byte by byte); a larger one may be read while a program is
+    writing it. ``v.value += 1`` is a read and a write: what programs
     add in between is lost; count in per-CPU variables or maps, or let only one side write.
 
     Otherwise by reading and writing the whole section (element 0 of its map): what programs write

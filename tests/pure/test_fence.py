@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 import tempfile
@@ -49,6 +50,12 @@ def test_only_cpython(monkeypatch: pytest.MonkeyPatch) -> None:
     other = SimpleNamespace(name="pypy")
     monkeypatch.setattr(fence, "sys", SimpleNamespace(implementation=other))
     with pytest.raises(NotSupportedError, match="need CPython: pypy"):
+        Position(bytearray(8), 0)
+
+
+def test_only_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence.ctypes, "c_void_p", ctypes.c_uint32)
+    with pytest.raises(NotSupportedError, match="64 bits"):
         Position(bytearray(8), 0)
 
 

@@ -190,6 +190,14 @@ def test_test_run() -> None:
     assert attempts == 2
 
 
+def test_test_run_that_is_always_interrupted() -> None:
+    with FakeKernel() as fake:
+        fake.on("PROG_TEST_RUN", lambda call: -errno.EINTR)
+        fd = bpf.prog_load(ProgType.XDP, RETURN_0)
+        with pytest.raises(KernelError, match="signals interrupted each of 30 attempts"):
+            bpf.prog_test_run(fd)
+
+
 def test_query_asks_again_when_there_is_more() -> None:
     def answer(call: Call) -> int:
         room = call.fields["count"]
