@@ -55,11 +55,13 @@ def _summary(one: dict[str, Any]) -> Iterator[str]:
     yield f"  CO-RE       {core['count'] or 'no'} relocation{plural}{kinds}"
     needs = one["needs"]
     if needs["kernel"]:
-        reasons = [f"{r['what']} ({', '.join(r['whose'])})" for r in needs["because"]]
+        reasons = [visible(f"{r['what']} ({', '.join(r['whose'])})") for r in needs["because"]]
         more = f" and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
         yield f"  needs       Linux {needs['kernel']}: {'; '.join(reasons[:_REASONS])}{more}"
     for each in needs["optional"]:
-        yield f"  may use     {each['what']}" + (f" (Linux {each['since']})" * bool(each["since"]))
+        yield f"  may use     {visible(each['what'])}" + (
+            f" (Linux {each['since']})" * bool(each["since"])
+        )
 
 
 def _counts(kinds: dict[str, int]) -> str:

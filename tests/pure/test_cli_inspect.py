@@ -276,3 +276,10 @@ def test_stack_of_functions_that_call_each_other():
     assert depths["stack_depth"] == 3 * 40 * 8
     assert depths["map_bounds"] == 8
     assert depths["endless"] == 0
+
+
+def test_names_in_what_is_needed_cannot_command_the_terminal():
+    described = describe(pybpfload.open(LITTLE / "user_ringbuf.bpf.o"))
+    described["needs"]["because"][0]["whose"] = ["map a\x1b[31m\nb"]
+    described["needs"]["optional"] = [{"what": "helper\x07", "since": None}]
+    assert all(line.isprintable() for line in render(described, verbose=False))
