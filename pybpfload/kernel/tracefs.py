@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+from contextlib import suppress
 
 from pybpfload.errors import FormatError
 from pybpfload.kernel import door
@@ -271,13 +272,21 @@ class TracePipe(FileDescriptor):
     tracers' lines come too.
 
     Raises:
-        KernelError: tracefs is not mounted or closed to this process.
+        KernelError: tracefs is not mounted or closed to this process; ENODATA: tracing is switched
+            off.
     """
 
     __slots__ = ("_rest",)
 
     def __init__(self) -> None:
         path = f"{root()}/trace_pipe"
+        on = b""
+        with suppress(OSError):
+            on = door.read_file(f"{root()}/tracing_on").strip()
+        if on == b"0":
+            # Whoever traces may do that, and a kernel that oopses does (oops_enter()).
+            hint = f"tracing is switched off: echo 1 > {root()}/tracing_on"
+            raise kernel_error(errno.ENODATA, "read", path, hint=hint)
         try:
             fd = door.open_fd(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:

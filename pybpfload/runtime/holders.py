@@ -75,7 +75,7 @@ def pins() -> list[Pin]:
     Files that may not be opened are left out; so are all where ``/proc`` is not mounted.
     """
     found = []
-    folders = mounted("bpf")
+    folders = [*dict.fromkeys(mounted("bpf"))]  # one may be mounted over another
     while folders:
         folder = folders.pop()
         for name in _listed(folder):

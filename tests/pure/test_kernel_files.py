@@ -359,6 +359,14 @@ def test_where_tracefs_is() -> None:
         tracefs.root()
 
 
+def test_tracing_that_is_switched_off_is_told() -> None:
+    """Reading would wait for ever then; a kernel that has oopsed switches it off."""
+    files = {**TRACEFS, "/sys/kernel/tracing/tracing_on": b"0\n"}
+    with FakeKernel(files=files), pytest.raises(KernelError, match="echo 1 > ") as caught:
+        tracefs.TracePipe()
+    assert caught.value.errno == errno.ENODATA
+
+
 def test_trace_pipe() -> None:
     with FakeKernel(files=TRACEFS) as fake:
         with tracefs.TracePipe() as pipe:
