@@ -17,7 +17,13 @@ import pybpfload
 from pybpfload.check import FAILS, Kernel, check
 from pybpfload.kernel.kconfig import read_kernel_config
 
-pytestmark = pytest.mark.vm
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(
+        "PYBPFLOAD_VM_EVENTS" in os.environ and os.uname().machine != "x86_64",
+        reason="the same on other architectures, whose emulation is slow",
+    ),
+]
 
 NAMES = sorted(path.name.removesuffix(".bpf.o") for path in OBJECTS.glob("*.bpf.o"))
 if "PYBPFLOAD_VM_EVENTS" in os.environ:

@@ -6,13 +6,21 @@ of the programs; what is refused has to be explained by its cause, instruction a
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import pybpfload
 from pybpfload.kernel.version import kernel_version
 from pybpfload.verifier import explain
 
-pytestmark = pytest.mark.vm
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(
+        "PYBPFLOAD_VM_EVENTS" in os.environ and os.uname().machine != "x86_64",
+        reason="the same on other architectures, whose emulation is slow",
+    ),
+]
 
 # program -> (cause, a word of the C line, kernel that takes it, if any)
 CAUSES = {

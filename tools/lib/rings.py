@@ -135,8 +135,10 @@ def _jobs(ring: str, options: argparse.Namespace) -> Iterator[Job]:
         spread = ["tests/differential", "-n", str(os.cpu_count() or 1)]
         yield _pytest("differential", spread, options)
     else:
-        job = _pytest("kernel", ["tests/kernel", "--kernels=all"], options)
-        job.timeout = 2400
+        # An emulated arm64 is several times as slow as an emulated x86-64.
+        slow = ["--kernels=all", "--kernel-timeout=1500"]
+        job = _pytest("kernel", ["tests/kernel", *slow], options)
+        job.timeout = 3000
         yield job
         # What maps and buffers do differently by age: the oldest and the newest kernel.
         names = ("buffers", "perf_buffers", "user_ringbuf", "map_types")
