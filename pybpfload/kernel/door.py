@@ -12,6 +12,8 @@ key is an everyday answer and must not cost an exception. File functions raise `
 Calls are logged to ``logging.getLogger("pybpfload.syscalls")`` at level DEBUG if that logger is
 enabled when the door is first used, or after :func:`log_calls`. Otherwise ``logging`` is not even
 imported.
+
+The module is long because there is but one door; each function in it is a few lines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""BPF maps as Python mappings."""
+"""BPF maps as Python mappings.
+
+One class, because a map is one thing to its users; half of this module is the docstrings of its
+methods. How elements are called for, coded and shown is in the modules ``map*`` beside it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Ring buffers and perf buffers against the machine's own kernel.
 
 The programs are socket filters that nobody attaches: they run by ``BPF_PROG_TEST_RUN`` only.
+
+One module: rings of all kinds are asked the same questions by the same producers.
 """
 
 from __future__ import annotations

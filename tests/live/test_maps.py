@@ -1,4 +1,7 @@
-"""Maps and variables against the machine's own kernel."""
+"""Maps and variables against the machine's own kernel.
+
+One module: every type of map is asked the same questions by the same helpers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Values: what each C type is in Python, there and back."""
+"""Values: what each C type is in Python, there and back.
+
+One module: all codecs are made of the same few types here, and put through the same properties.
+"""
 
 from __future__ import annotations
 
