@@ -111,10 +111,8 @@ def _relocate(runs: int) -> Iterator[Result]:
 
 def _inspect(runs: int) -> Iterator[Result]:
     arguments = ["-m", "pybpfload", "inspect", str(FIXTURES / "execsnoop.bpf.o")]
-    own, bare = _beside_bare(arguments, runs)
-    ratio = statistics.median(own) / statistics.median(bare)
     what = "pybpfload inspect execsnoop, in all"
-    yield Result("inspect", what, "ms", *median_and_spread(own), _times_bare(ratio))
+    yield _process("inspect", what, arguments, runs, bar=200, over_bare=False)
 
 
 def _open(runs: int) -> Iterator[Result]:
