@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from pybpfload.runtime.attached import Attachment, attached
     from pybpfload.runtime.holders import Holder, Pin, holders, pins
     from pybpfload.runtime.link import Link
+    from pybpfload.runtime.loaded_btf import LoadedBtf, loaded_btf
     from pybpfload.runtime.map import Map
     from pybpfload.runtime.object import Object
     from pybpfload.runtime.perfbuf import Lost, PerfBuffer, Sample
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.ringbuf import RingBuffer
+    from pybpfload.runtime.stats import ProgramActivity, ProgramStats
     from pybpfload.runtime.trace import trace_pipe
     from pybpfload.runtime.user_ringbuf import RingFullError, UserRingBuffer
     from pybpfload.runtime.variable import ReadOnlyError, Variable
@@ -74,8 +76,12 @@ __all__ = [  # noqa: RUF022 - by topic
     "attached",
     "Holder",
     "holders",
+    "LoadedBtf",
+    "loaded_btf",
     "Pin",
     "pins",
+    "ProgramStats",
+    "ProgramActivity",
     "RingBuffer",
     "PerfBuffer",
     "Lost",
@@ -117,11 +123,15 @@ _HOMES = {
     "holders": "runtime.holders",
     "pins": "runtime.holders",
     "Link": "runtime.link",
+    "LoadedBtf": "runtime.loaded_btf",
+    "loaded_btf": "runtime.loaded_btf",
     "Lost": "runtime.perfbuf",
     "Map": "runtime.map",
     "Object": "runtime.object",
     "PerfBuffer": "runtime.perfbuf",
     "Program": "runtime.program",
+    "ProgramActivity": "runtime.stats",
+    "ProgramStats": "runtime.stats",
     "RingBuffer": "runtime.ringbuf",
     "RingFullError": "runtime.user_ringbuf",
     "Sample": "runtime.perfbuf",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pybpfload.cli import btf_loaded
 from pybpfload.cli.common import Parser, open_object, print_json
 from pybpfload.cli.failure import UsageError, complain, did_you_mean, visible
 from pybpfload.cli.group import Command, run_group
@@ -343,4 +344,5 @@ COMMANDS = {
     "diff": Command(_diff, "what changed from one kernel to another"),
     "find": Command(_find, "types by name, size, members"),
     "min": Command(_min, "the least BTF that objects need"),
+    **btf_loaded.COMMANDS,
 }

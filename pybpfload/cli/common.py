@@ -26,13 +26,14 @@ class Parser(argparse.ArgumentParser):
         command: Name of the command.
         description: What it does.
         examples: Worked examples, and what else the help ends with.
+        needs: What it needs, if not what its group does.
     """
 
-    def __init__(self, command: str, description: str, examples: str) -> None:
+    def __init__(self, command: str, description: str, examples: str, *, needs: str = "") -> None:
         super().__init__(
             prog=f"pybpfload {command}",
             description=description,
-            epilog=f"{examples.rstrip()}\n\nneeds: {_needs(command)}",
+            epilog=f"{examples.rstrip()}\n\nneeds: {needs or _needs(command)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     from pybpfload.runtime.holders import Holder
 
-__all__ = ["Kind", "Owners", "commands", "needs_linux", "object_name", "open_named", "program_name"]
+__all__ = [
+    "Kind",
+    "Owners",
+    "commands",
+    "needs_linux",
+    "object_name",
+    "open_named",
+    "print_list",
+    "print_one",
+    "program_name",
+]
 
 _SAME = 15  # characters of a name that the kernel keeps
 
@@ -37,7 +47,7 @@ class Owners:
         """Keys ``pinned`` and ``pids`` of an object; left out where there is nothing to tell.
 
         Args:
-            kind: ``"prog"``, ``"map"`` or ``"link"``.
+            kind: ``"prog"``, ``"map"``, ``"link"`` or ``"btf"``.
             number: Its id.
         """
         paths = [pin.path for pin in self._pins if pin.kind == kind and pin.id == number]
@@ -82,13 +92,13 @@ def object_name(info: Any) -> str:
 
 
 def program_name(number: int) -> str:
-    """Name of the program of an id; ``""`` if there is none, or none any more."""
+    """Whole name of the program of an id; ``""`` if there is none, or none any more."""
     from pybpfload.errors import KernelError
     from pybpfload.runtime.program import Program
 
     try:
         with Program.from_id(number) as program:
-            return str(program.info(code=False).name)
+            return program.whole_name()
     except KernelError:
         return ""
 
@@ -119,7 +129,7 @@ def open_named(cls: Any, text: str) -> Any:
         wanted, name = {text[4:].lower()}, _tag
     brief = {"code": False} if kind == "program" else {}
     names = {info.id: name(info) for info in (each.info(**brief) for each in cls.all())}
-    found = [number for number, there in names.items() if there in wanted]
+    found = [n for n, there in names.items() if there in wanted or there[:_SAME] == text]
     if not found:
         raise UsageError(f"there is no {kind} {text!r}{did_you_mean(text, set(names.values()))}")
     if len(found) > 1:
@@ -156,10 +166,11 @@ def commands(kind: Kind) -> dict[str, Command]:
         owners = Owners()
         if options.object is None:
             found = [_described(kind, each, owners) for each in kind.opened().all()]
-            _print_list(kind, found, json=options.json)
+            nothing = f"no {kind.command}s"
+            print_list(found, kind.columns, nothing, json=options.json)
         else:
             with open_named(kind.opened(), options.object) as one:
-                _print_one(_described(kind, one, owners), json=options.json)
+                print_one(_described(kind, one, owners), json=options.json)
         return 0
 
     def pin(arguments: Sequence[str]) -> int:
@@ -198,15 +209,26 @@ def _described(kind: Kind, one: Any, owners: Owners) -> dict[str, Any]:
     return {**record, **owners.of(kind.command, record["id"])}
 
 
-def _print_list(kind: Kind, found: Sequence[dict[str, Any]], *, json: bool) -> None:
+def print_list(
+    found: Sequence[dict[str, Any]], columns: Mapping[str, str], nothing: str, *, json: bool
+) -> None:
+    """Print a table of records, or all that they have as JSON.
+
+    Args:
+        found: The records.
+        columns: As in :class:`Kind`.
+        nothing: What to say if there are none.
+        json: Whether to print JSON.
+    """
     if json:
         print_json(found)
         return
-    rows = [[_cell(record.get(key)) for key in kind.columns.values()] for record in found]
-    print("\n".join(table(tuple(kind.columns), rows) or [f"  no {kind.command}s"]))
+    rows = [[_cell(record.get(key)) for key in columns.values()] for record in found]
+    print("\n".join(table(tuple(columns), rows) or [f"  {nothing}"]))
 
 
-def _print_one(record: dict[str, Any], *, json: bool) -> None:
+def print_one(record: dict[str, Any], *, json: bool) -> None:
+    """Print all that a record has, a line each, or as JSON."""
     if json:
         print_json(record)
         return

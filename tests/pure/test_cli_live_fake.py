@@ -14,9 +14,12 @@ import pybpfload
 from pybpfload.cli import cgroup, main, net
 from pybpfload.cli.group import Command, run_group
 from pybpfload.formats.pcap import read_pcap
+from pybpfload.kernel import bpf
+from pybpfload.kernel.linkinfo import TracingLinkInfo
 from pybpfload.runtime.attached import Attachment
+from pybpfload.runtime.loaded_btf import LoadedBtf
 from pybpfload.testing.fakekernel import FakeKernel, store
-from pybpfload.uapi import AttachFlag
+from pybpfload.uapi import AttachFlag, AttachType, LinkType
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -157,6 +160,30 @@ def test_a_link_and_what_it_belongs_to(fake, capsys):
     )
     assert json.loads(printed(capsys, "link", "detach", "1", "--json")) == {"detached": 1}
     assert "LINK_DETACH" in fake.commands()
+
+
+def test_loaded_btf_and_what_uses_it(fake, capsys, monkeypatch):
+    held = fake.open_object(fake.make("btf", data=bytes(24), kernel=1, name="vmlinux"))
+    number = fake.fds[held].id
+
+    def of_tracing(attach_type, link_type=LinkType.TRACING):
+        common = {"type": link_type, "id": 1, "prog_id": fake.prog, "cookie": 0}
+        target = {"target_obj_id": number, "target_btf_id": 3}
+        made = TracingLinkInfo(**common, **target, attach_type=AttachType(attach_type))
+        monkeypatch.setattr(bpf, "link_info", lambda fd: made)
+
+    of_tracing(AttachType.TRACE_FENTRY)
+    assert [each for each in pybpfload.loaded_btf() if each.kernel] == [
+        LoadedBtf(number, "vmlinux", 24, True, [], [], [1])
+    ]
+    shown = json.loads(printed(capsys, "btf", "show", f"id:{number}", "--json"))
+    assert shown == json.loads(printed(capsys, "btf", "show", "vmlinux", "--json"))
+    assert {"id", "size", "prog_ids", "map_ids", "link_ids", "kernel", "name"} == {*shown}
+    assert shown in json.loads(printed(capsys, "btf", "list", "--json"))
+    assert refused(capsys, "btf", "show", "vmlinu").endswith("did you mean 'vmlinux'?")
+    of_tracing(0)  # freplace: the target is a program
+    assert json.loads(printed(capsys, "btf", "show", "vmlinux", "--json"))["link_ids"] == []
+    fake.close(held)
 
 
 def test_holders_and_fdinfo(fake):
