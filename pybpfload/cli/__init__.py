@@ -37,6 +37,7 @@ GROUPS = {
         "prog": "list, show, dump, pin programs of the running kernel",
         "map": "list and show maps of the running kernel; read, write, watch elements",
         "link": "list, show, detach, pin attachments of the running kernel",
+        "top": "show how often programs run and how long that takes, live",
         "doctor": "tell what is in the way of loading, with remedies",
         "net": "list programs of network devices",
         "cgroup": "list programs of control groups",
@@ -67,7 +68,7 @@ Open, inspect, relocate and run BPF objects that clang built.
 options, before or after the command:
   -h, --help     show this help; after a command, that of the command
   -V, --version  show the version
-  -v, --verbose  say more: the verifier's log, what failed on the way
+  -v, --verbose  say more: the verifier's log, what failed on the way; live: every system call
   --json         print JSON for programs instead of text for people
   --color WHEN   colour: auto (on a terminal, unless NO_COLOR is set), always, never
 
@@ -184,7 +185,15 @@ def _dispatch(arguments: list[str]) -> int:
         what = "option" if command.startswith("-") else "command"
         close = did_you_mean(command, COMMANDS)
         raise UsageError(f"unknown {what} {command!r}{close or '; see pybpfload --help'}")
-    status: int = module_of(command).run([*early, *arguments])
+    words = [*early, *arguments]
+    run = module_of(command).run
+    if command in GROUPS["live"] and _is_verbose(words):
+        from pybpfload.cli.watched import watched
+
+        with watched():
+            status: int = run(words)
+    else:
+        status = run(words)
     return status
 
 

@@ -68,6 +68,13 @@ class Stop:
             return _LOOK
         return max(0.0, min(_LOOK, self._end - time.monotonic()))
 
+    def sleep(self, seconds: float) -> bool:
+        """Wait so long, or until it is time to stop; return whether it is not."""
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(self.wait, left))
+        return not self.requested
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,7 +22,8 @@ def table(
 
     Args:
         columns: Headings; columns of numbers are aligned to the right, empty ones left out.
-        rows: Cells; what is not a string is shown by ``str()``, ``None`` and ``""`` as ``-``.
+        rows: Cells; what is not a string is shown by ``str()``, fractions with two decimals,
+            ``None`` and ``""`` as ``-``.
         looks: Looks of cells by their text; not of the first column, which has names.
 
     Returns:
@@ -32,9 +33,11 @@ def table(
     if not content:
         return []
     used = [i for i in range(len(columns)) if any(row[i] is not None for row in content)]
-    numeric = [all(row[i] is None or isinstance(row[i], int) for row in content) for i in used]
+    numeric = [
+        all(row[i] is None or isinstance(row[i], (int, float)) for row in content) for i in used
+    ]
     texts = [[columns[i] for i in used]]
-    texts += [["-" if row[i] is None else visible(str(row[i])) for i in used] for row in content]
+    texts += [[_cell(row[i]) for i in used] for row in content]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     looks = looks or {}
     lines = []
@@ -53,6 +56,12 @@ def table(
             ]
         lines.append("  " + "  ".join(padded).rstrip())
     return lines
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else visible(str(value))
 
 
 def shorten(text: str, width: int = 60) -> str:

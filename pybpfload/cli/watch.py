@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.elements import Elements
@@ -85,7 +84,7 @@ def watch_changes(opened: Map[Any, Any], stop: Stop, *, interval: float, json: b
     before = dict(elements)
     stop.start()
     while not stop.requested:
-        _sleep(stop, interval)
+        stop.sleep(interval)
         now = dict(elements)
         for key in [*before, *(key for key in now if key not in before)]:
             if before.get(key) == now.get(key):
@@ -102,12 +101,6 @@ def watch_changes(opened: Map[Any, Any], stop: Stop, *, interval: float, json: b
 
 
 _MARKS = {"added": "+", "changed": "~", "removed": "-"}
-
-
-def _sleep(stop: Stop, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not stop.requested and (left := end - time.monotonic()) > 0:
-        time.sleep(min(stop.wait, left))
 
 
 def _btf_of_users(number: int) -> Any:

@@ -270,6 +270,8 @@ class FakeKernel:
                 if fields.get("attach_type") == 41 and fields["target_fd"] not in self.fds:
                     return -errno.EBADF
             return self.open_object(self.make(_NEW[command], **{**fields, **extra}))
+        if command == "ENABLE_STATS":
+            return self.open_object(FakeObject("stats", 0, fields))
         if command == "ITER_CREATE":
             link = self.fds[fields["link_fd"]]
             return self.open_object(FakeObject("iter", 0, {"output": link.output}))

@@ -46,14 +46,15 @@ class FakeObject:
     ``object["name"]`` is a field of the call that made it.
 
     Attributes:
-        kind: ``"map"``, ``"prog"``, ``"btf"``, ``"link"``, ``"perf_event"``, ``"iter"`` or
-            ``"file"``.
+        kind: ``"map"``, ``"prog"``, ``"btf"``, ``"link"``, ``"perf_event"``, ``"iter"``,
+            ``"stats"`` or ``"file"``.
         id: Its id, 0 for kinds without ids.
         elements: Values of a map by key.
         frozen: Whether a map is frozen.
         output: What reading gives (of a link: what each of its iterators gives).
         ioctls: Requests and arguments of all ioctl(2) calls.
         mappings: What was mapped, by offset.
+        runs: Of a program: time of its runs in ns, their count, misses.
     """
 
     def __init__(self, kind: str, number: int, fields: dict[str, Any]) -> None:
@@ -65,6 +66,7 @@ class FakeObject:
         self.output: bytes = fields.get("output", b"")
         self.ioctls: list[tuple[int, int | bytearray]] = []
         self.mappings: dict[int, mmap.mmap] = {}
+        self.runs = (0, 0, 0)
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]
@@ -168,6 +170,7 @@ class FakeObject:
             struct.pack_into("=II8s", raw, 0, self["prog_type"], self.id, b"fakeprog")
             struct.pack_into("=16s", raw, 64, self["prog_name"])
             struct.pack_into("=I", raw, 128, 1 if self["prog_btf_fd"] else 0)
+            struct.pack_into("=3Q", raw, 192, *self.runs)
             struct.pack_into("=II", raw, 220, 0, self["attach_btf_id"])
             return bytes(raw)
         raw = bytearray(64)
