@@ -9,9 +9,10 @@ through the functions here, so a test can put a scripted kernel behind them::
 System calls return the result, or the negative error number as the kernel itself does: a missing
 key is an everyday answer and must not cost an exception. File functions raise ``OSError``.
 
-Calls are logged to ``logging.getLogger("pybpfload.syscalls")`` at level DEBUG if that logger is
-enabled when the door is first used, or after :func:`log_calls`. Otherwise ``logging`` is not even
-imported.
+Calls are logged by those loggers of :mod:`pybpfload.logs` that are enabled at level DEBUG when the
+door is first used or an object is loaded, or after :func:`log_calls`: then a
+:class:`~pybpfload.kernel.calllog.LoggedKernel` stands behind the door, before the real one.
+Otherwise ``logging`` is not even imported.
 
 The module is long because there is but one door; each function in it is a few lines.
 """
@@ -22,6 +23,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 
+from pybpfload import logs
 from pybpfload.errors import NotSupportedError
 
 TYPE_CHECKING = False
@@ -80,6 +82,7 @@ __all__ = [
     "epoll",
     "exists",
     "filesystem_type",
+    "follow_logger",
     "fstat",
     "interface_index",
     "interface_name",
@@ -403,6 +406,8 @@ class _RealKernel:
 
 _kernel: Kernel | None = None
 _log: Callable[..., None] | None = None
+_log_files: Callable[..., None] | None = None
+_wanted: bool | None = None  # what log_calls() was told
 
 
 def current() -> Kernel:
@@ -414,8 +419,7 @@ def current() -> Kernel:
     global _kernel
     if _kernel is None:
         _kernel = _RealKernel()
-        if "logging" in sys.modules:
-            log_calls(None)
+        follow_logger()
     return _kernel
 
 
@@ -423,11 +427,11 @@ def current() -> Kernel:
 def replaced(kernel: Kernel) -> Iterator[Kernel]:
     """Put another kernel behind the door for a while. Not for use by several threads at once."""
     global _kernel
-    before, _kernel = _kernel, kernel
+    before, _kernel = _kernel, _seen(kernel)
     try:
         yield kernel
     finally:
-        _kernel = before
+        _kernel = before and _seen(before)
 
 
 def cache() -> dict[Any, Any]:
@@ -439,25 +443,35 @@ def log_calls(on: bool | None = True) -> None:
     """Log every call to the logger ``pybpfload.syscalls`` at level DEBUG, or stop doing so.
 
     Args:
-        on: ``None`` follows the logger's present level.
+        on: ``None``: as the logger's level says; that is how it is without calling this.
     """
-    global _log
-    if on is False:
-        _log = None
-        return
-    import logging
-
-    logger = logging.getLogger("pybpfload.syscalls")
-    _log = logger.debug if on or logger.isEnabledFor(logging.DEBUG) else None
+    global _wanted
+    _wanted = on
+    follow_logger()
 
 
-def _logged(text: str, result: int) -> None:
-    import errno
+def follow_logger() -> None:
+    """Log calls from now on if somebody wants to see them; loading an object does this."""
+    global _kernel, _log, _log_files
+    if _wanted:
+        import logging
 
-    if _log is not None:
-        _log(
-            "%s = %s", text, result if result >= 0 else f"-{errno.errorcode.get(-result, -result)}"
-        )
+        _log = logging.getLogger(logs.SYSCALLS).debug
+    else:
+        _log = logs.debug(logs.SYSCALLS) if _wanted is None else None
+    _log_files = logs.debug(logs.FILES)
+    if _kernel is not None:
+        _kernel = _seen(_kernel)
+
+
+def _seen(kernel: Kernel) -> Kernel:
+    """The kernel with what logs its calls before it, or without that."""
+    bare = kernel if TYPE_CHECKING else getattr(kernel, "unlogged", kernel)
+    if _log is None and _log_files is None:
+        return bare
+    from pybpfload.kernel.calllog import LoggedKernel
+
+    return LoggedKernel(bare, _log, _log_files)
 
 
 def bpf(cmd: int, attr: bytearray, size: int) -> int:
@@ -468,12 +482,7 @@ def bpf(cmd: int, attr: bytearray, size: int) -> int:
         attr: The whole ``bpf_attr`` of the command: the kernel may write results beyond ``size``.
         size: Bytes of ``attr`` that the kernel shall read.
     """
-    result = (_kernel or current()).bpf(cmd, attr, size)
-    if _log is not None:
-        from pybpfload.uapi import Cmd
-
-        _logged(f"bpf({Cmd(cmd).name}, {attr[:size].hex(' ', 8)}, {size})", result)
-    return result
+    return (_kernel or current()).bpf(cmd, attr, size)
 
 
 def prepared(cmd: int, attr: bytearray, size: int) -> Callable[[], int]:
@@ -495,27 +504,17 @@ def prepared(cmd: int, attr: bytearray, size: int) -> Callable[[], int]:
 
 def perf_event_open(attr: bytearray, pid: int, cpu: int, group_fd: int, flags: int) -> int:
     """Open a perf event; the descriptor or the negative error number."""
-    result = (_kernel or current()).perf_event_open(attr, pid, cpu, group_fd, flags)
-    if _log is not None:
-        where = f"pid={pid}, cpu={cpu}, group_fd={group_fd}, flags={flags}"
-        _logged(f"perf_event_open({attr.hex(' ', 8)}, {where})", result)
-    return result
+    return (_kernel or current()).perf_event_open(attr, pid, cpu, group_fd, flags)
 
 
 def ioctl(fd: int, request: int, argument: int | bytearray = 0) -> int:
     """Control a device or perf event; the result or the negative error number."""
-    result = (_kernel or current()).ioctl(fd, request, argument)
-    if _log is not None:
-        _logged(f"ioctl({fd}, {request:#x}, {argument!r})", result)
-    return result
+    return (_kernel or current()).ioctl(fd, request, argument)
 
 
 def close(fd: int) -> int:
     """Close a descriptor; 0 or the negative error number."""
-    result = (_kernel or current()).close(fd)
-    if _log is not None:
-        _logged(f"close({fd})", result)
-    return result
+    return (_kernel or current()).close(fd)
 
 
 def dup(fd: int, minimum: int = 3) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "disable",
     "enable",
     "event_attr",
+    "event_fields",
     "open_bpf_output",
     "open_event",
     "open_probe",
@@ -117,6 +118,33 @@ def event_attr(byteorder: str = sys.byteorder, **values: int) -> bytearray:
             raise ValueError(f"perf_event_attr: {name} {value!r} does not fit") from None
     struct.pack_into(mark + "Q", data, 40, flags)
     return data
+
+
+def event_fields(attr: bytes | bytearray, byteorder: str = sys.byteorder) -> dict[str, int]:
+    """What is set in a ``struct perf_event_attr``: fields and flags by name, without its size.
+
+    Of fields that share their place the first is named, or that which a flag asks for.
+
+    Args:
+        attr: 112 bytes or more.
+        byteorder: Of the machine, ``"little"`` or ``"big"``.
+    """
+    mark = "<" if byteorder == "little" else ">"
+    (word,) = struct.unpack_from(mark + "Q", attr, 40)
+    flags = {
+        name: 1
+        for name, bit in _BITS.items()
+        if word >> (bit if byteorder == "little" else 63 - bit) & 1
+    }
+    other = {"sample_period": "freq" in flags, "sample_freq": "freq" not in flags,
+             "wakeup_events": "watermark" in flags,
+             "wakeup_watermark": "watermark" not in flags}  # fmt: skip
+    found = {
+        name: struct.unpack_from(mark + code, attr, offset)[0]
+        for name, (code, offset) in _FIELDS.items()
+        if name != "size" and not other.get(name)
+    }
+    return {name: value for name, value in found.items() if value or name == "type"} | flags
 
 
 def open_event(

@@ -25,7 +25,7 @@ from pybpfload.errors import (
 )
 from pybpfload.isa import insn as isa
 from pybpfload.isa.insn import Insn
-from pybpfload.kernel import bpf, memlock, probe
+from pybpfload.kernel import bpf, door, memlock, probe
 from pybpfload.kernel import btf as kernel_btf
 from pybpfload.kernel.errors import why_not_permitted
 from pybpfload.kernel.fd import FileDescriptor
@@ -132,6 +132,7 @@ class Loader:
                 f"{self.spec.path} is {theirs} endian, this machine is {sys.byteorder} endian; "
                 f"compile it with -target bpf{'el' if _NATIVE == '<' else 'eb'}"
             )
+        door.follow_logger()
         with ExitStack() as undo:
             try:
                 self.token = find_token(self._token_path, self._note)

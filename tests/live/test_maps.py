@@ -464,7 +464,7 @@ def test_prepared_calls_are_logged_too(caplog: pytest.LogCaptureFixture) -> None
                 assert m.get(7) is None
                 m[1] = 3
             finally:
-                door.log_calls(False)
+                door.log_calls(None)
         assert m[1] == 3
     lines = [record.getMessage() for record in caplog.records]
     assert [line.partition(",")[0] for line in lines] == [

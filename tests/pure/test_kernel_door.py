@@ -5,17 +5,25 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
+import pybpfload
+from pybpfload import logs
 from pybpfload.errors import KernelError, NotSupportedError
-from pybpfload.kernel import bpf, door
+from pybpfload.kernel import bpf, door, perf
 from pybpfload.kernel.fd import FileDescriptor, at_least_3
 from pybpfload.testing.fakekernel import FakeKernel
-from pybpfload.uapi import MapType
+from pybpfload.uapi import AttachType, MapType, ProgType
+
+OBJECTS = (
+    Path(__file__).parents[2] / "fixtures" / ("bpfel" if sys.byteorder == "little" else "bpfeb")
+)
 
 
 @pytest.mark.parametrize(
@@ -74,22 +82,116 @@ def test_replaced_is_put_back() -> None:
         assert outer.cache is door.cache()
 
 
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
 def test_logging(caplog: pytest.LogCaptureFixture) -> None:
-    with FakeKernel(), caplog.at_level(logging.DEBUG, "pybpfload.syscalls"):
+    with FakeKernel(), caplog.at_level(logging.DEBUG, logs.SYSCALLS):
         door.log_calls()
         try:
             bpf.map_create(MapType.HASH, 4, 4, 1)
             with pytest.raises(KernelError):
                 bpf.map_create(MapType.HASH, 4, 4, 0)
-            door.ioctl(5, 0x2400)
+            door.ioctl(5, 0x40042408, 7)
+            door.read_file("/proc/self/status")
         finally:
             door.log_calls(False)
         bpf.map_create(MapType.HASH, 4, 4, 1)
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 3
-    assert lines[0].startswith("bpf(MAP_CREATE, 0100000004000000 0400000001000000, 16) = 1000001")
-    assert lines[1].endswith("= -EINVAL")
-    assert lines[2] == "ioctl(5, 0x2400, 0) = -EBADF"
+        door.log_calls(None)
+    assert lines_of(caplog) == [
+        "bpf(MAP_CREATE, map_type=HASH, key_size=4, value_size=4, max_entries=1) = 1000001",
+        "bpf(MAP_CREATE, map_type=HASH, key_size=4, value_size=4) = -EINVAL",
+        "ioctl(5, PERF_EVENT_IOC_SET_BPF, 7) = -EBADF",
+    ]
+
+
+def test_what_an_address_leads_to_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    code = bytes(8) + b"\x95" + bytes(7)
+    with FakeKernel() as fake, caplog.at_level(logging.DEBUG, logs.SYSCALLS):
+        door.log_calls()
+        try:
+            program = bpf.prog_load(ProgType.RAW_TRACEPOINT, code, "GPL", prog_name="x")
+            bpf.raw_tracepoint_open("sys_enter", program)
+            bpf.link_create(program, 0, AttachType.TRACE_FENTRY, cookie=5)
+            bpf.obj_pin(program, "/sys/fs/bpf/p")
+            attr = perf.event_attr(type=1, config=9, sample_freq=99, freq=1, disabled=1)
+            door.perf_event_open(attr, -1, 0, -1, 8)
+            assert door.current() is not fake
+            door.log_calls(False)
+            assert door.current() is fake
+        finally:
+            door.log_calls(None)
+    first, second, third, fourth = fake.fds
+    load = "prog_type=RAW_TRACEPOINT, insn_cnt=2, license='GPL', prog_name='x'"
+    event = "type=1, config=9, sample_freq=99, disabled=1, freq=1, pid=-1, cpu=0, group_fd=-1"
+    assert lines_of(caplog) == [
+        f"bpf(PROG_LOAD, {load}) = {first}",
+        f"bpf(RAW_TRACEPOINT_OPEN, name='sys_enter', prog_fd={first}) = {second}",
+        f"bpf(LINK_CREATE, prog_fd={first}, attach_type=TRACE_FENTRY, cookie=5) = {third}",
+        f"bpf(OBJ_PIN, pathname='/sys/fs/bpf/p', bpf_fd={first}) = 0",
+        f"perf_event_open({event}, flags=0x8) = {fourth}",
+    ]
+
+
+def test_files_have_a_logger_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    with FakeKernel(), caplog.at_level(logging.DEBUG, logs.FILES):
+        door.follow_logger()
+        door.read_file("/proc/self/status")
+        with pytest.raises(FileNotFoundError):
+            door.read_file("/proc/missing")
+        bpf.map_create(MapType.HASH, 4, 4, 1)
+    door.follow_logger()
+    assert lines_of(caplog) == [
+        "read_file('/proc/self/status', -1) = <36 bytes>",
+        "read_file('/proc/missing', -1) = -ENOENT",
+    ]
+
+
+def test_loading_looks_whether_somebody_watches(caplog: pytest.LogCaptureFixture) -> None:
+    """Every command that the kernel got is logged, and every relocation."""
+    spec = pybpfload.open(OBJECTS / "core_local.bpf.o")
+    for program in spec:
+        program.autoload = program.name == "fields"
+    target = pybpfload.open(OBJECTS / "core_target.bpf.o").btf
+    with FakeKernel() as fake:
+        with caplog.at_level(logging.DEBUG, "pybpfload"), spec.load(btf=target) as obj:
+            obj.attach()
+            assert obj.links
+        calls = [line for line in lines_of(caplog) if line.startswith("bpf(")]
+        told = [record for record in caplog.records if record.name == logs.RELOCATIONS]
+        assert [re.split("[(,)]", line)[1] for line in calls] == fake.commands()
+        assert len(told) == len(spec.relocate(target).decisions)
+        first = told[0].getMessage()
+        assert first.startswith("fields, instruction 0: <byte_off> [29] struct ct_nested[2].arr[3]")
+        assert "-> [33] struct ct_nested[2].arr[3].q[1] (2:2:1:3:1:1 @ offset 1148) of " in first
+        assert first.endswith(", 300 -> 1148: patched")
+        with spec.load(btf=target):
+            pass
+        assert len(fake.commands()) > len(calls)
+        assert len([line for line in lines_of(caplog) if line.startswith("bpf(")]) == len(calls)
+
+
+def test_nobody_watches_by_default() -> None:
+    """A load imports neither logging nor what puts calls into words."""
+    code = (
+        "import sys; import pybpfload; from pybpfload.testing.fakekernel import FakeKernel\n"
+        f"with FakeKernel(), pybpfload.load({str(OBJECTS / 'minimal.bpf.o')!r}): pass\n"
+        "print([m for m in ('logging', 'pybpfload.kernel.calllog') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_shown_loggers_are_as_before(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger(logs.SYSCALLS)
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    with logs.shown(logs.SYSCALLS), FakeKernel():
+        door.follow_logger()
+        bpf.map_create(MapType.HASH, 4, 4, 1)
+    door.follow_logger()
+    assert capfd.readouterr().err.startswith("bpf(MAP_CREATE, map_type=HASH")
+    assert (logger.level, logger.propagate, logger.handlers) == before
 
 
 def test_descriptors_close_once() -> None:

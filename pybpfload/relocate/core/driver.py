@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pybpfload import logs
 from pybpfload.errors import FormatError, RelocationError
 from pybpfload.isa.insn import LDIMM64
 from pybpfload.relocate.core import access, compute, match, patch
@@ -56,22 +57,24 @@ def relocate_core(
     candidates = Candidates(btf, target)
     budget = Budget(len(records))
     decisions = []
+    log = logs.debug(logs.RELOCATIONS)
     for serial, index, record, function in records:
         budget.start()
-        decisions.append(
-            _decide(
-                spec,
-                candidates,
-                target,
-                budget,
-                code[id(function)],
-                serial,
-                index,
-                record,
-                function,
-            )
-        )
+        insns = code[id(function)]
+        decision = _decide(spec, candidates, target, budget, insns, serial, index, record, function)
+        decisions.append(decision)
+        if log is not None:
+            log("%s", _told(decision))
     return decisions
+
+
+def _told(decision: CoreDecision) -> str:
+    """A decision in one line, for the logger."""
+    target = f" -> {decision.target} of {decision.target.btf.name}" if decision.target else ""
+    value = "" if decision.value is None else f", {decision.original} -> {decision.value}"
+    reason = f" ({decision.reason})" if decision.reason else ""
+    place = f"{decision.function}, instruction {decision.insn}"
+    return f"{place}: {decision}{target}{value}: {decision.outcome}{reason}"
 
 
 def _check_records(spec: ObjectSpec) -> None:
