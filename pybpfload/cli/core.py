@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, open_object, print_json
@@ -22,6 +23,7 @@ examples:
   pybpfload core tracer.bpf.o                             on the running kernel
   pybpfload core --btf vmlinuz-6.1 --program on_exec tracer.bpf.o
   pybpfload core --btf vmlinux --btf nf_tables.ko --json tracer.bpf.o
+  pybpfload core --btf vmlinuz-6.1 --program on_exec --insn 4 --svg tracer.bpf.o > 4.svg
 
 A BTF file is raw BTF, an ELF file with BTF (vmlinux, a module), or a kernel image.
 The first is the kernel's, the others are those of modules.
@@ -34,9 +36,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("object", metavar="OBJ", help="a BPF object file")
     parser.add_btf_files()
     parser.add_programs("program or subprogram")
+    parser.add_argument("--insn", metavar="N", type=int, help="only the relocation there")
+    parser.add_argument("--svg", action="store_true", help="draw it: types of both sides, an arrow")
     options = parser.read(arguments)
 
     from pybpfload.cli.disasm import chosen
+    from pybpfload.cli.failure import UsageError
     from pybpfload.cli.relocation import read_target
     from pybpfload.relocate.listing import listings
 
@@ -44,12 +49,28 @@ def run(arguments: Sequence[str]) -> int:
     functions = chosen(spec, options.program)
     files, target = read_target(spec, options.btf)
     made = listings(spec, target, functions=functions)
+    if options.insn is not None:
+        made = [_only(listing, options.insn) for listing in made]
+    if options.svg:
+        found = [decision for listing in made for _, decision in listing.core]
+        if len(found) != 1:
+            raise UsageError(
+                f"--svg draws one relocation, these are {len(found)}; "
+                "choose it with --program and --insn"
+            )
+        print(found[0].picture().svg(), end="")
+        return 0
     if options.json:
         print_json([entry for listing in made for entry in document(listing)])
         return 0
     for line in _text(spec.path, files, made):
         print(line)
     return 0
+
+
+def _only(listing: Listing, insn: int) -> Listing:
+    kept = [(index, decision) for index, decision in listing.core if index == insn]
+    return replace(listing, core=kept)
 
 
 def document(listing: Listing) -> list[dict[str, Any]]:

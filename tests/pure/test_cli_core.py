@@ -1,6 +1,7 @@
 """``pybpfload core``."""
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pybpfload
@@ -70,3 +71,43 @@ def test_what_is_refused_is_one_line(capsys):
     assert (status, out, len(err.splitlines())) == (1, "", 1)
     status, _, err = run(capsys, "--program", "nope", str(LITTLE / "core_bits.bpf.o"))
     assert (status, err[:26]) == (2, "pybpfload: no program 'nop")
+
+
+def test_a_picture_has_both_sides_and_arrows(capsys):
+    path = LITTLE / "core_local.bpf.o"
+    chosen = ("--program", "fields", "--insn", "24", str(path))
+    status, out, err = run(capsys, "--svg", *chosen)
+    assert (status, err) == (0, "")
+    (decision,) = (
+        d
+        for d in relocate(pybpfload.open(path), pybpfload.read_btf(TYPES)).decisions
+        if (d.function, d.insn) == ("fields", 24)
+    )
+    assert decision.picture().svg() == decision._repr_svg_() == out
+    pair = decision.picture()
+    assert [(pair.left.lines[a].text.strip(), pair.left.lines[a].place, pair.right.lines[b].place)
+            for a, b in pair.arrows] == [
+        ("struct {...} named;", "16", "8"), ("u32 inside;", "0", "0"),
+    ]  # fmt: skip
+    assert pair.notes[0] == "byte_off: 16 in the object, 8 there: patched"
+    root = ElementTree.fromstring(out)
+    assert len(root.findall(".//{*}path[@class='arrow']")) == 2
+    assert len(root.findall(".//{*}rect[@class='to']")) == 2
+
+
+def test_one_picture_at_a_time(capsys):
+    path = str(LITTLE / "core_local.bpf.o")
+    status, out, err = run(capsys, "--svg", "--program", "fields", path)
+    assert (status, out) == (2, "")
+    assert "--svg draws one relocation, these are 28; choose it with" in err
+
+
+def test_every_decision_can_be_drawn():
+    spec = pybpfload.open(LITTLE / "core_local.bpf.o")
+    for decision in relocate(spec, pybpfload.read_btf(TYPES)).decisions:
+        pair = decision.picture()
+        steps = max(1, sum(step.name is not None for step in decision.local.accessors))
+        assert len(pair.arrows) == (steps if decision.target is not None else 0), decision
+        if decision.target is None:
+            assert [line.text for line in pair.right.lines] == ["there is none"]
+        ElementTree.fromstring(pair.svg())

@@ -10,6 +10,7 @@ from pybpfload.btf import types as t
 
 if TYPE_CHECKING:
     from pybpfload.btf import Btf
+    from pybpfload.charts.pair import Pair
     from pybpfload.isa.insn import Insn
 
 __all__ = [
@@ -163,22 +164,36 @@ class Spec:
         bits = f":{member.bitfield_size}" if member.bitfield_size else ""
         return declare(self.btf, member.type, printable(member.name)) + bits
 
-    def __str__(self) -> str:
-        btf = self.btf
-        kind = btf.kind(self.root)
+    @property
+    def type_name(self) -> str:
+        """What it begins at: ``struct task_struct``, ``enum <anon>``, ``typedef pid_t``."""
+        kind = self.btf.kind(self.root)
         label = t.Kind(kind).name.lower() if kind in t.Kind._value2member_map_ else str(kind)
-        text = f"[{self.root}] {label} {btf.type_name(self.root) or '<anon>'}"
+        return f"{label} {self.btf.type_name(self.root) or '<anon>'}"
+
+    @property
+    def path(self) -> str:
+        """The way from there: ``.real_parent.tgid``, ``[1].name``, ``::ENUMERATOR``, or ``""``."""
         if self.kind in TYPE_KINDS:
-            return text
+            return ""
         if self.kind in ENUMVAL_KINDS:
-            enum = btf[self.accessors[0].type_id]
-            assert isinstance(enum, (t.Enum, t.Enum64))
-            return f"{text}::{self.last.name} = {enum.values[self.last.index].value}"
+            return f"::{self.last.name}"
+        text = ""
         for position, accessor in enumerate(self.accessors):
             if accessor.name is not None:
                 text += f".{accessor.name}"
             elif position or accessor.index:
                 text += f"[{accessor.index}]"
+        return text
+
+    def __str__(self) -> str:
+        text = f"[{self.root}] {self.type_name}{self.path}"
+        if self.kind in TYPE_KINDS:
+            return text
+        if self.kind in ENUMVAL_KINDS:
+            enum = self.btf[self.accessors[0].type_id]
+            assert isinstance(enum, (t.Enum, t.Enum64))
+            return f"{text} = {enum.values[self.last.index].value}"
         byte, bit = divmod(self.bit_offset, 8)
         where = f"{byte}.{bit}" if bit else f"{byte}"
         return f"{text} ({':'.join(map(str, self.raw))} @ offset {where})"
@@ -224,6 +239,19 @@ class CoreDecision:
     def kind_name(self) -> str:
         """Kind as libbpf's log spells it, for example ``byte_off``."""
         return self.kind.name.lower()
+
+    def picture(self) -> Pair:
+        """The types on both sides with an arrow from what is meant to what that is there.
+
+        Raises:
+            FormatError: The BTF is damaged.
+        """
+        from pybpfload.relocate.core.picture import picture
+
+        return picture(self)
+
+    def _repr_svg_(self) -> str:
+        return self.picture().svg()
 
     def __str__(self) -> str:
         return f"<{self.kind_name}> {self.local or shown(self.access)}"
