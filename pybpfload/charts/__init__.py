@@ -1,4 +1,4 @@
-"""Things to look at: histograms, folded stacks, flame graphs, diagrams; as text and as SVG.
+"""Things to look at: histograms, folded stacks, flame graphs, diagrams, pairs, trees.
 
 Pure functions of dictionaries and lists: no kernel and no Linux is needed.
 """
@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from pybpfload.charts.folded import read_folded, write_folded
     from pybpfload.charts.gutter import arrows
     from pybpfload.charts.histogram import Bucket, Histogram, by_key
+    from pybpfload.charts.pair import Column, Line, Pair
+    from pybpfload.charts.tree import Tree
 
 __all__ = [
     "Box",
     "Bucket",
+    "Column",
     "Diagram",
     "Histogram",
+    "Line",
+    "Pair",
+    "Tree",
     "Way",
     "arrows",
     "by_key",
@@ -31,7 +37,11 @@ __all__ = [
 _HOMES = {
     "Box": "diagram",
     "Bucket": "histogram",
+    "Column": "pair",
     "Diagram": "diagram",
+    "Line": "pair",
+    "Pair": "pair",
+    "Tree": "tree",
     "Way": "diagram",
     "arrows": "gutter",
     "Histogram": "histogram",

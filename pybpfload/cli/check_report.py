@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from pybpfload.check import DEGRADED, FAILS, LOADS
 from pybpfload.cli.failure import visible
+from pybpfload.cli.page import escaped, page
 from pybpfload.cli.style import BAD, DIM, GOOD, WARN, paint
 from pybpfload.cli.table import table
 
@@ -93,19 +93,10 @@ def _short(paths: Sequence[str]) -> list[str]:
     return ["/".join(parts) for parts in split]
 
 
-_STYLE = """\
-body { font: 14px sans-serif; margin: 2em; }
-table { border-collapse: collapse; }
-th, td { border: 1px solid #ccc; padding: 2px 8px; text-align: left; }
-td.loads { background: #dfd; } td.degraded { background: #ffd; } td.fails { background: #fdd; }
-li.problem { color: #900; } li.unknown { color: #666; }
-"""
-
-
 def html(verdicts: Sequence[Verdict], objects: Sequence[str], kernels: Sequence[str]) -> str:
     """One self-contained page: the matrix, and the reasons of each pair below it."""
     numbers = {(each.object, each.kernel): n for n, each in enumerate(verdicts)}
-    head = "".join(f"<th>{escape(name)}</th>" for name in _short(kernels))
+    head = "".join(f"<th>{escaped(name)}</th>" for name in _short(kernels))
     rows = []
     for path, shown in zip(objects, _short(objects), strict=True):
         cells = []
@@ -115,7 +106,7 @@ def html(verdicts: Sequence[Verdict], objects: Sequence[str], kernels: Sequence[
             cells.append(
                 f'<td class="{result}"><a href="#p{number}">{_SIGNS[result]} {result}</a></td>'
             )
-        rows.append(f"<tr><th>{escape(shown)}</th>{''.join(cells)}</tr>")
+        rows.append(f"<tr><th>{escaped(shown)}</th>{''.join(cells)}</tr>")
     details = []
     for number, verdict in enumerate(verdicts):
         groups = (
@@ -124,19 +115,14 @@ def html(verdicts: Sequence[Verdict], objects: Sequence[str], kernels: Sequence[
             ("unknown", verdict.unknown),
         )
         items = "".join(
-            f'<li class="{name}">{escape(str(each))}</li>'
+            f'<li class="{name}">{escaped(str(each))}</li>'
             for name, found in groups
             for each in found
         )
-        title = f"{escape(verdict.object)} on {escape(verdict.kernel)}: {verdict.result}"
+        title = f"{escaped(verdict.object)} on {escaped(verdict.kernel)}: {verdict.result}"
         details.append(f'<h3 id="p{number}">{title}</h3><ul>{items}</ul>')
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>pybpfload check</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>Will it load?</h1>\n"
-        f"<table><tr><th></th>{head}</tr>\n" + "\n".join(rows) + "</table>\n" + "\n".join(details)
-        + "\n</body></html>\n"
-    )  # fmt: skip
+    matrix = f"<table><tr><th></th>{head}</tr>\n" + "\n".join(rows) + "</table>"
+    return page("pybpfload check", ["<h1>Will it load?</h1>", matrix, *details])
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:

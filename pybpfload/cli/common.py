@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from pybpfload.object.spec import Named, ObjectSpec
 
-__all__ = ["Parser", "check_names", "open_object", "parser_of", "print_json", "seconds"]
+__all__ = [
+    "Parser",
+    "check_names",
+    "draws_unicode",
+    "open_object",
+    "parser_of",
+    "print_json",
+    "seconds",
+]
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,6 +146,12 @@ def check_names(wanted: Sequence[str], known: Named) -> None:
             there = ", ".join(known) or "none"
             close = did_you_mean(name, known)
             raise UsageError(f"no {known.what} {name!r}{close or '; there are: ' + there}")
+
+
+def draws_unicode(*, ascii_only: bool = False) -> bool:
+    """Whether drawings on standard output may use more than ASCII."""
+    encoding = getattr(sys.stdout, "encoding", None) or ""
+    return not ascii_only and encoding.lower().startswith("utf")
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:

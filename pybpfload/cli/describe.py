@@ -10,10 +10,11 @@ from pybpfload.btf.cdecl import declare, define, type_text
 from pybpfload.btf.values import codec
 from pybpfload.check.asks import least, object_asks
 from pybpfload.cli.values import plain
-from pybpfload.errors import BpfError
+from pybpfload.errors import BpfError, FormatError
 from pybpfload.kernel.since import version_pair
 from pybpfload.object.spec import MapKind
-from pybpfload.relocate.core.decision import CoreKind
+from pybpfload.relocate.core.access import parse_spec
+from pybpfload.relocate.core.decision import CoreKind, Failure
 from pybpfload.uapi import MapFlag, MapType, ProgFlag, name_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def describe(spec: ObjectSpec) -> dict[str, Any]:
     kinds = Counter(record.kind for f in spec.functions for _, _, record in f.core_relos)
     maps = [_map(m, definitions) for m in spec.maps.values()]
     variables = list(_variables(spec, definitions, notes))
+    accesses = _Accesses(spec.btf)
     return {
         "object": spec.path,
         "name": spec.name,
@@ -49,8 +51,8 @@ def describe(spec: ObjectSpec) -> dict[str, Any]:
         "license": spec.license,
         "kernel_version": spec.kernel_version,
         "needs": _needs(spec, asks, map_needs),
-        "programs": [_program(p, asks.get(key)) for key, p in spec.programs.items()],
-        "subprograms": [_subprogram(f) for f in spec.subprograms],
+        "programs": [_program(p, asks.get(key), accesses) for key, p in spec.programs.items()],
+        "subprograms": [_subprogram(f, accesses) for f in spec.subprograms],
         "maps": maps,
         "variables": variables,
         "externs": [_extern(e, spec.btf) for e in spec.externs.values()],
@@ -119,6 +121,35 @@ class _Definitions:
                     self._size += len(self.texts[name])
 
 
+class _Accesses:
+    """What CO-RE relocations ask of the kernel's types, in words."""
+
+    def __init__(self, btf: Btf | None) -> None:
+        self.btf = btf
+        self._left = _MAX_TEXT
+
+    def of(self, function: ProgramSpec) -> list[dict[str, Any]]:
+        """Those of a function, each once with how often, in the order of the code."""
+        records = sorted(function.core_relos, key=lambda entry: entry[1])
+        counts = Counter((r.kind, r.type_id, r.access_str) for _, _, r in records)
+        return [
+            {"kind": _core_kind(kind), **self._words(kind, type_id, access), "count": count}
+            for (kind, type_id, access), count in counts.items()
+        ]
+
+    def _words(self, kind: int, type_id: int, access: str) -> dict[str, str | None]:
+        unknown = {"type": None, "path": None}
+        if self.btf is None or kind not in CoreKind._value2member_map_ or self._left < 0:
+            return unknown
+        try:
+            local = parse_spec(self.btf, type_id, access, CoreKind(kind))
+            words: dict[str, str | None] = {"type": local.type_name, "path": local.path}
+        except (Failure, FormatError):  # what is wrong is told by whoever relocates it
+            return unknown
+        self._left -= sum(len(word or "") for word in words.values())
+        return words
+
+
 def _needs(
     spec: ObjectSpec, asks: dict[str, Asks], map_needs: list[tuple[str, Need]]
 ) -> dict[str, Any]:
@@ -149,7 +180,7 @@ def _needs(
     }
 
 
-def _program(program: ProgramSpec, asks: Asks | None) -> dict[str, Any]:
+def _program(program: ProgramSpec, asks: Asks | None, accesses: _Accesses) -> dict[str, Any]:
     linked = asks.program if asks else None
     attach_type = int(program.expected_attach_type)
     says = attach_type or program.section.startswith("cgroup_skb/ingress")
@@ -171,15 +202,17 @@ def _program(program: ProgramSpec, asks: Asks | None) -> dict[str, Any]:
         "kfuncs": asks.kfuncs if asks else None,
         "stack": asks.stack if asks else None,
         "core_relocations": len(program.core_relos),
+        "core_accesses": accesses.of(program),
     }
 
 
-def _subprogram(function: ProgramSpec) -> dict[str, Any]:
+def _subprogram(function: ProgramSpec, accesses: _Accesses) -> dict[str, Any]:
     return {
         "name": function.name,
         "global": function.is_global,
         "insn_count": len(function.insns),
         "core_relocations": len(function.core_relos),
+        "core_accesses": accesses.of(function),
     }
 
 

@@ -12,26 +12,23 @@ from pybpfload.cli.table import shorten, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["render"]
+__all__ = ["initial", "map_details", "render", "sized", "summary", "tables"]
 
 
 _REASONS = 3
+
+Table = tuple[str, tuple[str, ...], "list[tuple[Any, ...]]"]
+"""A heading, those of columns, and rows: cells are texts, numbers, or lists of names."""
 
 
 def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
     """Yield the lines about an object that :func:`pybpfload.cli.describe.describe` described."""
     yield paint(visible(one["object"]), TITLE)
-    yield from _summary(one)
-    parts = (
-        ("Programs", list(_programs(one["programs"]))),
-        ("Calls", _calls(one["programs"])),
-        ("Subprograms", _subprograms(one["subprograms"])),
-        ("Maps", list(_maps(one["maps"]))),
-        ("Variables", _variables(one["variables"])),
-        ("Externs", _externs(one["externs"])),
-        ("Notes", [f"  {visible(note)}" for note in one["notes"]]),
-        ("Types", list(_definitions(one["definitions"])) if verbose else []),
-    )
+    for name, fact in summary(one):
+        yield f"  {name:10}  {visible(fact)}"
+    parts = [(title, table(columns, map(_joined, rows))) for title, columns, rows in tables(one)]
+    parts.append(("Notes", [f"  {visible(note)}" for note in one["notes"]]))
+    parts.append(("Types", list(_definitions(one["definitions"])) if verbose else []))
     for title, lines in parts:
         if lines:
             yield ""
@@ -39,110 +36,127 @@ def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
             yield from lines
 
 
-def _summary(one: dict[str, Any]) -> Iterator[str]:
-    yield f"  name        {visible(one['name'])}"
-    yield f"  byte order  {one['byteorder']} endian"
-    yield f"  licence     {visible(one['license']) or 'none'}"
+def _joined(row: tuple[Any, ...]) -> list[Any]:
+    return [", ".join(cell) if isinstance(cell, list) else cell for cell in row]
+
+
+def summary(one: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Facts about the whole object: what, and the fact in words."""
+    yield "name", one["name"]
+    yield "byte order", f"{one['byteorder']} endian"
+    yield "licence", one["license"] or "none"
     if one["kernel_version"] is not None:
-        yield f"  version     {one['kernel_version']:#x}"
-    if btf := one["btf"]:
-        yield f"  BTF         {btf['types']} types, {btf['size']} bytes ({_counts(btf['kinds'])})"
+        yield "version", f"{one['kernel_version']:#x}"
+    btf, core, needs = one["btf"], one["core_relocations"], one["needs"]
+    if btf:
+        yield "BTF", f"{btf['types']} types, {btf['size']} bytes ({_counts(btf['kinds'])})"
     else:
-        yield "  BTF         none"
-    core = one["core_relocations"]
+        yield "BTF", "none"
     kinds = f" ({_counts(core['kinds'])})" if core["count"] else ""
     plural = "" if core["count"] == 1 else "s"
-    yield f"  CO-RE       {core['count'] or 'no'} relocation{plural}{kinds}"
-    needs = one["needs"]
+    yield "CO-RE", f"{core['count'] or 'no'} relocation{plural}{kinds}"
     if needs["kernel"]:
-        reasons = [visible(f"{r['what']} ({', '.join(r['whose'])})") for r in needs["because"]]
+        reasons = [
+            f"{reason['what']} ({', '.join(reason['whose'])})" for reason in needs["because"]
+        ]
         more = f" and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
-        yield f"  needs       Linux {needs['kernel']}: {'; '.join(reasons[:_REASONS])}{more}"
+        yield "needs", f"Linux {needs['kernel']}: {'; '.join(reasons[:_REASONS])}{more}"
     for each in needs["optional"]:
-        yield f"  may use     {visible(each['what'])}" + (
-            f" (Linux {each['since']})" * bool(each["since"])
-        )
+        yield "may use", each["what"] + f" (Linux {each['since']})" * bool(each["since"])
 
 
 def _counts(kinds: dict[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
-def _programs(programs: list[dict[str, Any]]) -> Iterator[str]:
-    rows = [
-        (
-            p["name"],
-            p["section"],
-            p["type"],
-            p["expected_attach_type"],
-            p["attach_to"],
-            p["insn_count"],
-            p["stack"],
-            "yes" if p["autoload"] else "no",
-            ", ".join(p["subprograms"] or ()),
-        )
-        for p in programs
-    ]
-    columns = (
-        "name",
-        "section",
-        "type",
-        "attach type",
-        "target",
-        "insns",
-        "stack",
-        "autoload",
-        "calls",
+def tables(one: dict[str, Any]) -> Iterator[Table]:
+    """What there is of each sort."""
+    yield (
+        "Programs",
+        ("name", "section", "type", "attach type", "target", "insns", "stack", "autoload", "calls"),
+        [
+            (
+                p["name"],
+                p["section"],
+                p["type"],
+                p["expected_attach_type"],
+                p["attach_to"],
+                p["insn_count"],
+                p["stack"],
+                "yes" if p["autoload"] else "no",
+                p["subprograms"] or [],
+            )
+            for p in one["programs"]
+        ],
     )
-    yield from table(columns, rows)
+    yield (
+        "Calls",
+        ("program", "helpers", "kernel functions", "maps"),
+        [
+            (p["name"], p["helpers"], p["kfuncs"], p["maps"])
+            for p in one["programs"]
+            if p["helpers"] or p["kfuncs"]
+        ],
+    )
+    yield (
+        "Subprograms",
+        ("name", "linkage", "insns"),
+        [
+            (f["name"], "global" if f["global"] else "static", f["insn_count"])
+            for f in one["subprograms"]
+        ],
+    )
+    yield (
+        "Maps",
+        ("name", "type", "key", "value", "entries", "flags", "more"),
+        [
+            (
+                m["name"],
+                m["type"],
+                sized(m["key_type"], m["key_size"]),
+                sized(m["value_type"], m["value_size"]),
+                m["max_entries"],
+                m["flags"],
+                "; ".join(map_details(m)),
+            )
+            for m in one["maps"]
+        ],
+    )
+    yield (
+        "Variables",
+        ("declaration", "section", "offset", "size", "value"),
+        [
+            (v["declaration"] or v["name"], v["section"], v["offset"], v["size"], initial(v))
+            for v in one["variables"]
+        ],
+    )
+    yield (
+        "Externs",
+        ("name", "kind", "linkage", "declaration"),
+        [
+            (e["name"], e["kind"], "weak" if e["weak"] else "strong", e["declaration"])
+            for e in one["externs"]
+        ],
+    )
 
 
-def _calls(programs: list[dict[str, Any]]) -> list[str]:
-    """Helpers and kernel functions of programs that call any."""
-    rows = [
-        (p["name"], ", ".join(p["helpers"]), ", ".join(p["kfuncs"]), ", ".join(p["maps"]))
-        for p in programs
-        if p["helpers"] or p["kfuncs"]
-    ]
-    return table(("program", "helpers", "kernel functions", "maps"), rows)
-
-
-def _subprograms(functions: list[dict[str, Any]]) -> list[str]:
-    rows = [(f["name"], "global" if f["global"] else "static", f["insn_count"]) for f in functions]
-    return table(("name", "linkage", "insns"), rows)
-
-
-def _maps(maps: list[dict[str, Any]]) -> Iterator[str]:
-    rows = [
-        (
-            m["name"],
-            m["type"],
-            _sized(m["key_type"], m["key_size"]),
-            _sized(m["value_type"], m["value_size"]),
-            m["max_entries"],
-            ", ".join(m["flags"]),
-            "; ".join(_map_details(m)),
-        )
-        for m in maps
-    ]
-    yield from table(("name", "type", "key", "value", "entries", "flags", "more"), rows)
-
-
-def _sized(name: str | None, size: int) -> str:
+def sized(name: str | None, size: int) -> str:
+    """A type and its size in bytes, as far as there are any."""
     if not size:
         return name or ""
     return f"{name} ({size})" if name else f"{size} bytes"
 
 
-def _map_details(found: dict[str, Any]) -> Iterator[str]:
+def map_details(found: dict[str, Any]) -> Iterator[str]:
+    """What few maps have, in words."""
     if found["pinning"]:
         yield "pinned by name"
     for attribute in ("map_extra", "numa_node", "ifindex"):
         if found[attribute]:
             yield f"{attribute} {found[attribute]}"
     if inner := found["inner"]:
-        key = _sized(inner["key_type"], inner["key_size"]) or "no key"
-        value = _sized(inner["value_type"], inner["value_size"]) or "no value"
+        key = sized(inner["key_type"], inner["key_size"]) or "no key"
+        value = sized(inner["value_type"], inner["value_size"]) or "no value"
         yield f"inner {inner['type']}: {key}, {value}, {inner['max_entries']} entries"
     if found["records"]:
         yield "records " + ", ".join(found["records"])
@@ -150,25 +164,10 @@ def _map_details(found: dict[str, Any]) -> Iterator[str]:
         yield "values " + ", ".join(value or "-" for value in found["values"])
 
 
-def _variables(variables: list[dict[str, Any]]) -> list[str]:
-    rows = [
-        (
-            v["declaration"] or v["name"],
-            v["section"],
-            v["offset"],
-            v["size"],
-            None if v["value"] is None else shorten(json.dumps(v["value"], ensure_ascii=False)),
-        )
-        for v in variables
-    ]
-    return table(("declaration", "section", "offset", "size", "value"), rows)
-
-
-def _externs(externs: list[dict[str, Any]]) -> list[str]:
-    rows = [
-        (e["name"], e["kind"], "weak" if e["weak"] else "strong", e["declaration"]) for e in externs
-    ]
-    return table(("name", "kind", "linkage", "declaration"), rows)
+def initial(variable: dict[str, Any]) -> str | None:
+    """The initial value of a variable, cut short; ``None`` if it is not known."""
+    value = variable["value"]
+    return None if value is None else shorten(json.dumps(value, ensure_ascii=False))
 
 
 def _definitions(texts: dict[str, str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.cli.common import Parser, open_object, print_json
+from pybpfload.cli.common import Parser, draws_unicode, open_object, print_json
 from pybpfload.cli.failure import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from pybpfload.cli.disasm_text import render
 
-    encoding = getattr(sys.stdout, "encoding", None) or ""
-    unicode = not options.ascii and encoding.lower().startswith("utf")
+    unicode = draws_unicode(ascii_only=options.ascii)
     for position, each in enumerate(made):
         if options.cfg:
             diagram = each.diagram(source=not options.no_source)

@@ -1,4 +1,4 @@
-"""Histograms, folded stacks and flame graphs."""
+"""Histograms, folded stacks, flame graphs and trees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pybpfload.charts import Bucket, Histogram, by_key, flame_graph, read_folded, write_folded
+from pybpfload.charts import (
+    Bucket,
+    Histogram,
+    Tree,
+    by_key,
+    flame_graph,
+    read_folded,
+    write_folded,
+)
 from pybpfload.charts.flame import Box, flame_boxes
 from pybpfload.errors import FormatError
 
@@ -288,3 +296,24 @@ def test_boxes_too_narrow_to_be_seen_are_not_drawn():
         "all", "big", "middle",
     ]  # fmt: skip
     assert drawn(flame_graph({}))[0][0] == "all (0 samples, 0.00%)"
+
+
+def test_tree():
+    made = Tree("a", (Tree("b", (Tree("c"), Tree("d", (Tree("e"),)))), Tree("f", (Tree("g"),))))
+    assert list(made.lines()) == [
+        "a", "|-- b", "|   |-- c", "|   `-- d", "|       `-- e", "`-- f", "    `-- g",
+    ]  # fmt: skip
+    assert list(made.lines(unicode=True))[2:6] == [
+        "│   ├── c",
+        "│   └── d",
+        "│       └── e",
+        "└── f",
+    ]
+
+
+def test_a_tree_may_be_deeper_than_the_stack():
+    made = Tree("bottom")
+    for _ in range(2000):
+        made = Tree("above", (made,))
+    *_, last = made.lines()
+    assert last == "    " * 1999 + "`-- bottom"

@@ -2,14 +2,19 @@
 
 import json
 import re
+from base64 import b64decode
+from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 import pybpfload
-from pybpfload.cli import main
+from pybpfload.cli import describe_html, main
 from pybpfload.cli.describe import describe
+from pybpfload.cli.describe_html import html
 from pybpfload.cli.describe_text import render
+from pybpfload.cli.describe_tree import tree
 from pybpfload.cli.table import shorten, table
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -50,6 +55,7 @@ PROGRAM_KEYS = {
     "kfuncs": (list, type(None)),
     "stack": (int, type(None)),
     "core_relocations": int,
+    "core_accesses": list,
 }
 MAP_KEYS = {
     "name": str,
@@ -283,3 +289,164 @@ def test_names_in_what_is_needed_cannot_command_the_terminal():
     described["needs"]["because"][0]["whose"] = ["map a\x1b[31m\nb"]
     described["needs"]["optional"] = [{"what": "helper\x07", "since": None}]
     assert all(line.isprintable() for line in render(described, verbose=False))
+
+
+def test_the_tree(capsys):
+    assert main(["inspect", "--tree", "--ascii", str(LITTLE / "maps_inner.bpf.o")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.isascii()
+    lines = out.splitlines()
+    assert lines[0].endswith("maps_inner.bpf.o")
+    assert lines[1:4] == [
+        "|-- needs",
+        "|   `-- Linux 4.17",
+        "|       `-- program type raw_tracepoint  program sum_inner, program sum_hash",
+    ]
+    start = lines.index("    |-- outer_array  array_of_maps, max_entries 4")
+    assert lines[start + 1 : start + 10] == [
+        "    |   |-- key  u32 (4)",
+        "    |   |-- value  4 bytes",
+        "    |   |-- inner",
+        "    |   |   `-- outer_array.inner  array, max_entries 4",
+        "    |   |       |-- key  u32 (4)",
+        "    |   |       `-- value  u64 (8)",
+        "    |   `-- values",
+        "    |       |-- first",
+        "    |       `-- second",
+    ]
+
+
+def test_the_tree_has_what_programs_use(capsys):
+    assert main(["inspect", "--tree", str(LITTLE / "execsnoop.bpf.o")]) == 0
+    out = capsys.readouterr().out
+    mm = "│   │       └── struct mm_struct\n│   │           ├── .arg_start  byte_off\n"
+    assert mm in out
+    assert "│   │       │   ├── .tgid  byte_off x 2\n" in out
+    assert "    │   └── const volatile u32 target_ppid = 0\n" in out
+    assert main(["inspect", "--tree", str(LITTLE / "callbacks.bpf.o")]) == 0
+    out = capsys.readouterr().out
+    assert "│       │   ├── add_half\n│       │   └── half\n" in out
+    assert "│   └── half  static, 3 instructions\n" in out
+
+
+def test_what_is_asked_of_types():
+    programs = by_name(describe(pybpfload.open(LITTLE / "core_local.bpf.o"))["programs"])
+    asked = {(a["kind"], a["type"], a["path"]) for a in programs["enums"]["core_accesses"]}
+    assert ("enumval_value", "enum ct_grown", "::CT_GROWN_A") in asked
+    fields = {(a["kind"], a["type"], a["path"]) for a in programs["fields"]["core_accesses"]}
+    assert ("byte_off", "struct ct_nested", "[2].arr[3].q[1]") in fields
+    for program in programs.values():
+        assert sum(a["count"] for a in program["core_accesses"]) == program["core_relocations"]
+
+
+class Page(HTMLParser):
+    """A page, which is refused unless it is well formed, whole and by itself."""
+
+    VOID = frozenset({"meta", "img", "br"})
+    KNOWN = VOID | {
+        "html", "head", "title", "style", "body", "nav", "h1", "h2", "h3", "p", "a", "div", "span",
+        "table", "thead", "tbody", "tr", "th", "td", "code", "pre", "details", "summary", "ul",
+        "li",
+    }  # fmt: skip
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.targets, self.images, self.texts = [], [], [], [], []
+        assert text.startswith("<!DOCTYPE html>\n<html ")
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        assert len(set(self.ids)) == len(self.ids)
+        assert set(self.targets) <= set(self.ids)
+        self.text = "\n".join(self.texts)
+
+    def handle_starttag(self, tag, attrs):
+        assert tag in self.KNOWN
+        attributes = dict(attrs)
+        assert len(attributes) == len(attrs)
+        assert not {name for name in attributes if name.startswith("on")}
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if "id" in attributes:
+            assert re.fullmatch(r"[\w-]+", attributes["id"])
+            self.ids.append(attributes["id"])
+        if "href" in attributes:
+            assert attributes["href"].startswith("#")
+            self.targets.append(attributes["href"][1:])
+        if "src" in attributes:
+            head, data = attributes["src"].split(",")
+            assert head == "data:image/svg+xml;base64"
+            self.images.append(ElementTree.fromstring(b64decode(data, validate=True)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    def handle_comment(self, data):
+        raise AssertionError(f"a comment: {data}")
+
+    unknown_decl = handle_pi = handle_comment
+
+
+def test_the_page(tmp_path, capsys):
+    path = tmp_path / "page.html"
+    one, two = str(LITTLE / "execsnoop.bpf.o"), str(LITTLE / "callbacks.bpf.o")
+    assert main(["inspect", "--html", str(path), one, two]) == 0
+    assert "callbacks" in capsys.readouterr().out
+    page = Page(path.read_text(encoding="utf-8"))
+    assert len(page.images) == 2 + 10
+    assert "https:" not in path.read_text(encoding="utf-8").replace("http://www.w3.org", "")
+    for words in (
+        "Linux 5.8", "map type ringbuf", "tp_btf/sched_process_exec", "records struct event",
+        "const volatile u32 target_ppid", ".real_parent", "char comm[16]; /* 40 */",
+        "CO-RE byte_off struct task_struct.real_parent", "add_half", "] INT 'int' size=4",
+        "; callbacks.bpf.c:", "loop_nested",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert "o0-f0" in page.targets
+    assert "o1-overview" in page.ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_fixture_has_a_page(path):
+    try:
+        spec = pybpfload.open(path)
+    except pybpfload.BpfError:
+        return  # test_every_fixture_is_described_or_refused_in_one_line
+    page = Page(html([spec]))
+    for name in (*spec.programs, *spec.maps, *spec.externs):
+        assert name in page.text
+
+
+def test_hostile_names_are_text_on_the_page_and_in_the_tree():
+    spec = pybpfload.open(LITTLE / "callbacks.bpf.o")
+    hostile = '"></td></style><script>alert(1)</script>\x1b[31m\u202e\udc80<!--'
+    spec.license = spec.path = hostile
+    spec.notes.append(hostile)
+    for found in spec.functions:
+        found.name = hostile
+    page = Page(html([spec]))
+    seen = (
+        hostile.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e").replace("\udc80", "\\udc80")
+    )
+    assert page.text.count(seen) > 15
+    lines = list(tree(describe(spec)).lines(unicode=True))
+    assert any(seen in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_page_has_so_much_code_and_no_more(monkeypatch):
+    spec = pybpfload.open(LITTLE / "core_local.bpf.o")
+    monkeypatch.setattr(describe_html, "_MOST_INSNS", 100)
+    monkeypatch.setattr(describe_html, "_MOST_DRAWN", 60)
+    monkeypatch.setattr(describe_html, "_MOST_TYPES", 10)
+    page = Page(html([spec]))
+    assert "Not listed: there is too much code" in page.text
+    assert "Not drawn: it is too large" in page.text
+    assert "and 241 more, which pybpfload btf dump shows" in page.text
+    assert len(page.images) == 1
