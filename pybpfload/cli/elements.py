@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.btf.arrays import ArrayCodec, BytesCodec
 from pybpfload.btf.codecs import RawCodec
 from pybpfload.btf.records import RecordCodec
-from pybpfload.btf.types import Datasec
-from pybpfload.btf.values import codec as codec_of
-from pybpfload.cli.assign import parse
-from pybpfload.cli.failure import UsageError
+from pybpfload.cli.assign import assign, find_part, parse, part
+from pybpfload.cli.failure import UsageError, did_you_mean
 from pybpfload.cli.values import plain, pretty
 from pybpfload.runtime.mapkinds import MAPS_OF_MAPS, PER_CPU
 from pybpfload.uapi import MapType
@@ -20,9 +18,11 @@ from pybpfload.uapi import MapType
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pybpfload.cli.assign import Steps
     from pybpfload.runtime.map import Map
+    from pybpfload.runtime.variable import Variable
 
-__all__ = ["Elements"]
+__all__ = ["Elements", "set_part"]
 
 _NETWORKS = "./:"
 
@@ -37,7 +37,7 @@ class Elements:
     def __init__(self, opened: Map[Any, Any]) -> None:
         self.map = opened
         self._refers = opened.type in MAPS_OF_MAPS or opened.type == MapType.PROG_ARRAY
-        self._section, self._variables = _variables(opened)
+        self._variables = opened.variables()
         value = BytesCodec("bytes", opened.value_size, "=")
         # Without keys (queues) it cannot be iterated, and says so.
         key = BytesCodec("bytes", opened.key_size, "=") if opened.key_codec else None
@@ -66,6 +66,24 @@ class Elements:
             raise KeyError(f"map {self.map.name} has no key {pretty(self._key(raw))}")
         return raw, value
 
+    def variable(self, text: str) -> tuple[Variable, Steps] | None:
+        """What a word names in a section of variables: one of them, and the way to a part of it.
+
+        ``None`` for keys, which in sections of variables are numbers, and for other maps.
+
+        Raises:
+            UsageError: There is no such variable.
+        """
+        if not self._variables or text[:1].isdigit():
+            return None
+        found = find_part(text, self._variables)
+        if found is None:
+            there = f"; there are: {', '.join(self._variables)}"
+            close = did_you_mean(text, self._variables) or there
+            raise UsageError(f"map {self.map.name} has no variable {text!r}{close}")
+        name, steps = found
+        return self._variables[name], steps
+
     def key(self, text: str) -> Any:
         """Read a key."""
         if self.map.type == MapType.LPM_TRIE and any(mark in text for mark in _NETWORKS):
@@ -86,32 +104,41 @@ class Elements:
             return [_from_json(self.map.value_codec, each) for each in _json(text)]
         return _read(self.map.value_codec, text)
 
+    def front(self, *, take: bool) -> bytes:
+        """The next value of a queue or stack as bytes.
+
+        Args:
+            take: Whether to take it out.
+
+        Raises:
+            IndexError: It is empty.
+            TypeError: It is of another type.
+        """
+        raw: bytes = self._raw.pop() if take else self._raw.peek()
+        return raw
+
     def document(self, key: bytes, value: Any) -> dict[str, Any]:
-        """An element as ``bpftool -j map dump`` has it."""
+        """An element as ``bpftool -j map dump`` has it; ``key`` is empty if the map has none."""
+        shown = {} if self.map.key_codec is None else {"key": _plain(self._key(key))}
         if isinstance(value, list):
             values = [{"cpu": cpu, "value": _hex(each)} for cpu, each in enumerate(value)]
-            shown = [{"cpu": cpu, "value": self._plain(each)} for cpu, each in enumerate(value)]
-            return {
-                "key": _hex(key),
-                "values": values,
-                "formatted": {"key": plain(self._key(key)), "values": shown},
-            }
-        return {
-            "key": _hex(key),
-            "value": _hex(value),
-            "formatted": {"key": plain(self._key(key)), "value": self._plain(value)},
-        }
+            by_cpu = [{"cpu": cpu, "value": self._plain(each)} for cpu, each in enumerate(value)]
+            return {"key": _hex(key), "values": values, "formatted": {**shown, "values": by_cpu}}
+        shown["value"] = self._plain(value)
+        return {"key": _hex(key), "value": _hex(value), "formatted": shown}
 
     def line(self, key: bytes, value: Any) -> str:
         """An element for people."""
         shown = [self._shown(v) for v in value] if isinstance(value, list) else self._shown(value)
-        return f"{pretty(self._key(key))}: {self._text(shown)}"
+        text = self._text(shown)
+        return text if self.map.key_codec is None else f"{pretty(self._key(key))}: {text}"
 
     def _plain(self, raw: bytes) -> Any:
         shown = self._shown(raw)
         if not isinstance(shown, dict):
-            return plain(shown)
-        return {self._section: [{name: plain(item)} for name, item in shown.items()]}
+            return _plain(shown)
+        section = next(iter(self._variables.values())).section
+        return {section: [{name: _plain(item)} for name, item in shown.items()]}
 
     def _text(self, shown: Any) -> str:
         if isinstance(shown, dict):
@@ -119,28 +146,38 @@ class Elements:
         return pretty(shown, top=True)
 
     def _key(self, raw: bytes) -> Any:
-        return None if self.map.key_codec is None else self.map.key_codec.decode(raw)
+        assert self.map.key_codec is not None
+        return self.map.key_codec.decode(raw)
 
     def _shown(self, raw: bytes) -> Any:
         if self._refers:  # the id of a map or program
             return int.from_bytes(raw, sys.byteorder)
         if self._variables:
-            return {name: codec.decode(raw, offset) for name, codec, offset in self._variables}
+            return {name: v.codec.decode(raw, v.offset) for name, v in self._variables.items()}
         return self.map.value_codec.decode(raw)
 
 
-def _variables(opened: Map[Any, Any]) -> tuple[str, list[tuple[str, Any, int]]]:
-    """If values are a section of variables: its name; name, codec and offset of each of them."""
-    btf = opened.btf
-    section = btf[btf.strip(opened.value_type_id)] if btf and opened.value_type_id else None
-    if btf is None or not isinstance(section, Datasec):
-        return "", []
-    found = []
-    for entry in section.entries:
-        variable: Any = btf[entry.type]
-        if entry.offset + entry.size <= opened.value_size:
-            found.append((variable.name, codec_of(btf, variable.type), entry.offset))
-    return section.name, found
+def set_part(variable: Variable, steps: Steps, text: str) -> None:
+    """Set a live variable, or a part of it; what lies beside the part is left alone if it can be.
+
+    Raises:
+        UsageError: It is a constant, there is no such part, or the text cannot be its value.
+        ValueMismatchError: The value does not fit.
+    """
+    if variable.read_only:
+        raise UsageError(
+            f"{variable.name} is a constant: programs were loaded with its value; "
+            f"it is set before that, as by run --set {variable.name}={text}"
+        )
+    part(variable.codec, variable.value, steps)  # is it there at all
+    rest = list(steps)
+    while rest:
+        try:
+            variable = variable[rest[0]]
+        except TypeError:  # a bit field, or a byte of an array of them
+            break
+        del rest[0]
+    variable.value = assign(variable.codec, variable.value, rest, text)
 
 
 def _read(codec: Any, text: str) -> Any:
@@ -176,6 +213,11 @@ def _from_json(codec: Any, value: Any) -> Any:
     if isinstance(value, list) and isinstance(codec, ArrayCodec):
         return [_from_json(codec.element, item) for item in value]
     return _read(codec, value) if isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
+    """As bpftool has it: bytes as an array of numbers."""
+    return plain(value, of_bytes=list)
 
 
 def _hex(raw: bytes) -> list[str]:

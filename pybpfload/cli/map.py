@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
+    from pybpfload.cli.assign import Steps
     from pybpfload.cli.elements import Elements
+    from pybpfload.runtime.variable import Variable
 
 __all__ = ["COMMANDS", "record", "run"]
 
@@ -23,13 +25,17 @@ _WORDS = """\
 MAP is an id, a name, or the path of a pin. Keys and values are read by their BTF types:
 10, 0xff, true, an enumerator's name, text, a,b,c for an array, JSON for structs; without
 BTF integers, or bytes as hexadecimal digits; networks for LPM tries. Values of maps of
-programs and of maps are what names a program or map.
+programs and of maps are what names a program or map. In .data, .bss and .rodata the key
+is a variable, or a part of one.
 
 examples:
   pybpfload map get counts 0
   pybpfload map set flows '{"addr": "0a000001", "port": 443}' '{"packets": 1}'
   pybpfload map set /sys/fs/bpf/config 0 0x10
   pybpfload map dump counts --json
+  pybpfload map get execsnoo.bss dropped
+  pybpfload map set tracer.data 'limits[2].bytes' 4096
+  pybpfload map push queue 7
 """
 
 
@@ -81,10 +87,14 @@ def _dump(arguments: Sequence[str]) -> int:
 
 
 def _get(arguments: Sequence[str]) -> int:
-    parser = _parser("get", "Show the value of a key.")
-    parser.add_argument("key", metavar="KEY", help="the key")
+    parser = _parser("get", "Show the value of a key, or a variable of a section.")
+    parser.add_argument("key", metavar="KEY", help="the key; the variable: NAME, NAME.MEMBER[2]")
     options = parser.read(arguments)
     with _elements(options) as elements:
+        named = elements.variable(options.key)
+        if named is not None:
+            _print_variable(*named, options.key, json=options.json)
+            return 0
         found = elements.get(elements.key(options.key))
         if options.json:
             print_json(elements.document(*found))
@@ -93,29 +103,87 @@ def _get(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _print_variable(variable: Variable, steps: Steps, name: str, *, json: bool) -> None:
+    from pybpfload.cli.assign import part
+    from pybpfload.cli.values import plain, pretty
+
+    value = part(variable.codec, variable.value, steps)
+    if json:
+        print_json({"name": name, "value": plain(value)})
+    else:
+        print(f"{visible(name)}: {pretty(value, top=True)}")
+
+
 def _set(arguments: Sequence[str]) -> int:
-    parser = _parser("set", "Set the value of a key; of a per-CPU map, on all CPUs.")
-    parser.add_argument("key", metavar="KEY", help="the key")
+    parser = _parser(
+        "set", "Set the value of a key, of a per-CPU map on all CPUs; or a variable of a section."
+    )
+    parser.add_argument("key", metavar="KEY", help="the key; the variable: NAME, NAME.MEMBER[2]")
     parser.add_argument("value", metavar="VALUE", help="the value; '[...]' for one for each CPU")
+    parser.add_argument(
+        "--cpu", metavar="N", type=int, help="of a per-CPU map, only on this CPU (Linux 7.0)"
+    )
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--noexist", action="store_true", help="only if the key is not there yet")
     only.add_argument("--exist", action="store_true", help="only if the key is there already")
     options = parser.read(arguments)
     with _elements(options) as elements:
+        named = elements.variable(options.key)
+        if named is not None:
+            from pybpfload.cli.elements import set_part
+
+            set_part(*named, options.value)
+            return 0
         key = elements.key(options.key)
         value = elements.value(options.value)
-        elements.map.put(key, value, noexist=options.noexist, exist=options.exist)
+        elements.map.put(key, value, noexist=options.noexist, exist=options.exist, cpu=options.cpu)
         if hasattr(value, "close"):
             value.close()
     return 0
 
 
 def _del(arguments: Sequence[str]) -> int:
-    parser = _parser("del", "Delete a key and its value.")
-    parser.add_argument("key", metavar="KEY", help="the key")
+    parser = _parser("del", "Delete a key and its value, or all.")
+    parser.add_argument("key", metavar="KEY", nargs="?", help="the key")
+    parser.add_argument("--all", action="store_true", help="all elements, instead of a key")
+    options = parser.read(arguments)
+    if options.all == (options.key is not None):
+        raise UsageError("map del: say a KEY, or --all")
+    with _elements(options) as elements:
+        if options.all:
+            elements.map.clear()
+        else:
+            del elements.map[elements.key(options.key)]
+    return 0
+
+
+def _push(arguments: Sequence[str]) -> int:
+    parser = _parser("push", "Put a value into a queue, stack or Bloom filter.")
+    parser.add_argument("value", metavar="VALUE", help="the value")
+    parser.add_argument("--force", action="store_true", help="drop the oldest one if it is full")
     options = parser.read(arguments)
     with _elements(options) as elements:
-        del elements.map[elements.key(options.key)]
+        elements.map.push(elements.value(options.value), force=options.force)
+    return 0
+
+
+def _pop(arguments: Sequence[str]) -> int:
+    options = _parser("pop", "Take the next value out of a queue or stack.").read(arguments)
+    return _front(options, take=True)
+
+
+def _peek(arguments: Sequence[str]) -> int:
+    options = _parser("peek", "Show the value that pop would take.").read(arguments)
+    return _front(options, take=False)
+
+
+def _front(options: Namespace, *, take: bool) -> int:
+    with _elements(options) as elements:
+        value = elements.front(take=take)
+        if options.json:
+            print_json(elements.document(b"", value))
+        else:
+            print(visible(elements.line(b"", value)))
     return 0
 
 
@@ -160,7 +228,7 @@ def _elements(options: Namespace) -> Iterator[Elements]:
     with open_named(_class(), options.map) as opened:
         try:
             yield Elements(opened)
-        except KeyError as error:
+        except (KeyError, IndexError) as error:
             raise BpfError(str(error.args[0])) from None
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from None
@@ -192,9 +260,12 @@ _KIND = Kind(
 COMMANDS = {
     **commands(_KIND),
     "dump": Command(_dump, "show all elements"),
-    "get": Command(_get, "show the value of a key"),
-    "set": Command(_set, "set the value of a key"),
-    "del": Command(_del, "delete a key"),
+    "get": Command(_get, "show the value of a key, or a variable"),
+    "set": Command(_set, "set the value of a key, or a variable"),
+    "del": Command(_del, "delete a key, or all"),
+    "push": Command(_push, "put a value into a queue or stack"),
+    "pop": Command(_pop, "take the next value out of a queue or stack"),
+    "peek": Command(_peek, "show the value that pop would take"),
     "watch": Command(_watch, "show events of a buffer, or what changes, until Ctrl-C"),
 }
 """Its commands."""

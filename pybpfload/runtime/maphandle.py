@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pybpfload.runtime.handles import HasFileno
     from pybpfload.runtime.perfbuf import PerfBuffer
     from pybpfload.runtime.ringbuf import RingBuffer
+    from pybpfload.runtime.variable import Variable
 
 __all__ = ["MapHandle", "kernel_btf"]
 
@@ -273,6 +274,21 @@ class MapHandle(Handle):
             window = part.cast(code)
         self._opened.windows[id(window)] = window
         return window
+
+    def variables(self) -> dict[str, Variable]:
+        """The global variables that it holds, if its BTF says that it is a section of them.
+
+        For maps of programs that somebody else has loaded; of an own object
+        :attr:`Object.variables` are those of all sections. Nothing is read or mapped before a
+        value is asked for. Those of a frozen map (``.rodata``) cannot be changed.
+
+        Returns:
+            By name; none if it is no such map.
+        """
+        from pybpfload.runtime.variable import section_variables
+
+        this: Any = self
+        return section_variables(this)
 
     def pin(self, path: str | os.PathLike[str] | None = None) -> None:
         """Give the map a name in a BPF filesystem, which keeps it alive (Linux 4.4).

@@ -58,13 +58,16 @@ class Object:
             if key is None or key not in self.maps:
                 continue
             owner = self.maps[key]
+            shared = bool(owner.flags & MapFlag.MMAPABLE)
+            if shared:
+                owner.view()  # now, so that what fails is the loading
             live = Variable(
                 name,
                 owner,
                 variable.offset + data_offset(variable.map),
                 variable.size,
                 codec(variable.btf, variable.type_id),
-                owner.view() if owner.flags & MapFlag.MMAPABLE else None,
+                shared,
                 variable.is_const,
                 section=variable.section,
             )

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.errors import BpfError
 
 if TYPE_CHECKING:
-    import mmap
-
+    from pybpfload.btf.codecs import Codec
     from pybpfload.runtime.map import Map
-    from pybpfload.runtime.mapcodecs import Codec
 
-__all__ = ["ReadOnlyError", "Variable"]
+__all__ = ["ReadOnlyError", "Variable", "section_variables"]
 
 _WORDS = {2: "H", 4: "I", 8: "Q"}  # single bytes are accessed at once anyway
 _ELEMENT = bytes(4)
@@ -42,7 +40,7 @@ class Variable:
         offset: In bytes in the section.
         size: In bytes.
         codec: How its bytes become a value.
-        mapping: The map's shared memory (:meth:`Map.view`), ``None`` if it has none.
+        shared: Whether the map can be mapped (:meth:`Map.view`).
         read_only: Whether it is a constant.
         section: ELF section.
 
@@ -70,7 +68,7 @@ class Variable:
         offset: int,
         size: int,
         codec: Codec,
-        mapping: mmap.mmap | memoryview | None,
+        shared: bool,
         read_only: bool,
         *,
         section: str = "",
@@ -82,9 +80,14 @@ class Variable:
         self.read_only = read_only
         self.section = section
         self._codec = codec
-        self._shared = mapping is not None
+        self._shared = shared
         self._window: memoryview | None = None
         self._parts: dict[str, Variable] = {}
+
+    @property
+    def codec(self) -> Codec:
+        """How its bytes become a value."""
+        return self._codec
 
     @property
     def type_name(self) -> str:
@@ -167,7 +170,7 @@ class Variable:
                 self.offset + offset,
                 codec.size,
                 codec,
-                self.map.view() if self._shared else None,
+                self._shared,
                 self.read_only,
                 section=self.section,
             )
@@ -201,3 +204,27 @@ class Variable:
     def __repr__(self) -> str:
         kind = "constant" if self.read_only else "variable"
         return f"<Variable {self.name}: {kind} of type {self.type_name} in {self.map.name}>"
+
+
+def section_variables(section: Map[Any, Any]) -> dict[str, Variable]:
+    """The global variables of a map that holds a section of them; see :meth:`Map.variables`."""
+    from pybpfload.btf.types import Datasec
+    from pybpfload.btf.values import codec
+    from pybpfload.uapi import MapFlag
+
+    btf = section.btf
+    described = btf[btf.strip(section.value_type_id)] if btf and section.value_type_id else None
+    if btf is None or not isinstance(described, Datasec):
+        return {}
+    shared = bool(section.flags & MapFlag.MMAPABLE)
+    frozen = section.fdinfo().get("frozen") == "1"
+    found = {}
+    for entry in described.entries:
+        variable: Any = btf[entry.type]
+        if entry.offset + entry.size <= section.value_size:
+            kind = codec(btf, variable.type)
+            found[variable.name] = Variable(
+                variable.name, section, entry.offset, entry.size, kind, shared, frozen,
+                section=described.name,
+            )  # fmt: skip
+    return found

@@ -81,6 +81,62 @@ def test_variables_of_a_section(obj, capsys):
     assert printed(capsys, "map", "dump", number) == "0: target_tgid=0\n"
 
 
+def test_single_variables(capsys):
+    with pybpfload.open(FIXTURES / "globals.bpf.o").load() as obj:
+        data, constants = (obj.maps[name].info().id for name in ("globals.data", "globals.rodata"))
+        before = obj.maps["globals.data"].lookup_bytes(bytes(4))
+        for name, text, shown in (
+            ("data_u32", "0x10", "16"),
+            ("data_text", "good bye", '"good bye"'),
+            ("data_color", "RED", "RED"),
+            ("data_point.y", "-7", "-7"),
+            ("data_points[1].x", "9", "9"),
+            ("data_matrix[1][2]", "5", "5"),
+            ("data_bytes[4]", "0xff", "255"),
+            ("data_record.low", "3", "3"),  # a bit field
+        ):
+            printed(capsys, "map", "set", data, name, text)
+            assert printed(capsys, "map", "get", data, name) == f"{name}: {shown}\n"
+        assert document(capsys, "map", "get", data, "data_point") == {
+            "name": "data_point", "value": {"x": 3, "y": -7},
+        }  # fmt: skip
+        live = obj.variables
+        assert (live["data_u32"].value, live["data_points"].value[1].x) == (16, 9)
+        assert live["data_record"].value.low == 3
+        assert live["data_record"].value.high == -3
+        after = obj.maps["globals.data"].lookup_bytes(bytes(4))
+        assert 6 <= sum(old != new for old, new in zip(before, after, strict=True)) <= 30
+        assert "run --set rodata_u32=5" in refused(capsys, "map", "set", constants, "rodata_u32", 5)
+        assert printed(capsys, "map", "get", constants, "rodata_array[1]") == (
+            "rodata_array[1]: 4294967296\n"
+        )
+        assert "one by one" in refused(capsys, "map", "set", data, "data_record.corners[0]", 1)
+        assert "did you mean 'data_u32'" in refused(capsys, "map", "get", data, "data_u3")
+        assert "no member 'z'" in refused(capsys, "map", "get", data, "data_point.z")
+        assert "2 elements, so no [2]" in refused(capsys, "map", "set", data, "data_points[2].x", 1)
+        assert obj.maps["globals.data"].variables().keys() >= {"data_u8", "weak_data"}
+        assert obj.maps["globals.rodata"].variables()["rodata_u32"].read_only
+
+
+def test_queues_and_stacks_and_deleting_all(capsys):
+    with pybpfload.open(FIXTURES / "maps.bpf.o").load() as obj:
+        for name, first in (("queue", 7), ("stack", 8)):
+            number = obj.maps[name].info().id
+            printed(capsys, "map", "push", number, 7)
+            printed(capsys, "map", "push", number, 8)
+            assert printed(capsys, "map", "peek", number) == f"{first}\n"
+            assert document(capsys, "map", "pop", number)["formatted"] == {"value": first}
+            assert printed(capsys, "map", "pop", number) == f"{15 - first}\n"
+            assert main(["map", "pop", str(number)]) == 1
+            assert f"the {name} is empty" in capsys.readouterr().err
+        number = obj.maps["hash"].info().id
+        obj.maps["hash"].update({1: 10, 2: 20})
+        assert "say a KEY, or --all" in refused(capsys, "map", "del", number)
+        printed(capsys, "map", "del", number, "--all")
+        assert len(obj.maps["hash"]) == 0
+        assert "no push()" in refused(capsys, "map", "push", number, 1)
+
+
 def test_values_of_all_kinds_read_back_as_they_are_shown(capsys):
     """What ``get`` shows, ``set`` takes: structs as JSON, per-CPU values as an array."""
     with pybpfload.open(FIXTURES / "maps_types.bpf.o").load() as obj:

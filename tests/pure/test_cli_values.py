@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,31 @@ def test_members_of_structs(spec):
     record = spec.variables["data_record"].value
     assert (record.color, record.low, record.flag, record.name) == (1, 9, False, "other")
     assert (record.tag, record.high, record.value) == (7, -3, 1 << 40)
+
+
+def test_elements_of_arrays_and_members_in_them(spec):
+    for setting in (
+        "data_points[1].y=8",
+        "data_matrix[0][2]=9",
+        "data_bytes[0]=0xff",
+        "data_record.corners[1].x=-1",
+    ):
+        set_variable(spec, setting)
+    assert [tuple(point) for point in spec.variables["data_points"].value] == [(1, 2), (3, 8)]
+    assert spec.variables["data_matrix"].value == ((1, -2, 9), (-4, 5, -6))
+    assert spec.variables["data_bytes"].value == b"\xff\2\3\4\5"
+    assert [tuple(p) for p in spec.variables["data_record"].value.corners] == [(1, 1), (-1, 9)]
+    for setting, says in (
+        ("data_points[2].x=1", "2 elements, so no [2]"),
+        ("data_u32[0]=1", "no elements"),
+        ("data_u32.x=1", "no members"),
+        ("data_point.yy=1", "did you mean 'y'"),
+        ("data_points[x]=1", "no variable 'data_points[x]'"),
+        ("data_points[1=1", "no variable"),
+        ("data_point..x=1", "no variable"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(says)):
+            set_variable(spec, setting)
 
 
 def test_variables_of_functions_have_a_dot_in_their_name():
