@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Log", "Statistics", "Step", "read", "split"]
 
@@ -50,6 +50,8 @@ _NOISE = re.compile(
 _BEGIN = re.compile(r".*?(?:prog '([^']+)': )?-+ ?BEGIN PROG LOAD LOG ?-+\s*$")
 _END = re.compile(r".*?-+ ?END PROG LOAD LOG ?-+\s*$")
 _LIBBPF = re.compile(r"libbpf: (?:prog '([^']+)': )?")
+# How ``pybpfload run -v`` does: the log's lines are indented.
+_OWN = re.compile(r"verifier log of program (.+):$")
 
 
 @dataclass(slots=True)
@@ -149,12 +151,15 @@ def split(text: str) -> Iterator[tuple[str, str]]:
     """Find verifier logs in the output of a loader.
 
     Args:
-        text: One log, or what libbpf or bpftool printed, with any number of logs in it.
+        text: One log, or what pybpfload, libbpf or bpftool printed, with any number of logs in it.
 
     Yields:
         The program's name, if it is told, and the log.
     """
     lines = text.splitlines()
+    if any(_OWN.match(line) for line in lines):
+        yield from _split_own(lines)
+        return
     if not any(_BEGIN.match(line) for line in lines):
         yield "", text
         return
@@ -170,6 +175,20 @@ def split(text: str) -> Iterator[tuple[str, str]]:
         elif program := _LIBBPF.match(line):
             name = program[1] or name
     if inside:
+        yield name, "\n".join(current)
+
+
+def _split_own(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    name, current = "", list[str]()
+    for line in lines:
+        begin = _OWN.match(line)
+        if name and not begin and line.startswith("  "):
+            current.append(line[2:])
+            continue
+        if name:
+            yield name, "\n".join(current)
+        name, current = (begin[1] if begin else ""), []
+    if name:
         yield name, "\n".join(current)
 
 

@@ -226,3 +226,13 @@ def test_reading_forgets_the_beginning_of_endless_logs(monkeypatch):
     assert 1000 <= len(log.steps) <= 2000
     assert sum(log.visits.values()) == 4100
     assert len(log.path()) == len(log.steps)
+
+
+def test_what_pybpfload_itself_printed_is_read():
+    """``pybpfload run -v OBJ 2>&1 | pybpfload log``."""
+    lines = ["0: (79) r0 = *(u64 *)(r0 +0)", "R0 invalid mem access 'scalar'"]
+    own = ["pybpfload: program a: the verifier refused it", "  why    a reason"]
+    for name in "ab":
+        own += [f"verifier log of program {name}:", *(f"  {line}" for line in lines)]
+    own.append("pybpfload: and more")
+    assert list(split("\n".join(own))) == [("a", "\n".join(lines)), ("b", "\n".join(lines))]
