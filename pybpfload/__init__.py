@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         VariableSpec,
     )
     from pybpfload.relocate import Relocation, Target
-    from pybpfload.runtime.attached import Attachment, attached
+    from pybpfload.runtime.attached import Attachment, attached, cgroups
     from pybpfload.runtime.holders import Holder, Pin, holders, pins
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.loaded_btf import LoadedBtf, loaded_btf
@@ -74,6 +74,7 @@ __all__ = [  # noqa: RUF022 - by topic
     "Link",
     "Attachment",
     "attached",
+    "cgroups",
     "Holder",
     "holders",
     "LoadedBtf",
@@ -118,6 +119,7 @@ _HOMES = {
     "Target": "relocate",
     "Attachment": "runtime.attached",
     "attached": "runtime.attached",
+    "cgroups": "runtime.attached",
     "Holder": "runtime.holders",
     "Pin": "runtime.holders",
     "holders": "runtime.holders",

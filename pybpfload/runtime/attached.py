@@ -14,6 +14,7 @@ from pybpfload.errors import KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door, netdev
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
+from pybpfload.kernel.mounts import mounted
 from pybpfload.runtime.handles import duplicate
 from pybpfload.runtime.map import Map
 from pybpfload.uapi import AttachFlag, AttachType, QueryFlag
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pybpfload.runtime.handles import HasFileno
 
-__all__ = ["Attachment", "attached"]
+__all__ = ["Attachment", "attached", "cgroups"]
 
 _CGROUP2: Final = 0x63677270  # CGROUP2_SUPER_MAGIC
 _NAMESPACE: Final = 0x6E736673  # NSFS_MAGIC
@@ -113,6 +114,36 @@ def attached(
         return _inherited_by_none(
             effective, _of_namespace(file) if kind == _NAMESPACE else _of_receiver(file)
         )
+
+
+def cgroups(root: str = "") -> Iterator[str]:
+    """Directories of a control group and all groups below it, a group before those in it.
+
+    Args:
+        root: Directory of the group; by default where cgroup2 is mounted.
+
+    Raises:
+        NotSupportedError: There is no ``root``, and cgroup2 is not mounted.
+    """
+    if not root:
+        root = next(iter(mounted("cgroup2")), "")
+        if not root:
+            raise NotSupportedError(
+                "cgroup2 is not mounted: mount -t cgroup2 none DIR", feature="cgroup2"
+            )
+    left = [root]
+    while left:
+        group = left.pop()
+        yield group
+        inside = [f"{group.rstrip('/')}/{name}" for name in _listed(group)]
+        left += [each for each in reversed(inside) if door.exists(f"{each}/cgroup.procs")]
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return door.list_dir(folder)
+    except OSError:  # it went meanwhile
+        return []
 
 
 def _inherited_by_none(effective: bool, found: Iterator[Attachment]) -> list[Attachment]:

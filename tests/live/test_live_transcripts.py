@@ -69,6 +69,25 @@ def variables(folder: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
+def in_a_group(folder: Path) -> Iterator[dict[str, str]]:
+    """A program of a control group of its own, in which no process is."""
+    mounted = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    root = next((words[1] for words in mounted if words[2] == "cgroup2"), None)
+    if root is None:
+        pytest.skip("cgroup2 is not mounted")
+    group = Path(root, f"pybpfload-page-{os.getpid()}")
+    group.mkdir()
+    try:
+        spec = pybpfload.open(ROOT / "fixtures" / NATIVE / "network.bpf.o")
+        spec.programs["on_cgroup_ingress"].autoload = True
+        with spec.load() as obj:
+            obj.programs["on_cgroup_ingress"].attach(group)
+            yield {"/sys/fs/cgroup/system.slice": str(group)}
+    finally:
+        group.rmdir()
+
+
+@contextlib.contextmanager
 def summing(folder: Path) -> Iterator[dict[str, str]]:
     with loaded("test_run") as obj:
         yield {"sum_bytes": str(obj.programs["sum_bytes"].info().id)}
@@ -105,6 +124,7 @@ PREPARED: dict[str, Callable[[Path], contextlib.AbstractContextManager[dict[str,
     "top": counting,
     "map get counts": maps,
     "map get execsnoo.bss": variables,
+    "cgroup tree": in_a_group,
     "test-run sum_bytes": summing,
     "log refused.txt": refused,
     "iter run": itself,

@@ -15,6 +15,7 @@ from pybpfload.cli import cgroup, main, net
 from pybpfload.cli.group import Command, run_group
 from pybpfload.formats.pcap import read_pcap
 from pybpfload.kernel import bpf
+from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.linkinfo import TracingLinkInfo
 from pybpfload.runtime.attached import Attachment
 from pybpfload.runtime.loaded_btf import LoadedBtf
@@ -325,9 +326,39 @@ def test_programs_of_devices_and_groups_with_the_keys_of_bpftool(fake):
         "sk_lookup": [],
     }
     here = Attachment("cgroup", "cgroup_inet_egress", fake.prog, flags=AttachFlag.ALLOW_MULTI)
-    told = {"id": fake.prog, "attach_type": "cgroup_inet_egress", **name}
+    no_lsm = {"attach_btf_name": "", "attach_btf_obj_id": 0, "attach_btf_id": 0}
+    told = {"id": fake.prog, "attach_type": "cgroup_inet_egress", **name, **no_lsm}
     assert cgroup._record(here, effective=False) == {**told, "attach_flags": "multi"}
     assert cgroup._record(here, effective=True) == told
+
+
+def test_groups_and_those_below_them(fake, capsys, monkeypatch):
+    fake.files["/proc/self/mounts"] = b"cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
+    root = "/sys/fs/cgroup/unified"
+    for group in ("", "/b", "/a", "/a/in.side", "/gone"):
+        fake.files[f"{root}{group}/cgroup.procs"] = b""
+        fake.files[f"{root}{group}/memory.max"] = b"max"
+    groups = [f"{root}{group}" for group in ("", "/a", "/a/in.side", "/b", "/gone")]
+    assert list(pybpfload.cgroups()) == groups
+    assert list(pybpfload.cgroups(f"{root}/a")) == groups[1:3]
+
+    def attached_to(group, effective):
+        if group.endswith("gone"):
+            raise kernel_error(errno.ENODEV, "BPF_PROG_QUERY", group)
+        flags = AttachFlag.ALLOW_MULTI | AttachFlag.PREORDER
+        here = Attachment("cgroup", "cgroup_inet_egress", fake.prog, flags=flags)
+        return [] if group == root else [here]
+
+    monkeypatch.setattr("pybpfload.runtime.attached.attached", attached_to)
+    shown = json.loads(printed(capsys, "cgroup", "tree", "--json"))
+    assert [each["cgroup"] for each in shown] == groups[1:4]
+    assert {len(each["programs"]) for each in shown} == {1}
+    lines = printed(capsys, "cgroup", "tree", f"{root}/a").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == groups[1:3]
+    assert lines[1].split()[3] == "multi,preorder"
+    assert "attach_flags" not in printed(capsys, "cgroup", "list", "--effective", f"{root}/a")
+    del fake.files["/proc/self/mounts"]
+    assert "cgroup2 is not mounted" in refused(capsys, "cgroup", "tree", status=4)
 
 
 @pytest.mark.parametrize("order", "<>")
