@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from pybpfload.interop.python_types import TypeMismatchError, codec_for
     from pybpfload.kernel.doctor import Finding, diagnose
+    from pybpfload.kernel.netns import in_network_namespace
     from pybpfload.object.spec import (
         ExternSpec,
         MapSpec,
@@ -75,6 +76,7 @@ __all__ = [  # noqa: RUF022 - by topic
     "Attachment",
     "attached",
     "cgroups",
+    "in_network_namespace",
     "Holder",
     "holders",
     "LoadedBtf",
@@ -120,6 +122,7 @@ _HOMES = {
     "Attachment": "runtime.attached",
     "attached": "runtime.attached",
     "cgroups": "runtime.attached",
+    "in_network_namespace": "kernel.netns",
     "Holder": "runtime.holders",
     "Pin": "runtime.holders",
     "holders": "runtime.holders",
@@ -256,6 +259,10 @@ def load(
 def read_btf(source: str | PathLike[str] | bytes, *, base: Btf | None = None) -> Btf:
     """Read BTF from a raw file, an ELF file, a kernel image (``vmlinuz``) or a kernel module.
 
+    A module that was built out of tree brings an outline of its kernel's types along, in its
+    section ``.BTF.base`` (Linux 6.11). That is the base of its BTF, unless ``base`` is given; then
+    its BTF is relocated onto that (:func:`pybpfload.btf.relocate_base`).
+
     The file may come from a stranger: raw BTF takes at most 4 times its size and 8 MB of memory.
     What is packed may unpack to 32 times its size and 32 MB, more is refused; it takes at most 64
     times its size and 96 MB.
@@ -265,18 +272,28 @@ def read_btf(source: str | PathLike[str] | bytes, *, base: Btf | None = None) ->
         base: BTF that it extends: vmlinux for that of a module.
 
     Raises:
-        FormatError: There is no BTF in it.
+        FormatError: There is no BTF in it, it is damaged, or ``base`` lacks types that it needs.
         OSError: The file cannot be read.
     """
     from pathlib import Path
 
     from pybpfload.btf import Btf
-    from pybpfload.elf.image import btf_from_image
+    from pybpfload.elf.image import image_btf
     from pybpfload.errors import FormatError
 
     if isinstance(source, bytes):
-        return Btf.from_bytes(btf_from_image(source, "BTF"), base=base)
-    path = Path(source)
-    if path.is_char_device() or path.is_block_device():
-        raise FormatError("it is a device, which has no end", file=str(path))
-    return Btf.from_bytes(btf_from_image(path.read_bytes(), str(path)), base=base, name=str(path))
+        name, found = "BTF", image_btf(source, "BTF")
+    else:
+        path = Path(source)
+        name = str(path)
+        if path.is_char_device() or path.is_block_device():
+            raise FormatError("it is a device, which has no end", file=name)
+        found = image_btf(path.read_bytes(), name)
+    if found.base is None:
+        return Btf.from_bytes(found.types, base=base, name=name, pointer_size=found.pointer_size)
+
+    from pybpfload.btf.distill import read_split
+
+    return read_split(
+        found.types, found.base, base=base, name=name, pointer_size=found.pointer_size
+    )

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
         def netlink(self, protocol: int) -> socket.socket: ...
         def interface_index(self, name: str) -> int: ...
         def interface_name(self, index: int) -> str | None: ...
+        def interfaces(self) -> list[tuple[int, str]]: ...
+        def setns(self, fd: int, kind: int) -> int: ...
         def set_socket_option(self, fd: int, option: int, value: int) -> int: ...
         def open(self, path: str, flags: int) -> int: ...
         def read(self, fd: int, size: int) -> bytes: ...
@@ -86,6 +88,7 @@ __all__ = [
     "fstat",
     "interface_index",
     "interface_name",
+    "interfaces",
     "ioctl",
     "is_executable",
     "lift_memlock_limit",
@@ -107,6 +110,7 @@ __all__ = [
     "real_path",
     "replaced",
     "set_socket_option",
+    "setns",
     "syscall_numbers",
     "uname",
     "unlink",
@@ -296,6 +300,14 @@ class _RealKernel:
             return socket.if_indextoname(index)
         except (OSError, OverflowError):
             return None
+
+    def interfaces(self) -> list[tuple[int, str]]:
+        import socket
+
+        return socket.if_nameindex()
+
+    def setns(self, fd: int, kind: int) -> int:
+        return 0 if self._libc.setns(fd, kind) == 0 else -self._errno()
 
     def open(self, path: str, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC)
@@ -562,6 +574,25 @@ def interface_index(name: str) -> int:
 def interface_name(index: int) -> str | None:
     """Name of the network device of that index in this thread's namespace, ``None`` if none is."""
     return (_kernel or current()).interface_name(index)
+
+
+def interfaces() -> list[tuple[int, str]]:
+    """Indexes and names of the network devices of this thread's namespace.
+
+    Raises:
+        OSError: They cannot be listed.
+    """
+    return (_kernel or current()).interfaces()
+
+
+def setns(fd: int, kind: int) -> int:
+    """Move this thread into another namespace (setns(2)); 0 or the negative error number.
+
+    Args:
+        fd: The namespace.
+        kind: What it must be, ``CLONE_NEW*``.
+    """
+    return (_kernel or current()).setns(fd, kind)
 
 
 def set_socket_option(fd: int, option: int, value: int) -> int:

@@ -67,8 +67,9 @@ class Attachment(NamedTuple):
             does not tell (only tcx and netkit do).
         flags: How it was attached, as far as the kernel tells: ``AttachFlag.ALLOW_MULTI``, ...
         priority: Of tc filters: they run by ascending priority.
-        handle: Of tc filters: with the priority their name.
+        handle: Of tc filters: with the priority what tells them apart.
         revision: What ``revision=`` of attaching expects; 0 where the kernel has none.
+        name: Of tc filters: what the filter is called.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Attachment(NamedTuple):
     priority: int = 0
     handle: int = 0
     revision: int = 0
+    name: str = ""
 
 
 def attached(
@@ -176,7 +178,10 @@ def _of_device(ifindex: int) -> Iterator[Attachment]:
         yield from _programs(kind, place, _query(ifindex, attach_type, silent, **options))
     for side, parent in _PARENTS.items():
         for each in netdev.tc_filters(ifindex, parent):
-            yield Attachment("tc", side, each.prog_id, priority=each.priority, handle=each.handle)
+            yield Attachment(
+                "tc", side, each.prog_id,
+                priority=each.priority, handle=each.handle, name=each.name,
+            )  # fmt: skip
 
 
 def _of_cgroup(group: FileDescriptor, effective: bool) -> Iterator[Attachment]:

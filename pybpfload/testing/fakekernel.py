@@ -429,6 +429,12 @@ class FakeKernel:
     def interface_name(self, index: int) -> str | None:  # noqa: D102
         return "lo" if index == 1 else None
 
+    def interfaces(self) -> list[tuple[int, str]]:  # noqa: D102
+        return [(1, "lo")]
+
+    def setns(self, fd: int, kind: int) -> int:  # noqa: D102
+        return 0 if fd in self.fds else -errno.EBADF
+
     def set_socket_option(self, fd: int, option: int, value: int) -> int:  # noqa: D102
         return 0 if fd in self.fds else -errno.EBADF
 

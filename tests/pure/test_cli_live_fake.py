@@ -5,6 +5,7 @@ import json
 import re
 import struct
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from pybpfload.cli.group import Command, run_group
 from pybpfload.formats.pcap import read_pcap
 from pybpfload.kernel import bpf
 from pybpfload.kernel.errors import kernel_error
-from pybpfload.kernel.linkinfo import TracingLinkInfo
+from pybpfload.kernel.linkinfo import (
+    NetfilterFamily,
+    NetfilterHook,
+    NetfilterLinkInfo,
+    TracingLinkInfo,
+)
 from pybpfload.runtime.attached import Attachment
 from pybpfload.runtime.loaded_btf import LoadedBtf
 from pybpfload.testing.fakekernel import FakeKernel, store
@@ -304,25 +310,43 @@ def test_programs_of_devices_and_groups_with_the_keys_of_bpftool(fake):
     found = [
         (*lo, Attachment("xdp", "native", fake.prog)),
         (*lo, Attachment("tcx", "ingress", fake.prog, 5)),
-        (*lo, Attachment("tc", "egress", fake.prog, priority=7, handle=1)),
+        (*lo, Attachment("tc", "egress", fake.prog, priority=7, handle=1, name="mine")),
     ]
-    shown = net._document(found, [Attachment("netns", "flow_dissector", fake.prog)])
+    veth = (2, "veth")
+    found += [(*veth, Attachment("xdp", mode, fake.prog)) for mode in ("offload", "generic")]
+    common = {"type": LinkType.NETFILTER, "id": 9, "prog_id": fake.prog, "flags": 0}
+    hook = {"pf": NetfilterFamily.IPV6, "hooknum": NetfilterHook.INPUT, "priority": -1}
+    itself = [Attachment("netns", "flow_dissector", fake.prog)]
+    filters = [NetfilterLinkInfo(**common, **hook)]
+    shown = net._document(net._Found(found, itself), filters)
     device = {"devname": "lo", "ifindex": 1}
     name = {"name": "count_syscalls"}
+    no_flags = {"prog_flags": [], "link_flags": []}
+    of_filter = {"prog_name": "count_syscalls", "priority": 7, "handle": 1}
     assert shown == {
-        "xdp": [{**device, "mode": "driver", "id": fake.prog}],
-        "tc": [
-            {**device, "kind": "tcx/ingress", **name, "prog_id": fake.prog, "link_id": 5},
+        "xdp": [
+            {**device, "mode": "driver", "id": fake.prog},
             {
-                **device,
-                "kind": "clsact/egress",
-                **name,
-                "id": fake.prog,
-                "priority": 7,
-                "handle": 1,
+                "devname": "veth",
+                "ifindex": 2,
+                "multi_attachments": [
+                    {"mode": mode, "id": fake.prog} for mode in ("generic", "offload")
+                ],
             },
         ],
+        "tc": [
+            {
+                **device,
+                "kind": "tcx/ingress",
+                **name,
+                "prog_id": fake.prog,
+                "link_id": 5,
+                **no_flags,
+            },
+            {**device, "kind": "clsact/egress", "name": "mine", "id": fake.prog, **of_filter},
+        ],
         "flow_dissector": [{"id": fake.prog}],
+        "netfilter": [{"id": fake.prog, "link_id": 9, "pf": 10, "hook": 1, "prio": -1, "flags": 0}],
         "sk_lookup": [],
     }
     here = Attachment("cgroup", "cgroup_inet_egress", fake.prog, flags=AttachFlag.ALLOW_MULTI)
@@ -330,6 +354,31 @@ def test_programs_of_devices_and_groups_with_the_keys_of_bpftool(fake):
     told = {"id": fake.prog, "attach_type": "cgroup_inet_egress", **name, **no_lsm}
     assert cgroup._record(here, effective=False) == {**told, "attach_flags": "multi"}
     assert cgroup._record(here, effective=True) == told
+
+
+def test_other_network_namespaces(fake, capsys):
+    for path in ("/proc/7/ns/net", "/run/netns/blue", "/run/netns/12", "/proc/12/ns/net", "/a/b"):
+        fake.files[path] = b""
+    entered = []
+
+    def setns(fd, kind):
+        entered.append((threading.get_ident(), fake.fds[fd]["path"], kind))
+        return 0
+
+    fake.setns = setns
+    here = threading.get_ident()
+    for where in ("blue", "7", 7, "12", "/a/b"):
+        there = pybpfload.in_network_namespace(where, threading.get_ident)
+        assert there == entered[-1][0] != here
+    named = [path for _, path, _ in entered]
+    assert named == ["/run/netns/blue", *["/proc/7/ns/net"] * 2, "/run/netns/12", "/a/b"]
+    assert {kind for _, _, kind in entered} == {0x40000000}  # CLONE_NEWNET
+    with pytest.raises(ZeroDivisionError):
+        pybpfload.in_network_namespace("blue", lambda: 1 // 0)
+    fake.setns = lambda fd, kind: -errno.EINVAL
+    with pytest.raises(pybpfload.KernelError, match="it is no network namespace"):
+        pybpfload.in_network_namespace("blue", dict)
+    assert "a name as of `ip netns`" in refused(capsys, "net", "list", "--netns", "x", status=1)
 
 
 def test_groups_and_those_below_them(fake, capsys, monkeypatch):
