@@ -22,9 +22,13 @@ _KEYS: dict[str, str] = {
     "count": "func_cnt",
     "func_name": "func",
     "file_name": "file",
-    "config": "event_config",
 }
 _RETPROBES = ("URETPROBE", "KRETPROBE")
+_EVENTS = {  # by perf(1)'s names, where they differ from the kernel's
+    "page-faults-min": "minor-faults",
+    "page-faults-maj": "major-faults",
+    "ref-cpu-cycles": "ref-cycles",
+}
 _PER_PLACE = {"addrs": "addr", "offsets": "offset", "ref_ctr_offsets": "ref_ctr_offset",
               "cookies": "cookie"}  # fmt: skip
 
@@ -50,25 +54,67 @@ def record(link: Any) -> dict[str, Any]:
     kind = details.pop("perf_type", None)
     if info.type in (LinkType.KPROBE_MULTI, LinkType.UPROBE_MULTI):
         made["retprobe"] = bool(details.pop("flags"))
-        lists = {key: details.pop(key) for key in _PER_PLACE if key in details}
-        made["funcs"] = [
-            {_PER_PLACE[key]: values[at] for key, values in lists.items() if at < len(values)}
-            for at in range(max(map(len, lists.values()), default=0))
-        ]
+        made["funcs"] = _functions(details)
+    elif info.type == LinkType.TRACING:
+        made["prog_type"] = _program_type(info.prog_id)
     elif kind is not None:
-        made["retprobe"] = kind.name in _RETPROBES
         if "tp_name" in details:
-            made.pop("retprobe")
             made["tracepoint"] = details.pop("tp_name")
+        elif "config" in details:
+            made["event_config"] = _event(details["event_type"], details.pop("config"))
+        else:
+            made["retprobe"] = kind.name in _RETPROBES
     for key, value in details.items():
         made[_KEYS.get(key, key)] = _plain(key, value)
     return made
 
 
+def _functions(details: dict[str, Any]) -> list[dict[str, Any]]:
+    """The places of a link that has many; of kernel functions with their names."""
+    lists = {key: details.pop(key) for key in _PER_PLACE if key in details}
+    found: list[dict[str, Any]] = [
+        {_PER_PLACE[key]: values[at] for key, values in lists.items() if at < len(values)}
+        for at in range(max(map(len, lists.values()), default=0))
+    ]
+    if any(lists.get("addrs", ())):  # zeros where kernel addresses are hidden
+        from pybpfload.symbols import KernelSymbols
+
+        symbols = KernelSymbols()
+        for each in found:
+            frame = symbols.frame(each["addr"])
+            module = None if frame.module == "kernel" else frame.module
+            each |= {"func": frame.symbol or "", "module": module}
+    return found
+
+
+def _program_type(number: int) -> str:
+    from pybpfload.errors import KernelError
+    from pybpfload.runtime.program import Program
+
+    try:
+        with Program.from_id(number) as program:
+            return program.info(code=False).type.name.lower()
+    except KernelError:  # it went meanwhile
+        return ""
+
+
+def _event(kind: Any, config: int) -> str | int:
+    """An event of the kernel's or the processor's own by name, others by number."""
+    from pybpfload.uapi import PerfHardware, PerfSoftware
+
+    names = {"SOFTWARE": PerfSoftware, "HARDWARE": PerfHardware}.get(kind.name)
+    if names is None or config not in {each.value for each in names}:
+        return config
+    name = names(config).name.lower().replace("_", "-")
+    return _EVENTS.get(name, name)
+
+
 def _plain(key: str, value: Any) -> Any:
-    """Attach types and the like by name, as bpftool has them; flags as numbers."""
+    """Attach types and the like by name, as bpftool has them; flags and unknown ones as numbers."""
     if key in ("attach_type", "event_type", "order") and isinstance(value, Enum):
-        return value.name.lower()
+        if value.name in type(value).__members__:
+            return value.name.lower().replace("_", "-" if key == "event_type" else "_")
+        return value.value
     return int(value) if isinstance(value, (IntEnum, IntFlag)) else value
 
 

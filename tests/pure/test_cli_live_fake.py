@@ -8,14 +8,15 @@ import sys
 import threading
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import pybpfload
-from pybpfload.cli import cgroup, main, net
+from pybpfload.cli import cgroup, link, main, net
 from pybpfload.cli.group import Command, run_group
 from pybpfload.formats.pcap import read_pcap
-from pybpfload.kernel import bpf
+from pybpfload.kernel import bpf, linkinfo
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.linkinfo import (
     NetfilterFamily,
@@ -26,7 +27,14 @@ from pybpfload.kernel.linkinfo import (
 from pybpfload.runtime.attached import Attachment
 from pybpfload.runtime.loaded_btf import LoadedBtf
 from pybpfload.testing.fakekernel import FakeKernel, store
-from pybpfload.uapi import AttachFlag, AttachType, LinkType
+from pybpfload.uapi import (
+    AttachFlag,
+    AttachType,
+    KprobeMultiFlag,
+    LinkType,
+    PerfEventType,
+    PerfType,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -191,6 +199,96 @@ def test_loaded_btf_and_what_uses_it(fake, capsys, monkeypatch):
     of_tracing(0)  # freplace: the target is a program
     assert json.loads(printed(capsys, "btf", "show", "vmlinux", "--json"))["link_ids"] == []
     fake.close(held)
+
+
+PLACES = {"count": 2, "missed": 1, "cookies": (7, 0)}
+OF_LINKS = [
+    (
+        linkinfo.KprobeMultiLinkInfo(
+            type=LinkType.KPROBE_MULTI, id=1, prog_id=0,
+            flags=KprobeMultiFlag.RETURN, addrs=(0x1000, 0x2004), **PLACES,
+        ),
+        {
+            "retprobe": True, "func_cnt": 2, "missed": 1,
+            "funcs": [
+                {"addr": 0x1000, "func": "first", "module": None, "cookie": 7},
+                {"addr": 0x2004, "func": "second", "module": "veth", "cookie": 0},
+            ],
+        },
+    ),
+    (
+        linkinfo.UprobeMultiLinkInfo(
+            type=LinkType.UPROBE_MULTI, id=1, prog_id=0, path="/bin/sh", count=1, flags=0, pid=5,
+            offsets=(64,), ref_ctr_offsets=(8,), cookies=(),
+        ),
+        {
+            "retprobe": False, "func_cnt": 1, "path": "/bin/sh", "pid": 5,
+            "funcs": [{"offset": 64, "ref_ctr_offset": 8}],
+        },
+    ),
+    (
+        linkinfo.EventLinkInfo(
+            type=LinkType.PERF_EVENT, id=1, prog_id=0, perf_type=PerfEventType.EVENT,
+            event_type=PerfType.SOFTWARE, config=5, cookie=0,
+        ),
+        {"event_type": "software", "event_config": "minor-faults", "cookie": 0},
+    ),
+    (
+        linkinfo.EventLinkInfo(
+            type=LinkType.PERF_EVENT, id=1, prog_id=0, perf_type=PerfEventType.EVENT,
+            event_type=PerfType.HW_CACHE, config=0x10002, cookie=0,
+        ),
+        {"event_type": "hw-cache", "event_config": 0x10002, "cookie": 0},
+    ),
+    (
+        linkinfo.EventLinkInfo(
+            type=LinkType.PERF_EVENT, id=1, prog_id=0, perf_type=PerfEventType.EVENT,
+            event_type=PerfType(77), config=0, cookie=0,
+        ),
+        {"event_type": 77, "event_config": 0, "cookie": 0},
+    ),
+    (
+        linkinfo.KprobeLinkInfo(
+            type=LinkType.PERF_EVENT, id=1, prog_id=0, perf_type=PerfEventType.KRETPROBE,
+            func_name="f", offset=4, addr=8, missed=2, cookie=3,
+        ),
+        {"retprobe": True, "func": "f", "offset": 4, "addr": 8, "missed": 2, "cookie": 3},
+    ),
+    (
+        linkinfo.UprobeLinkInfo(
+            type=LinkType.PERF_EVENT, id=1, prog_id=0, perf_type=PerfEventType.UPROBE,
+            file_name="/bin/sh", offset=4, ref_ctr_offset=6, cookie=3,
+        ),
+        {"retprobe": False, "file": "/bin/sh", "offset": 4, "ref_ctr_offset": 6, "cookie": 3},
+    ),
+    (
+        linkinfo.TracepointLinkInfo(
+            type=LinkType.PERF_EVENT, id=1, prog_id=0, perf_type=PerfEventType.TRACEPOINT,
+            tp_name="sched_switch", cookie=3,
+        ),
+        {"tracepoint": "sched_switch", "cookie": 3},
+    ),
+    (
+        linkinfo.TracingLinkInfo(
+            type=LinkType.TRACING, id=1, prog_id=0, attach_type=AttachType.TRACE_FEXIT,
+            target_obj_id=1, target_btf_id=9, cookie=3,
+        ),
+        {
+            "prog_type": "", "attach_type": "trace_fexit", "target_obj_id": 1,
+            "target_btf_id": 9, "cookie": 3,
+        },
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("told", "keys"), OF_LINKS)
+def test_links_of_kinds_with_the_keys_of_bpftool(fake, told, keys):
+    """Those of bpftool 7.8; tests/live asks it about links that this kernel can make."""
+    fake.files["/proc/kallsyms"] = b"1000 T first\n2000 t second\t[veth]\n3000 T third\n"
+    made = link.record(SimpleNamespace(info=lambda: told))
+    assert made.pop("place") == told.place
+    common = {"id": 1, "type": told.type.name.lower(), "prog_id": 0, "name": ""}
+    assert made == {**common, **keys}
 
 
 def test_holders_and_fdinfo(fake):
