@@ -16,13 +16,14 @@ from pybpfload.errors import FormatError
 if TYPE_CHECKING:
     from pybpfload.btf.table import Btf
 
-__all__ = ["Declarer", "declare", "define", "printable", "steps_for", "type_text"]
+__all__ = ["Declarer", "declare", "define", "printable", "room_for", "type_text"]
 
-_MAX_DEPTH = 32  # prototypes inside parameters of prototypes
-_MAX_STEPS = 4096  # types walked for one text: parameters multiply with each level
+_MAX_DEPTH = 32  # prototypes inside parameters of prototypes; types without name in each other
+_MAX_CHAIN = 4096  # pointers to pointers and the like
+_MAX_LINES = 1 << 16  # of one definition
+_ROOM, _ROOM_PER_BYTE = 1 << 17, 4  # characters; kernels need less than one for each byte
 
-_ALL_STEPS = 1 << 17  # for all declarations of a table, and one more for each of its bytes
-
+_DERIVED = t.MODIFIERS | {t.Kind.PTR, t.Kind.ARRAY, t.Kind.FUNC_PROTO, t.Kind.FUNC, t.Kind.VAR}
 _QUALIFIERS: dict[int, str] = {
     t.Kind.CONST: "const",
     t.Kind.VOLATILE: "volatile",
@@ -59,7 +60,10 @@ def declare(btf: Btf, type_id: int, name: str = "") -> str:
     Raises:
         FormatError: The type refers to itself without end, or to an id that does not exist.
     """
-    return Declarer(btf).text(type_id, name, 0)
+    found = btf[type_id]
+    if not name and isinstance(found, (t.Func, t.Var)):
+        name = found.name
+    return Declarer(btf).text(type_id, name)
 
 
 def define(btf: Btf, type_id: int) -> str:
@@ -100,7 +104,7 @@ def _define_composite(btf: Btf, target: t.Composite) -> str:
             lines.append(item)
             continue
         composite, depth, start, tail = item
-        if depth > _MAX_DEPTH or len(lines) > _MAX_STEPS * 16:
+        if depth > _MAX_DEPTH or len(lines) > _MAX_LINES:
             raise FormatError(
                 f"{btf.describe(target.id)} nests too deep or has too many members", file=btf.name
             )
@@ -123,75 +127,99 @@ def _define_composite(btf: Btf, target: t.Composite) -> str:
     return "\n".join(lines)
 
 
-def steps_for(btf: Btf) -> int:
-    """Steps that suffice to declare all that honest BTF has, several times over."""
-    return _ALL_STEPS + len(btf.to_bytes())
+def room_for(btf: Btf) -> int:
+    """Characters that suffice to declare all that honest BTF has, several times over."""
+    return _ROOM + _ROOM_PER_BYTE * len(btf.to_bytes())
 
 
 class Declarer:
-    """Makes declarations; counts the steps, of which types of strangers could need many.
+    """Makes declarations; what does not depend on the name is worked out once for each type.
 
     Whoever spells types in another way overrides :meth:`base` and :meth:`identifier`.
 
     Args:
         btf: The table.
-        steps: How many types may be walked for all declarations together.
+        room: How many characters the texts of all types may have together: those of strangers'
+            types could double with each.
     """
 
-    def __init__(self, btf: Btf, steps: int = _MAX_STEPS) -> None:
+    def __init__(self, btf: Btf, room: int = _ROOM) -> None:
         self._btf = btf
-        self._left = steps
-        self._least = 0
+        self._room = room
+        self._parts: dict[int, tuple[str, str]] = {}
+        # How many texts were made that hold only where they stand; what has one is not kept.
+        self._passing = 0
 
     def text(self, type_id: int, name: str = "", depth: int = 0) -> str:
         """Declaration of ``name``; only parameters of prototypes go deeper."""
-        btf = self._btf
-        if not depth:
-            self._least = max(0, self._left - _MAX_STEPS)
-        inner = self.identifier(name)
-        qualifiers: list[str] = []
-        first = type_id
-        while True:
-            self._left -= 1
-            if self._left < self._least or depth > _MAX_DEPTH:
-                raise FormatError(
-                    f"{btf.describe(first)} refers to itself or is too long to declare",
-                    file=btf.name,
-                    section=".BTF",
-                )
-            found = btf[type_id]
-            if found.kind in _QUALIFIERS:
-                qualifiers.append(_QUALIFIERS[found.kind])
-            elif isinstance(found, t.TypeTag):
-                tag = f'__attribute__((btf_type_tag("{printable(found.name)}")))'
-                inner = _join(tag, _join(_ordered(qualifiers), inner))
-                qualifiers = []
-            elif isinstance(found, t.Ptr):
-                inner = "*" + _join(_ordered(qualifiers), inner)
-                qualifiers = []
-            elif isinstance(found, t.Array):
-                inner = f"{_group(inner)}[{found.nelems}]"
-                qualifiers = []
-            elif isinstance(found, t.FuncProto):
-                inner = f"{_group(inner)}({self._params(found, depth)})"
-                qualifiers = []
-            elif isinstance(found, (t.Func, t.Var)):
-                inner = inner or self.identifier(found.name)
-            else:
-                return _join(_ordered(qualifiers), _join(self.base(found), inner))
-            if isinstance(found, t.FuncProto):
-                type_id = found.return_type
-            else:
-                assert isinstance(found, (t.Reference, t.Array, t.Func, t.Var))
-                type_id = found.type
+        before, after = self.parts(type_id, depth)
+        if name:
+            return f"{before}{self.identifier(name)}{after}"
+        return before + after if after.startswith("(") else before.rstrip() + after
 
-    def base(self, found: t.Type) -> str:
+    def parts(self, type_id: int, depth: int = 0) -> tuple[str, str]:
+        """What stands before and behind the name of something of a type: ``char (*``, ``)[16]``.
+
+        Args:
+            type_id: The type.
+            depth: How many prototypes it is a parameter in.
+
+        Raises:
+            FormatError: As of :func:`declare`.
+        """
+        parts = self._parts.get(type_id)
+        if parts is not None:
+            return parts
+        btf, known, passing = self._btf, self._parts, self._passing
+        inner = type_id
+        chain: list[t.Type] = []  # from the type to what its declaration begins with
+        while parts is None:
+            if btf.kind(inner) not in _DERIVED:
+                parts = f"{self.base(inner)} ", ""
+                if passing == self._passing:
+                    known[inner] = parts
+                break
+            found = btf[inner]
+            chain.append(found)
+            if len(chain) > _MAX_CHAIN or depth > _MAX_DEPTH:
+                raise self._endless(type_id)
+            assert isinstance(found, (t.Reference, t.Array, t.FuncProto, t.Func, t.Var))
+            inner = found.return_type if isinstance(found, t.FuncProto) else found.type
+            parts = known.get(inner)
+        for found in reversed(chain):
+            before, after = parts = self._derive(found, *parts, depth)
+            self._room -= len(before) + len(after)
+            if self._room < 0:
+                raise self._endless(type_id)
+            if passing == self._passing:
+                known[found.id] = parts
+        return parts
+
+    def base(self, type_id: int) -> str:
         """Spell the type that a declaration begins with."""
-        return _base_name(found)
+        return _base_name(self._btf, type_id)
 
     def identifier(self, name: str) -> str:
         """Spell the name of what is declared."""
         return printable(name)
+
+    def _derive(self, found: t.Type, before: str, after: str, depth: int) -> tuple[str, str]:
+        """The parts of a type from those of the one that it is made of."""
+        function_or_array = after.startswith(("(", "["))
+        if isinstance(found, t.Ptr):
+            return (f"{before}(*", f"){after}") if function_or_array else (f"{before}*", after)
+        if isinstance(found, t.Array):
+            return before, f"[{found.nelems}]{after}"
+        if isinstance(found, t.FuncProto):
+            return before, f"({self._params(found, depth)}){after}"
+        if isinstance(found, t.TypeTag):
+            return f"{before}{_attribute(found)} ", after
+        if word := _QUALIFIERS.get(found.kind):
+            _, star, behind = before.rpartition("*")
+            if not function_or_array and word not in behind.split():
+                before = f"{before}{word} " if star else f"{word} {before}"
+            return before, after
+        return before, after
 
     def _params(self, proto: t.FuncProto, depth: int) -> str:
         params = [
@@ -203,25 +231,23 @@ class Declarer:
             return "void"
         return ", ".join(params) or "void"
 
-
-def _ordered(qualifiers: list[str]) -> str:
-    return " ".join(dict.fromkeys(qualifiers))
-
-
-def _join(left: str, right: str) -> str:
-    if not left or not right:
-        return left or right
-    return left + right if right[0] == "[" else f"{left} {right}"
+    def _endless(self, type_id: int) -> FormatError:
+        return FormatError(
+            f"{self._btf.describe(type_id)} refers to itself or is too long to declare",
+            file=self._btf.name,
+            section=".BTF",
+        )
 
 
-def _group(inner: str) -> str:
-    return f"({inner})" if inner.startswith(("*", "__attribute__")) else inner
+def _attribute(tag: t.TypeTag) -> str:
+    return f'__attribute__((btf_type_tag("{printable(tag.name)}")))'
 
 
-def _base_name(found: t.Type) -> str:
-    name = printable(found.name)
-    if found.kind in _TAGS:
-        return _TAGS[found.kind] + (name or "{...}")
+def _base_name(btf: Btf, type_id: int) -> str:
+    kind, name = btf.kind(type_id), printable(btf.type_name(type_id))
+    if kind in _TAGS:
+        return _TAGS[kind] + (name or "{...}")
+    found = btf[type_id]
     if isinstance(found, t.Fwd):
         return ("union " if found.is_union else "struct ") + name
     if isinstance(found, t.DeclTag):
@@ -230,4 +256,4 @@ def _base_name(found: t.Type) -> str:
         return f"section {name}"
     if isinstance(found, t.Opaque):
         return f"kind {found.raw_kind} {name}".rstrip()
-    return name or f"kind {int(found.kind)}"
+    return name or f"kind {kind}"

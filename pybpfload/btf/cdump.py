@@ -19,15 +19,17 @@ their members, are not. Functions and variables are left out.
 from __future__ import annotations
 
 import re
-from itertools import count
-from typing import TYPE_CHECKING
+from itertools import chain, count
+from typing import TYPE_CHECKING, NamedTuple
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import Declarer, steps_for
+from pybpfload.btf.bulk import Bulk
+from pybpfload.btf.cdecl import Declarer, room_for
+from pybpfload.btf.placing import Gaps, place, round_up
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from pybpfload.btf.table import Btf
 
@@ -60,10 +62,21 @@ _MODES = {1: "byte", 2: "HI", 8: "word"}  # of enums that clang would give 4 byt
 _MARK = "\ufffc"  # stands for the name in a declaration that is kept for later
 _INLINE_DEPTH = 32  # structs without name in each other
 _OUTPUT_RATIO = 8  # characters of text for each byte of BTF; kernels need less than one
-_LONG_GAP = 64  # bytes that are filled by an array and not by bit fields
-_ALIGNMENTS = frozenset({1, 2, 4, 8, 16})
+_STEPS_PER_TYPE = 8  # kernels need two
+_ENTANGLED = "the types are so entangled that their text has no end"
+_ALIGNMENTS = frozenset({8, 16, 32, 64, 128})  # bits
 
-_DEFINED = frozenset({t.Kind.STRUCT, t.Kind.UNION, t.Kind.TYPEDEF, t.Kind.FWD, *t.ENUM_KINDS})
+_COMPOSITES = frozenset({t.Kind.STRUCT, t.Kind.UNION})
+_NUMBERS = frozenset({t.Kind.INT, t.Kind.FLOAT})
+_TAGGED = _COMPOSITES | t.ENUM_KINDS | {t.Kind.FWD}
+_DEFINED = _TAGGED | {t.Kind.TYPEDEF}
+_CHANGED = t.MODIFIERS | {t.Kind.FUNC, t.Kind.VAR, t.Kind.DECL_TAG}  # made of one other type
+_KEYWORDS: dict[int, str] = {
+    t.Kind.STRUCT: "struct",
+    t.Kind.UNION: "union",
+    t.Kind.ENUM: "enum",
+    t.Kind.ENUM64: "enum",
+}
 _NEW, _UNDER_WAY, _DONE = range(3)
 
 
@@ -81,6 +94,20 @@ def dump_c(btf: Btf, roots: Iterable[int] | None = None) -> str:
     return CHeader(btf).text(roots)
 
 
+class _Layout(NamedTuple):
+    """How a struct or union has to be written.
+
+    Attributes:
+        packed: With ``__attribute__((packed))``.
+        align: Its alignment in bits then.
+        plain: Without anything between or behind its members.
+    """
+
+    packed: bool
+    align: int
+    plain: bool
+
+
 class CHeader:
     """A header under construction.
 
@@ -93,31 +120,33 @@ class CHeader:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
         self.names: dict[int, str] = {}
+        self._bulk = Bulk(btf, _identifier)
         self._spelling = _Spelling(self)
         self._state = bytearray(len(btf))
         self._declared = bytearray(len(btf))
-        self._ready: set[tuple[int, bool]] = set()  # walked, and all that it needs is there
+        # What was found by _mentions(), by type id, of what is not complete and of what is.
+        self._mentioned: tuple[dict[int, list[tuple[int, bool]]], ...] = ({}, {})
+        self._definitions: dict[tuple[str, bool], int] | None = None
         self._tags: dict[str, int] = {}
         self._identifiers: dict[str, int] = {_BUILTIN: 1}
-        self._spelt: dict[int, tuple[str, str]] = {}
-        self._packed_align: dict[int, tuple[bool, int]] = {}
+        self._layouts: dict[int, _Layout] = {}
         self._extents: dict[int, tuple[int, int]] = {}
-        self._resolved: dict[tuple[str, bool], int] = {}
         self._arrays = count(1)
-        self._depth = self._inlined = 0
+        self._depth = 0
         self._enums_inlined: set[int] = set()
         self._chunks: list[str] = []
-        self._left = _OUTPUT_RATIO * (len(btf.to_bytes()) + (1 << 16))
+        self._left = _OUTPUT_RATIO * (len(btf.to_bytes()) + (1 << 16))  # characters
+        self._steps = _STEPS_PER_TYPE * (len(btf) + (1 << 14))  # from type to type
 
     def text(self, roots: Iterable[int] | None = None) -> str:
         """Return the header, once; the arguments and errors are those of :func:`dump_c`."""
-        btf = self.btf
+        btf, bulk = self.btf, self._bulk
         self._put(_HEAD)
         if roots is None:
             lonely = []
             for type_id, kind in zip(btf.own_ids(), btf.own_kinds(), strict=True):
                 if kind in _DEFINED:
-                    if btf.type_name(type_id):
+                    if bulk.name(type_id):
                         self._define(type_id)
                     elif kind in t.ENUM_KINDS:
                         lonely.append(type_id)
@@ -129,10 +158,13 @@ class CHeader:
         return "".join(self._chunks)
 
     def _put(self, text: str) -> None:
-        self._left -= len(text)
-        if self._left < 0:
-            raise self._error("the types are so entangled that their text has no end")
+        self._spend(len(text))
         self._chunks.append(text)
+
+    def _spend(self, length: int) -> None:
+        self._left -= length
+        if self._left < 0:
+            raise self._error(_ENTANGLED)
 
     def _error(self, message: str) -> FormatError:
         return FormatError(message, file=self.btf.name, section=".BTF")
@@ -141,106 +173,117 @@ class CHeader:
 
     def _define(self, root: int) -> None:
         """Write the definition of a type behind those of all that it needs."""
-        if self._state[root] == _DONE:
+        state = self._state
+        if state[root] == _DONE:
             return
-        stack = [(root, self._needs(root))]
-        self._state[root] = _UNDER_WAY
+        state[root] = _UNDER_WAY
+        stack = [(root, iter(self._needs(root)))]
         while stack:
             type_id, needs = stack[-1]
             for needed, complete in needs:
-                state = self._state[needed]
-                if state == _DONE:
+                if state[needed] == _DONE:
                     continue
                 if not complete:
                     self._declare(needed)
                     continue
-                if state == _UNDER_WAY:
+                if state[needed] == _UNDER_WAY:
                     raise self._error(f"{self.btf.describe(needed)} contains itself")
-                self._state[needed] = _UNDER_WAY
-                stack.append((needed, self._needs(needed)))
+                state[needed] = _UNDER_WAY
+                stack.append((needed, iter(self._needs(needed))))
                 break
             else:
                 stack.pop()
                 self._write(type_id)
-                self._state[type_id] = _DONE
+                state[type_id] = _DONE
 
-    def _needs(self, type_id: int) -> Iterator[tuple[int, bool]]:
+    def _needs(self, type_id: int) -> Iterable[tuple[int, bool]]:
         """What has to be written before a type: ids, and whether defined or only declared."""
-        found = self.btf[type_id]
-        if isinstance(found, t.Composite):
-            for member in found.members:
-                if (member.type, True) not in self._ready:
-                    yield from self._mentioned(member.type, True)
-        elif isinstance(found, t.Typedef):
-            yield from self._mentioned(found.type, False)
-        elif not isinstance(found, (t.Enum, t.Enum64, t.Fwd, t.Int, t.Float)):
-            yield from self._mentioned(type_id, False)
+        kind = self._bulk.kinds[type_id]
+        if kind in _COMPOSITES:
+            of_members = dict.fromkeys(self._bulk.member_types(type_id))
+            return chain.from_iterable([self._mentions(each, True) for each in of_members])
+        if kind == t.Kind.TYPEDEF:
+            return self._mentions(self._bulk.thirds[type_id], False)
+        return () if kind in _DEFINED or kind in _NUMBERS else self._mentions(type_id, False)
 
-    def _mentioned(self, type_id: int, complete: bool) -> Iterator[tuple[int, bool]]:
+    def _mentions(self, type_id: int, complete: bool) -> list[tuple[int, bool]]:
         """What the declaration of something of a type needs; complete if it takes up space."""
-        first = (type_id, complete)
-        if first in self._ready:
-            return
-        btf, seen, todo = self.btf, {first}, [first]
+        known = self._mentioned[complete].get(type_id)
+        if known is None:
+            known = self._mentioned[complete][type_id] = self._walk(type_id, complete)
+        self._steps -= len(known)
+        return known
+
+    def _walk(self, type_id: int, complete: bool) -> list[tuple[int, bool]]:
+        """As :meth:`_mentions`, found by following the types that the declaration is made of."""
+        kinds, thirds = self._bulk.kinds, self._bulk.thirds
+        found: list[tuple[int, bool]] = []
+        todo = [(type_id, complete)]
         while todo:
             type_id, complete = todo.pop()
-            found = btf[type_id]
-            then: list[tuple[int, bool]] = []
-            if isinstance(found, t.Typedef):
-                yield type_id, True
+            kind = kinds[type_id] if type_id < len(kinds) else self.btf.kind(type_id)  # raises
+            if kind == t.Kind.PTR:
+                todo.append((thirds[type_id], False))
+            elif kind in _COMPOSITES:
+                found.append((type_id, complete or not self._bulk.name(type_id)))
+            elif kind == t.Kind.TYPEDEF:
+                found.append((type_id, True))
                 if complete:
-                    then.append((found.type, True))
-            elif isinstance(found, t.Ptr):
-                then.append((found.type, False))
-            elif isinstance(found, t.Array):  # C wants its elements complete, even behind a pointer
-                then.append((found.type, True))
-            elif isinstance(found, t.FuncProto):
-                then.append((found.return_type, False))
-                then += [(param.type, False) for param in found.params]
-            elif isinstance(found, t.Composite):
-                yield type_id, complete or not found.name
-            elif isinstance(found, t.Fwd):
-                yield self._resolve(found), False
-            elif isinstance(found, (t.Enum, t.Enum64)):
-                if found.name:
-                    yield type_id, True
-            elif isinstance(found, (t.Int, t.Float)):
-                if not _known_to_c(found.name):
-                    yield type_id, True
-            elif isinstance(found, (t.Reference, t.Func, t.Var)):
-                then.append((found.type, complete))
-            fresh = [each for each in then if each not in seen and each not in self._ready]
-            seen.update(fresh)
-            todo += fresh
-        self._ready |= seen
+                    todo.append((thirds[type_id], True))
+            elif kind == t.Kind.ARRAY:  # C wants its elements complete, even behind a pointer
+                todo.append((self._bulk.element(type_id), True))
+            elif kind == t.Kind.FUNC_PROTO:
+                todo.append((thirds[type_id], False))
+                todo += [(each, False) for each in self._bulk.param_types(type_id)]
+            elif kind == t.Kind.FWD:
+                found.append((self._resolve(type_id), False))
+            elif kind in _NUMBERS:
+                found.append((type_id, True))
+            elif kind in t.ENUM_KINDS:
+                if self._bulk.name(type_id):
+                    found.append((type_id, True))
+            elif kind in _CHANGED:
+                todo.append((thirds[type_id], complete))
+            self._steps -= 1
+            if self._steps < 0:
+                raise self._error(_ENTANGLED)
+        return found
 
-    def _resolve(self, found: t.Fwd) -> int:
+    def _resolve(self, forward: int) -> int:
         """The definition that belongs to a forward declaration, or itself if there is none."""
-        known = self._resolved.get((found.name, found.is_union))
-        if known is None:
-            kind = t.Kind.UNION if found.is_union else t.Kind.STRUCT
-            known = self.btf.find(found.name, kind) or found.id
-            self._resolved[found.name, found.is_union] = known
-        return known
+        if self._definitions is None:
+            kinds, name = self._bulk.kinds, self._bulk.name
+            self._definitions = {
+                (name(type_id), kinds[type_id] == t.Kind.UNION): type_id
+                for type_id in reversed(range(len(kinds)))
+                if kinds[type_id] in _COMPOSITES
+            }
+        found = self.btf[forward]
+        assert isinstance(found, t.Fwd)
+        return self._definitions.get((self._bulk.name(forward), found.is_union), forward)
 
     # Names
 
-    def name(self, found: t.Type) -> str:
-        """The name of a type in this header, without keyword; ``""`` if it has none."""
-        if not found.name:
-            return ""
-        if isinstance(found, t.Fwd):
-            found = self.btf[self._resolve(found)]
-        full = self.names.get(found.id)
+    def name(self, type_id: int) -> str:
+        """How C calls a type, with its keyword; only that, or ``""``, if the type has no name."""
+        full = self.names.get(type_id)
         if full is None:
-            tagged = isinstance(found, (t.Composite, t.Enum, t.Enum64, t.Fwd))
-            full = self.names[found.id] = _keyword(found) + (
-                self._unique(found.name, self._tags if tagged else self._identifiers)
-            )
-        return full[len(_keyword(found)) :]
+            kind, name = self._bulk.kinds[type_id], self._bulk.name(type_id)
+            if kind == t.Kind.FWD:
+                definition = self._resolve(type_id)
+                if definition != type_id:
+                    return self.name(definition)
+            keyword = _keyword(self.btf, type_id)
+            if not name:
+                return keyword
+            if keyword:
+                full = f"{keyword} {self._unique(name, self._tags)}"
+            else:
+                full = self._unique(name, self._identifiers)
+            self.names[type_id] = full
+        return full
 
     def _unique(self, name: str, taken: dict[str, int]) -> str:
-        name = _identifier(name)
         count = taken[name] = taken.get(name, 0) + 1
         if count == 1:
             return name
@@ -253,77 +296,63 @@ class CHeader:
     # Text
 
     def _declare(self, type_id: int) -> None:
-        found = self.btf[type_id]
-        if not self._declared[type_id] and found.name:
+        if not self._declared[type_id] and self._bulk.name(type_id):
             self._declared[type_id] = True
-            self._put(self._forward(found))
-
-    def _forward(self, found: t.Type) -> str:
-        return f"{_keyword(found)}{self.name(found)};\n\n"
+            self._put(f"{self.name(type_id)};\n\n")
 
     def _write(self, type_id: int) -> None:
-        found = self.btf[type_id]
+        kind = self._bulk.kinds[type_id]
         self._arrays = count(1)
-        if isinstance(found, t.Composite):
-            self._packed_align[type_id] = self._choose_packing(found)
-            if found.name:
-                text = self._composite(found)
-                if self._chunks[-1] == self._forward(found):  # only it itself points to it so far
+        if kind in _COMPOSITES:
+            self._layouts[type_id] = self._lay_out(type_id)
+            if self._bulk.name(type_id):
+                name = self.name(type_id)
+                text = self._composite(type_id, name)
+                if self._chunks[-1] == f"{name};\n\n":  # only it itself points to it so far
                     self._chunks.pop()
                 self._put(f"{text};\n\n")
-        elif isinstance(found, t.Typedef):
-            if found.name == "__gnuc_va_list" and not self.btf.strip(found.type):
-                text = f"{_BUILTIN} {self.name(found)}"  # some compilers leave it void
+        elif kind == t.Kind.TYPEDEF:
+            of, name = self._bulk.thirds[type_id], self.name(type_id)
+            if name == "__gnuc_va_list" and not self.btf.strip(of):
+                before, after = f"{_BUILTIN} ", ""  # some compilers leave it void
             else:
-                text = self._declaration(found.type, self.name(found))
-            self._put(f"typedef {text};\n\n")
-        elif isinstance(found, (t.Enum, t.Enum64)):
-            self._put(f"{self._enum(found)};\n\n")
-        elif isinstance(found, t.Fwd):
-            self._declare(self._resolve(found))
-        elif isinstance(found, (t.Int, t.Float)) and not _known_to_c(found.name):
-            self._put(f"typedef {_plain(found)} {self.name(found)};\n\n")
+                before, after = self._spelling.parts(of)
+            self._put(f"typedef {before}{name}{after};\n\n")
+        elif kind == t.Kind.FWD:
+            self._declare(self._resolve(type_id))
+        else:
+            found = self.btf[type_id]
+            if isinstance(found, (t.Enum, t.Enum64)):
+                self._put(f"{self._enum(found)};\n\n")
+            elif isinstance(found, (t.Int, t.Float)) and not _known_to_c(found.name):
+                self._put(f"typedef {_plain(found)} {self.name(type_id)};\n\n")
 
     def _define_lonely_enums(self, enums: list[int]) -> None:
         """Enums without name that no type uses: constants that somebody put into an enum."""
         for type_id in enums:
-            if type_id not in self._enums_inlined:
-                found = self.btf[type_id]
-                assert isinstance(found, (t.Enum, t.Enum64))
-                if found.values:
-                    self._put(f"{self._enum(found)};\n\n")
+            found = self.btf[type_id]
+            assert isinstance(found, (t.Enum, t.Enum64))
+            if found.values and type_id not in self._enums_inlined:
+                self._put(f"{self._enum(found)};\n\n")
 
-    def _declaration(self, type_id: int, name: str) -> str:
-        """Declare something; what does not depend on its name is worked out once for each type."""
-        known = self._spelt.get(type_id)
-        if known is None:
-            inlined = self._inlined
-            text = self._spelling.text(type_id, _MARK, 0)
-            before, _, after = text.partition(_MARK)
-            known = before, after
-            # What is written out where it stands may not be repeated: enumerators are unique.
-            if inlined == self._inlined:
-                self._spelt[type_id] = known
-        return f"{known[0]}{name}{known[1]}" if name else f"{known[0].rstrip()}{known[1]}"
-
-    def inline(self, found: t.Composite | t.Enum | t.Enum64) -> str:
+    def inline(self, type_id: int) -> str:
         """Write out a type without name."""
-        self._inlined += 1
-        if not isinstance(found, t.Composite):
-            if found.id in self._enums_inlined or not found.values:
+        found = self.btf[type_id] if self._bulk.kinds[type_id] in t.ENUM_KINDS else None
+        if isinstance(found, (t.Enum, t.Enum64)):
+            if type_id in self._enums_inlined or not found.values:
                 return _plain(found)  # its enumerators are known already
-            self._enums_inlined.add(found.id)
+            self._enums_inlined.add(type_id)
             return self._enum(found)
         if self._depth >= _INLINE_DEPTH:
-            raise self._error(f"{self.btf.describe(found.id)} nests too deep")
+            raise self._error(f"{self.btf.describe(type_id)} nests too deep")
         self._depth += 1
         try:
-            return self._composite(found, named=False)
+            return self._composite(type_id, _keyword(self.btf, type_id))
         finally:
             self._depth -= 1
 
     def _enum(self, found: t.Enum | t.Enum64) -> str:
-        head = f"enum {self.name(found)}".rstrip()
+        head = self.name(found.id)
         if not found.values:
             return head
         bits = 8 * found.size
@@ -334,99 +363,97 @@ class CHeader:
             # Before Linux 6.0 BTF did not say that values are signed.
             value = each.value if each.value < 1 << bits else each.value - (1 << 32)
             wide = wide or not -(1 << 31) <= value < 1 << 32
-            lines.append(f"\t{self._unique(each.name, self._identifiers)} = {value}{suffix},\n")
+            name = self._unique(_identifier(each.name), self._identifiers)
+            lines.append(f"\t{name} = {value}{suffix},\n")
         mode = _MODES.get(found.size)
         tail = f" __attribute__((mode({mode})))" if mode and not wide else ""
         return f"{head} {{\n{''.join(lines)}}}{tail}"
 
-    def _composite(self, found: t.Composite, *, named: bool = True) -> str:
-        packed, align = self._packed_align[found.id]
-        head = f"{_keyword(found)}{self.name(found)}" if named else _keyword(found)
-        lines = [f"{head.rstrip()} {{"]
-        gaps = _Gaps(align, self._arrays)
-        position = 0  # in bits
-        union = isinstance(found, t.Union)
-        for member in found.members:
-            name = _identifier(member.name)
-            text = self._member(member, name).replace("\n", "\n\t")
-            natural, end = self._place(member, 0 if union else position, packed)
-            if member.bit_offset < natural:
-                lines.append(f"\t/* {name} overlaps what is in front of it */")
-                continue
-            if member.bit_offset > natural:
-                if union:
-                    lines.append(f"\t/* {name} does not start where the union does */")
-                    continue
-                lines += gaps.fill(position, member.bit_offset)
-                _, end = self._place(member, member.bit_offset, packed)
-            width = f": {member.bitfield_size}" if member.bitfield_size else ""
-            if width and not name:
-                text = text.rstrip()
-            lines.append(f"\t{text}{width};")
-            self._left -= len(text)
-            if self._left < 0:
-                raise self._error("the types are so entangled that their text has no end")
-            position = max(position, end)
-        reached = _round_up(position, 8 * align)
-        if reached < 8 * found.size:
-            if union:
-                lines.append(f"\t{gaps.array(found.size)}")
+    def _composite(self, type_id: int, head: str) -> str:
+        """The definition of a struct or union whose layout is known, without ``;``."""
+        packed, _, plain = self._layouts[type_id]
+        lines = [f"{head} {{"]
+        for name, of, _, width in self._bulk.members(type_id):
+            if name:
+                before, after = self._spelling.parts(of)
+                text = f"\t{before}{name}{after}"
             else:
-                lines += gaps.fill(position, 8 * found.size)
+                text = f"\t{self._nameless(of)}"
+            text = f"{text}: {width};" if width else f"{text};"
+            self._spend(len(text))
+            lines.append(text.replace("\n", "\n\t"))
+        if not plain:
+            lines[1:] = self._with_gaps(type_id, lines[1:])
         lines.append("} __attribute__((packed))" if packed else "}")
         return "\n".join(lines) if len(lines) > 2 else f"{lines[0]}{lines[1]}"
 
-    def _member(self, member: t.Member, name: str) -> str:
-        """Declaration of a member, the width of a bit field left out."""
-        if not name:
-            # Newer kernels are compiled with -fms-extensions: a struct that has a name may be
-            # a member that has none. Written out, it is the same without that option.
-            inner = self.btf[self.btf.strip(member.type)]
-            if isinstance(inner, t.Composite):
-                return self.inline(inner)
-        return self._declaration(member.type, name)
+    def _with_gaps(self, type_id: int, lines: list[str]) -> list[str]:
+        """Lines of members, and what has to be between them so that C comes to their offsets."""
+        packed, align, _ = self._layouts[type_id]
+        union = self._bulk.kinds[type_id] == t.Kind.UNION
+        gaps = Gaps(align, self._arrays)
+        found: list[str] = []
+        end = 0  # in bits
+        for line, (name, of, offset, width) in zip(lines, self._bulk.members(type_id), strict=True):
+            size, unit = self._extent(of)
+            natural = place(0 if union else end, width, size, unit, packed=packed)
+            if offset < natural:
+                found.append(f"\t/* {name} overlaps what is in front of it */")
+            elif offset > natural and union:
+                found.append(f"\t/* {name} does not start where the union does */")
+            else:
+                if offset > natural:
+                    found += gaps.fill(end, offset)
+                found.append(line)
+                end = max(end, offset + (width or size))
+        whole = 8 * self._bulk.thirds[type_id]
+        if round_up(end, align) < whole:
+            found += [f"\t{gaps.array(whole // 8)}"] if union else gaps.fill(end, whole)
+        return found
 
-    # Layout, as clang does it for BPF
+    def _nameless(self, type_id: int) -> str:
+        """Declaration of a member that has no name."""
+        # Newer kernels are compiled with -fms-extensions: a struct that has a name may be
+        # a member that has none. Written out, it is the same without that option.
+        inner = self.btf.strip(type_id)
+        if self._bulk.kinds[inner] in _COMPOSITES:
+            return self.inline(inner)
+        return self._spelling.text(type_id)
 
-    def _place(self, member: t.Member, position: int, packed: bool) -> tuple[int, int]:
-        """Where C puts a member that comes at a position, and where it ends; in bits."""
-        size, align = self._extents.get(member.type) or self._extent(member.type)
-        width = member.bitfield_size
-        if not width:
-            unit = 8 if packed else 8 * align
-            start = -(-position // unit) * unit
-            return start, start + 8 * size
-        unit = 8 * size
-        if not packed and unit and position // unit != (position + width - 1) // unit:
-            position = _round_up(position, unit)
-        return position, position + width
+    # Layout
 
-    def _choose_packing(self, found: t.Composite) -> tuple[bool, int]:
-        """Whether a struct has to be packed to come to its offsets and size; its alignment."""
-        align = 1
-        packed = False
-        for member in found.members:
-            if not member.bitfield_size or member.name:
-                align = max(align, self._extent(member.type)[1])
-            packed = packed or self._place(member, member.bit_offset, False)[0] > member.bit_offset
-        return (True, 1) if packed or found.size % align else (False, align)
+    def _lay_out(self, type_id: int) -> _Layout:
+        """How a struct or union has to be written to come to its offsets and size."""
+        union = self._bulk.kinds[type_id] == t.Kind.UNION
+        extents = self._extents
+        align, end, packed, plain = 8, 0, False, True
+        for name, of, offset, width in self._bulk.members(type_id):
+            size, unit = extents.get(of) or self._extent(of)
+            if unit > align and (name or not width):
+                align = unit
+            if place(0 if union else end, width, size, unit) != offset:
+                plain = False
+                packed = packed or place(offset, width, size, unit) != offset
+            end = max(end, offset + (width or size))
+        whole = 8 * self._bulk.thirds[type_id]
+        if packed or whole % align:
+            return _Layout(packed=True, align=8, plain=False)
+        return _Layout(packed=False, align=align, plain=plain and round_up(end, align) >= whole)
 
     def _extent(self, type_id: int) -> tuple[int, int]:
-        """Size and alignment of a type in bytes, in this header; structs inside are laid out."""
+        """Size and alignment of a type in bits, in this header; structs inside are laid out."""
         known = self._extents.get(type_id)
         if known is None:
-            btf = self.btf
+            btf, kinds = self.btf, self._bulk.kinds
             size = btf.size(type_id)
-            found = btf[btf.strip(type_id)]
-            while isinstance(found, t.Array):  # its size is known, so it ends
-                found = btf[btf.strip(found.type)]
-            if isinstance(found, t.Composite):
-                align = self._packed_align[found.id][1]
-            elif isinstance(found, t.Ptr):
-                align = btf.pointer_size
+            inner = btf.strip(type_id)
+            while kinds[inner] == t.Kind.ARRAY:  # its size is known, so it ends
+                inner = btf.strip(self._bulk.element(inner))
+            if kinds[inner] in _COMPOSITES:
+                align = self._layouts[inner].align
             else:
-                align = btf.size(found.id)
-            known = self._extents[type_id] = size, align if align in _ALIGNMENTS else 1
+                align = 8 * btf.size(inner)
+            known = self._extents[type_id] = 8 * size, align if align in _ALIGNMENTS else 8
         return known
 
 
@@ -434,64 +461,27 @@ class _Spelling(Declarer):
     """Declarations with the names of a header."""
 
     def __init__(self, header: CHeader) -> None:
-        super().__init__(header.btf, steps_for(header.btf))
+        super().__init__(header.btf, room_for(header.btf))
         self._header = header
 
-    def base(self, found: t.Type) -> str:
+    def base(self, type_id: int) -> str:
         """Names of this header; what has none is written out."""
-        if isinstance(found, (t.Composite, t.Enum, t.Enum64)) and not found.name:
-            return self._header.inline(found)
-        if isinstance(found, (t.Composite, t.Enum, t.Enum64, t.Fwd)):
-            return _keyword(found) + self._header.name(found)
-        if isinstance(found, t.Typedef):
-            return self._header.name(found)
-        if isinstance(found, (t.Int, t.Float)) and not _known_to_c(found.name):
-            return self._header.name(found) or _plain(found)
-        return super().base(found)
+        kind, name = self._btf.kind(type_id), self._btf.type_name(type_id)
+        if kind in _TAGGED:
+            if name:
+                return self._header.name(type_id)
+            self._passing += 1  # enumerators are unique: what has some may not be repeated
+            return self._header.inline(type_id)
+        if kind == t.Kind.TYPEDEF:
+            return self._header.name(type_id)
+        found = self._btf[type_id]
+        if isinstance(found, (t.Int, t.Float)) and not _known_to_c(name):
+            return self._header.name(type_id) or _plain(found)
+        return super().base(type_id)
 
     def identifier(self, name: str) -> str:
         """The name, made an identifier of C."""
-        return name if name == _MARK else _identifier(name)
-
-
-class _Gaps:
-    """What stands for bytes that no member has.
-
-    Args:
-        align: Of the struct in bytes; a bit field that needs more would raise it elsewhere than for
-            BPF, where those without name need none.
-        arrays: Numbers for members that are arrays; those of inner structs without name count on.
-    """
-
-    def __init__(self, align: int, arrays: Iterator[int]) -> None:
-        self._units = [(name, bits) for name, bits in _UNITS if bits <= 8 * align] or _UNITS
-        self._arrays = arrays
-
-    def fill(self, start: int, end: int) -> list[str]:
-        """Lines that take up the bits between two positions."""
-        lines = []
-        while start < end:
-            rest = end - start
-            if start % 8 == 0 and rest > 8 * _LONG_GAP:
-                lines.append(f"\t{self.array(rest // 8)}")
-                start = end - rest % 8
-                continue
-            fitting = (unit for unit in self._units if start % unit[1] == 0 and rest >= unit[1])
-            name, bits = next(fitting, ("char", min(8 - start % 8, rest)))
-            lines.append(f"\t{name}: {bits};")
-            start += bits
-        return lines
-
-    def array(self, size: int) -> str:
-        """A member of a size in bytes; its name is no other's."""
-        return f"unsigned char __gap_{next(self._arrays)}[{size}];"
-
-
-_UNITS = [("long", 64), ("int", 32), ("short", 16), ("char", 8)]
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
+        return _identifier(name)
 
 
 def _identifier(name: str) -> str:
@@ -505,12 +495,12 @@ def _known_to_c(name: str) -> bool:
     return bool(name) and _WORDS_OF_C.issuperset(name.split())
 
 
-def _keyword(found: t.Type) -> str:
-    if isinstance(found, t.Composite):
-        return "struct " if isinstance(found, t.Struct) else "union "
-    if isinstance(found, t.Fwd):
-        return "union " if found.is_union else "struct "
-    return "enum " if isinstance(found, (t.Enum, t.Enum64)) else ""
+def _keyword(btf: Btf, type_id: int) -> str:
+    kind = btf.kind(type_id)
+    if kind == t.Kind.FWD:
+        found = btf[type_id]
+        return "union" if isinstance(found, t.Fwd) and found.is_union else "struct"
+    return _KEYWORDS.get(kind, "")
 
 
 def _plain(found: t.Int | t.Float | t.Enum | t.Enum64) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import Declarer, steps_for
+from pybpfload.btf.cdecl import Declarer, room_for
 from pybpfload.btf.layout import flat_members
 from pybpfload.errors import FormatError
 
@@ -156,7 +156,7 @@ class _Side:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
         self._left = _MEMBERS + len(btf.to_bytes()) // _BYTES_PER_MEMBER
-        self._declarer = Declarer(btf, steps_for(btf))
+        self._declarer = Declarer(btf, room_for(btf))
         self._texts: dict[int, str] = {}
 
     def text(self, type_id: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import Declarer, printable, steps_for
+from pybpfload.btf.cdecl import Declarer, printable, room_for
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def layout(btf: Btf, type_id: int, *, line: int = CACHE_LINE) -> Layout:
         raise FormatError(f"{btf.describe(type_id)} has no layout", file=btf.name)
     name = target.name or (btf.type_name(type_id) if btf.kind(type_id) == t.Kind.TYPEDEF else "")
     rows: list[Row] = []
-    for row in _rows(Declarer(btf, steps_for(btf)), btf, target, 0, 0, ""):
+    for row in _rows(Declarer(btf, room_for(btf)), btf, target, 0, 0, ""):
         rows.append(row)
         if len(rows) > _MAX_ROWS:
             raise FormatError(f"{btf.describe(type_id)} has too many members", file=btf.name)

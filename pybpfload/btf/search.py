@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import Declarer, steps_for
+from pybpfload.btf.cdecl import Declarer, room_for
 from pybpfload.btf.layout import flat_members
 from pybpfload.errors import FormatError
 from pybpfload.pattern import glob_pattern
@@ -98,7 +98,7 @@ def search(
     of_member = glob_pattern(member).fullmatch if member else None
     inside = bool(member or member_type)
     kinds = {*_COMPOSITES, t.Kind.TYPEDEF} if inside else set(t.Kind)
-    declarer = Declarer(btf, steps_for(btf))
+    declarer = Declarer(btf, room_for(btf))
     left = _MEMBERS + len(btf.to_bytes()) // _BYTES_PER_MEMBER
     for type_id, number in zip(btf.own_ids(), btf.own_kinds(), strict=True):
         if number not in kinds:
