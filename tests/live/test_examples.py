@@ -76,3 +76,23 @@ def test_my_program_computes_the_same_on_the_interpreter_and_in_this_kernel():
     assert done.returncode == 0, done.stdout
     for test in ("test_bytes_are_counted_by_protocol", "test_long_packets_are_dropped[1001-1]"):
         assert f"PASSED examples/test_my_program.py::{test}\n" in done.stdout
+
+
+def test_the_package_of_the_guide():
+    """docs/tracer-from-scratch.md: its tests, and the command as its users run it."""
+    folder = ROOT / "examples" / "failsnoop"
+    environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "kernel_btfs=running"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1].startswith("3 passed"), done.stdout
+    command = [sys.executable, "-m", "failsnoop", "--parent", str(os.getpid())]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout.readline().split() == ["PID", "COMMAND", "SECONDS", "WHY"]
+        subprocess.run(["sh", "-c", "exit 3"], check=False)
+        assert tracer.stdout.readline().endswith("exit status 3\n")
+        tracer.send_signal(signal.SIGINT)
+        assert tracer.wait(30) == 0

@@ -5,7 +5,10 @@ import re
 import pytest
 from snippets import PAGES, ROOT, check, snippets
 
-_EXCERPT = re.compile(r"^```python\n# (examples/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_EXCERPT = re.compile(
+    r"^```(?:python|c|sh|toml)\n(?:# |/\* )(examples/\S+)(?: \*/)?\n(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)[^)]*\)")
 
 
