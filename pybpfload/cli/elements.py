@@ -125,7 +125,10 @@ class Elements:
             by_cpu = [{"cpu": cpu, "value": self._plain(each)} for cpu, each in enumerate(value)]
             return {"key": _hex(key), "values": values, "formatted": {**shown, "values": by_cpu}}
         shown["value"] = self._plain(value)
-        return {"key": _hex(key), "value": _hex(value), "formatted": shown}
+        made = {"key": _hex(key), "value": _hex(value), "formatted": shown}
+        if self.map.type in MAPS_OF_MAPS:
+            made["inner_map_id"] = shown["value"]
+        return made
 
     def line(self, key: bytes, value: Any) -> str:
         """An element for people."""
