@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pybpfload import uapi
 from pybpfload.btf import types as t
-from pybpfload.errors import FormatError
+from pybpfload.btf.table import Btf
+from pybpfload.kernel.kallsyms import addresses
 from pybpfload.kernel.since import first_version, version_pair
 from pybpfload.relocate import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-    from pybpfload.btf import Btf
+__all__ = ["CONFIG_HEAD", "Kernel", "module_name"]
 
-__all__ = ["Kernel"]
+CONFIG_HEAD = re.compile(r"^# Linux/\S+ (\S+) Kernel Configuration$", re.MULTILINE)
+"""The line of a kernel's configuration that tells its version."""
+_NEAR = 4  # characters that a name that may be meant is longer or shorter
+_THREE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 # Class of pybpfload.uapi -> the kernel's enum.
 _ENUMS = {
@@ -31,62 +36,161 @@ _ENUMS = {
 
 
 class Kernel:
-    """A kernel, as far as its BTF and configuration tell.
+    """A kernel, as far as its BTF, configuration and symbols tell.
+
+    Can be sent to other processes by pickle: one that was read is read again there, of one that was
+    made of parts the parts are sent.
 
     Args:
         name: What to call it.
         target: Its BTF and that of its modules.
         kconfig: Text of its configuration, ``None`` if it is not known.
+        symbols: Text of its ``System.map`` or ``/proc/kallsyms``, ``None`` if it is not known.
+        all_symbols: Whether those of its modules are among them.
+        release: As ``uname -r`` has it, ``""`` if it is not known.
 
     Attributes:
-        name, target, kconfig: As above.
+        name, target, kconfig, symbols, all_symbols, release: As above.
     """
 
-    def __init__(self, name: str, target: Target, *, kconfig: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        target: Target,
+        *,
+        kconfig: str | None = None,
+        symbols: bytes | None = None,
+        all_symbols: bool = False,
+        release: str = "",
+    ) -> None:
         self.name = name
         self.target = target
         self.kconfig = kconfig
+        self.symbols = symbols
+        self.all_symbols = all_symbols
+        self.release = release
+        self._source: tuple[str, str] | None = None
+        self._alike: dict[str, list[str]] = {}
+        self._kfuncs: dict[int, frozenset[int]] = {}
 
     @classmethod
-    def read(cls, source: str | Path) -> Kernel:
-        """Read a kernel from files.
+    def read(cls, source: str | Path = "", *, base: str | Path = "") -> Kernel:
+        """Read a kernel.
 
         Args:
-            source: A file with BTF (raw, ``vmlinux``, a kernel image), or a directory with one
-                called ``vmlinux``; the files beside that are its modules' BTF, as in
-                ``/sys/kernel/btf``. A configuration ``config`` in the directory, or ``config-X``
-                beside ``vmlinuz-X``, is read, too.
+            source: A file with BTF (raw, ELF, ``vmlinux``, ``vmlinuz``, a module), a Debian kernel
+                package, or a directory of one kernel: with a ``vmlinux`` or ``vmlinuz`` and the BTF
+                of modules beside it, or ``/lib/modules/RELEASE``. On Linux also ``id:N``, BTF that
+                is loaded, the name of a loaded module, and by default the running kernel.
+
+                What lies beside an image is read, too: ``config-RELEASE``, ``System.map-RELEASE``
+                and ``../lib/modules/RELEASE``; in a directory ``config`` and ``System.map``.
+            base: The same, for a module: the kernel that it extends. Not needed for modules of
+                the running kernel, nor for those in a ``lib/modules/RELEASE`` beside the kernel.
 
         Raises:
             FormatError: There is no BTF in it.
             OSError: It cannot be read.
+            NotSupportedError: The running kernel is asked for and has no BTF, or this is no Linux.
         """
-        from pybpfload import read_btf
+        from pybpfload.check.sources import read_kernel
 
-        path = Path(source)
-        if not path.is_dir():
-            beside = path.parent / f"config-{path.name.partition('-')[2]}"
-            return cls(str(source), Target(read_btf(path)), kconfig=_text(beside))
-        images = [p for p in (path / "vmlinux", *sorted(path.glob("vmlinu[xz]*"))) if p.is_file()]
-        if not images:
-            raise FormatError("there is no vmlinux and no vmlinuz in it", file=str(source))
-        base = read_btf(images[0])
+        kernel = read_kernel(source, base=base)
+        kernel._source = (str(source), str(base))
+        return kernel
 
-        def modules() -> Iterator[Btf]:
-            for each in sorted(path.iterdir()):
-                if each not in images and each.is_file() and each.suffix in ("", ".btf", ".ko"):
-                    try:
-                        yield read_btf(each, base=base)
-                    except FormatError:
-                        continue  # something else, or a module without BTF
+    def __reduce__(self) -> Any:
+        if self._source is not None:
+            return _read_again, self._source
+        btf = self.target.btf
+        blob = None if btf is None else (btf.name, btf.to_bytes())
+        modules = [(each.name, each.to_bytes()) for each in self.target.modules]
+        parts = (self.name, self.kconfig, self.symbols, self.all_symbols, self.release)
+        return _made_again, (blob, modules, *parts)
 
-        return cls(str(source), Target(base, modules), kconfig=_text(path / "config"))
+    def __repr__(self) -> str:
+        return f"<Kernel {self.name}{self.release and f': {self.release}'}>"
+
+    @cached_property
+    def version(self) -> tuple[int, int, int] | None:
+        """Its version, by its configuration; distributions have other numbers in releases."""
+        head = CONFIG_HEAD.search(self.kconfig or "")
+        found = _THREE.match(head[1]) if head else None
+        return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+    def setting(self, name: str) -> str | None:
+        """What its configuration has for a setting, ``""`` if it is off; ``None`` if not known.
+
+        Only a whole configuration, by its first lines, tells that something is off.
+        """
+        found = self._settings.get(name)
+        whole = self.kconfig is not None and CONFIG_HEAD.search(self.kconfig) is not None
+        return "" if found is None and whole else found
+
+    @cached_property
+    def _settings(self) -> dict[str, str]:
+        return dict(re.findall(r"^(CONFIG_\w+)=(.*)$", self.kconfig or "", re.MULTILINE))
+
+    def has_symbol(self, name: str) -> bool | None:
+        """Whether there is an address of a symbol; ``None`` if that is not known."""
+        if self.symbols is None:
+            return None
+        if addresses(self.symbols, name):
+            return True
+        return False if self.all_symbols else None  # a module may have it
+
+    def module(self, prefix: str) -> Btf | None:
+        """BTF of the first module whose name begins so, as libbpf looks for it."""
+        found = (m for m in self.target.modules if module_name(m).startswith(prefix))
+        return next(found, None)
+
+    def functions_like(self, name: str) -> list[str]:
+        """Names that may be meant by that of a function that is not there, best first.
+
+        What the compiler made of it (``NAME.isra.0``, ``NAME.constprop.0``, ``NAME.part.0``: only
+        in symbols), then names that are alike.
+        """
+        if name not in self._alike:
+            made: set[str] = set()
+            if self.symbols is not None:
+                clone = rb" [tTwW] (" + re.escape(name.encode()) + rb"\.[\w.]+)(?=\s|$)"
+                made = {each.decode() for each in re.findall(clone, self.symbols, re.MULTILINE)}
+            # Comparing with all of sixty thousand takes a second.
+            near = [
+                each
+                for each in self.functions
+                if each[:2] == name[:2] and abs(len(each) - len(name)) <= _NEAR
+            ]
+            self._alike[name] = sorted(made) + get_close_matches(name, near, n=2, cutoff=0.8)
+        return self._alike[name]
+
+    @cached_property
+    def functions(self) -> list[str]:
+        """Names of the functions in its BTF."""
+        btf = self.target.btf
+        if btf is None:
+            return []
+        kinds = zip(btf.own_ids(), btf.own_kinds(), strict=True)
+        return [btf.type_name(type_id) for type_id, kind in kinds if kind == t.Kind.FUNC]
+
+    def kfuncs(self, btf: Btf) -> frozenset[int]:
+        """Functions in one of its BTFs that are marked as callable by programs."""
+        if id(btf) not in self._kfuncs:
+            tags = (btf[each] for each in btf.find_all("bpf_kfunc", t.Kind.DECL_TAG))
+            self._kfuncs[id(btf)] = frozenset(e.type for e in tags if isinstance(e, t.DeclTag))
+        return self._kfuncs[id(btf)]
+
+    @cached_property
+    def tells_kfuncs(self) -> bool:
+        """Whether its BTF marks the functions that programs may call (pahole 1.26, Linux 6.10)."""
+        btf = self.target.btf
+        return btf is not None and bool(btf.find("bpf_kfunc", t.Kind.DECL_TAG))
 
     @cached_property
     def tells_functions(self) -> bool:
         """Whether its BTF has functions at all; one that was cut down to some structs has none."""
         btf = self.target.btf
-        return btf is not None and any(btf.kind(i) == t.Kind.FUNC for i in btf.own_ids())
+        return btf is not None and t.Kind.FUNC in btf.own_kinds()
 
     @cached_property
     def tells_tracepoints(self) -> bool:
@@ -148,8 +252,31 @@ def _values(btf: Btf, name: str) -> frozenset[int] | None:
     return None
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return None
+def module_name(btf: Btf) -> str:
+    """Name of the module that BTF is of: by its file's name, in which ``-`` stands for ``_``."""
+    return btf.name.rpartition("/")[2].partition(".")[0].replace("-", "_")
+
+
+def _read_again(source: str, base: str) -> Kernel:
+    return Kernel.read(source, base=base)
+
+
+def _made_again(
+    blob: tuple[str, bytes] | None,
+    modules: list[tuple[str, bytes]],
+    name: str,
+    kconfig: str | None,
+    symbols: bytes | None,
+    all_symbols: bool,
+    release: str,
+) -> Kernel:
+    base = None if blob is None else Btf.from_bytes(blob[1], name=blob[0])
+    split = [Btf.from_bytes(data, base=base, name=each) for each, data in modules]
+    return Kernel(
+        name,
+        Target(base, split),
+        kconfig=kconfig,
+        symbols=symbols,
+        all_symbols=all_symbols,
+        release=release,
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from pybpfload.check.judge import check
 from pybpfload.check.kernel import Kernel
-from pybpfload.check.verdict import Finding, Verdict, check
+from pybpfload.check.verdict import Finding, Verdict
 from pybpfload.errors import BpfError
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ _SOURCES = {
     (isa.CALL, isa.PSEUDO_CALL): ("functions", "4.16"),
     (isa.LDIMM64, isa.PSEUDO_FUNC): ("callbacks", "5.13"),
 }
+_FEW_INSNS = 4096  # of a program before 5.2 (BPF_MAXINSNS)
 _POISONED = 100_000_000  # numbers of helpers that libbpf writes where something is missing
 
 
@@ -68,6 +69,8 @@ def program_needs(program: RelocatedProgram, alive: Container[int]) -> Iterator[
         alive: Indices of the instructions that count (:func:`~pybpfload.check.reach.reachable`).
     """
     yield from _type_needs(program.spec)
+    if len(program.insns) > _FEW_INSNS:
+        yield Need("feature", f"programs of {len(program.insns)} instructions", "5.2")
     seen: set[object] = set()
     for reference in program.references:
         young = _REFERENCES.get(reference.kind)

@@ -7,13 +7,15 @@ Relocation leaves calls that no kernel accepts where something is missing, and p
 
 The verifier sees the constant 0 in the condition and never looks at the guarded code. So does this:
 it follows constants through registers, arithmetic and conditions, and through the loads of
-variables that no program can change (``.rodata``), and takes both ways wherever it knows no better.
+variables that no program can change (``.rodata``, ``.kconfig``), and takes both ways wherever it
+knows no better.
 What it finds is never too little, but may be too much: the verifier also follows values through the
 stack, and ranges.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from pybpfload.isa import insn as isa
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from pybpfload.object.spec import ObjectSpec
     from pybpfload.relocate import RelocatedProgram
 
-__all__ = ["reachable"]
+__all__ = ["Reach", "explore", "reachable"]
 
 
 class Place(NamedTuple):
@@ -39,14 +41,61 @@ class Place(NamedTuple):
     offset: int
 
 
+class Context(NamedTuple):
+    """The program's context (the argument of its entry), plus so many bytes.
+
+    The verifier does not take it for non-zero.
+    """
+
+    offset: int
+
+
 NON_ZERO: Final = "non-zero"
 """Of a value nothing is known but that it is not zero, such as the address of a symbol."""
 
-Value: TypeAlias = "int | Place | str | None"
-"""A register: a number (unsigned, 64 bits), an address in a map, :data:`NON_ZERO`, or unknown."""
+Value: TypeAlias = "int | Place | Context | str | None"
+"""A register: a number (unsigned, 64 bits), an address, :data:`NON_ZERO`, or unknown."""
 
 _REGISTERS = 11
+_SETTINGS = ".kconfig"  # the map of the kernel's settings, which no map of the object is called
 _UNKNOWN: tuple[Value, ...] = (None,) * _REGISTERS
+
+
+class Reach(NamedTuple):
+    """What the verifier may come to.
+
+    Attributes:
+        alive: Indices of first slots, of subprograms and callbacks too.
+        moved_context: Index of an instruction that reads or writes the context through a register
+            to which a number was added -> that number, in bytes.
+    """
+
+    alive: set[int]
+    moved_context: dict[int, int]
+
+
+def explore(
+    program: RelocatedProgram,
+    spec: ObjectSpec,
+    *,
+    missing: Container[str] = (),
+    settings: Mapping[str, bytes] | None = None,
+    given: Mapping[int, int | None] | None = None,
+) -> Reach:
+    """Find the instructions that the verifier may come to.
+
+    Args:
+        program: A program of a relocation.
+        spec: Its object, whose constants are taken as they are now.
+        missing: Names of weak externs that the kernel lacks; their addresses are 0.
+        settings: Values of ``__kconfig`` externs as far as they are known, in this machine's byte
+            order.
+        given: Index of an instruction -> the number that it puts into its register, whatever is
+            written there; ``None`` for any.
+    """
+    walk = _Walk(program, spec, missing, settings or {}, given or {})
+    walk.run()
+    return Reach(set(walk.states), walk.moved_context())
 
 
 def reachable(
@@ -56,19 +105,8 @@ def reachable(
     missing: Container[str] = (),
     given: Mapping[int, int | None] | None = None,
 ) -> set[int]:
-    """Indices of the instructions that the verifier may come to.
-
-    Args:
-        program: A program of a relocation.
-        spec: Its object, whose constants are taken as they are now.
-        missing: Names of weak externs that the kernel lacks; their addresses are 0.
-        given: Index of an instruction -> the number that it puts into its register, whatever is
-            written there; ``None`` for any.
-
-    Returns:
-        Indices of first slots, of subprograms and callbacks too.
-    """
-    return _Walk(program, spec, missing, given or {}).run()
+    """:attr:`Reach.alive` of :func:`explore`, whose arguments these are."""
+    return explore(program, spec, missing=missing, given=given).alive
 
 
 class _Walk:
@@ -79,11 +117,13 @@ class _Walk:
         program: RelocatedProgram,
         spec: ObjectSpec,
         missing: Container[str],
+        settings: Mapping[str, bytes],
         given: Mapping[int, int | None],
     ) -> None:
         self.insns: Sequence[Insn] = program.insns
         self.spec = spec
         self.missing = missing
+        self.settings = settings
         self.given = given
         self.references = {each.insn: each for each in program.references}
         self.states: dict[int, tuple[Value, ...]] = {}
@@ -96,16 +136,24 @@ class _Walk:
             if (form := table.find(insn)) is not None
         }
         self.alone = {start for function, start in program.functions if function.is_global}
-        self.enter(0, _UNKNOWN)
+        self.enter(0, (None, Context(0), *_UNKNOWN[2:]))
         for _, start in program.functions[1:]:
             if start not in called:  # the kernel calls it: an exception callback
                 self.enter(start, _UNKNOWN)
 
-    def run(self) -> set[int]:
+    def run(self) -> None:
         while self.work:
             index = self.work.pop()
             self.step(index, self.states[index])
-        return set(self.states)
+
+    def moved_context(self) -> dict[int, int]:
+        found = {}
+        for index, state in self.states.items():
+            insn = self.insns[index]
+            base = insn.src if insn.is_load else insn.dst if insn.is_store else _REGISTERS
+            if base < _REGISTERS and isinstance(at := state[base], Context) and at.offset:
+                found[index] = at.offset
+        return found
 
     def enter(self, index: int, state: tuple[Value, ...]) -> None:
         """Arrive at an instruction; it is looked at again if less is known than before."""
@@ -183,10 +231,14 @@ class _Walk:
             return number if not insn.src else NON_ZERO
         if reference.kind == ReferenceKind.MAP_VALUE:
             return Place(reference.name, reference.addend)
+        if reference.kind == ReferenceKind.KCONFIG:
+            return Place(_SETTINGS, reference.addend)
         return 0 if reference.name in self.missing else NON_ZERO
 
     def read(self, name: str, start: int, size: int, mode: int) -> Value:
         """A number in a section that nobody can change any more."""
+        if name == _SETTINGS:
+            return self.setting(start, size)
         found = self.spec.maps.get(name)
         contents = found.contents if found is not None and found.kind == MapKind.RODATA else None
         if contents is None or not 0 <= start <= len(contents) - size:
@@ -194,6 +246,14 @@ class _Walk:
         order: Any = "little" if self.spec.byteorder == "<" else "big"
         number = int.from_bytes(bytes(contents[start : start + size]), order)
         return sign_extend(number, 8 * size) if mode == isa.MODE_MEMSX else number
+
+    def setting(self, start: int, size: int) -> Value:
+        """A value of the kernel's configuration, read as a whole."""
+        for name, value in self.settings.items():
+            extern = self.spec.externs[name]
+            if (extern.offset, len(value)) == (start, size):
+                return int.from_bytes(value, sys.byteorder)
+        return None
 
     def arithmetic(self, insn: Insn, state: tuple[Value, ...]) -> Value:
         wide = insn.insn_class == isa.ALU64
@@ -210,6 +270,8 @@ class _Walk:
             return -left & mask if isinstance(left, int) else None
         if isinstance(left, Place) and isinstance(right, int) and wide and insn.op == isa.ALU_ADD:
             return Place(left.map, left.offset + isa.to_s32(right))
+        if isinstance(left, Context) and isinstance(right, int) and wide and insn.op == isa.ALU_ADD:
+            return Context(left.offset + isa.to_s32(right))
         compute = ARITHMETIC[bits].get((insn.op, insn.off))
         if compute is None or not isinstance(left, int) or not isinstance(right, int):
             return None
@@ -254,4 +316,4 @@ def _join(a: Value, b: Value) -> Value:
 
 
 def _is_non_zero(value: Value) -> bool:
-    return value is not None and value != 0
+    return value is not None and value != 0 and not isinstance(value, Context)

@@ -1,4 +1,4 @@
-"""Kernel images inside Debian packages (deb(5)): an ``ar`` archive with a packed tar in it."""
+"""Kernels inside Debian packages (deb(5)): an ``ar`` archive with a packed tar in it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pybpfload.elf.image import decompressed
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["is_deb", "kernel_of_deb"]
+__all__ = ["is_deb", "kernel_of_deb", "members_of_deb"]
 
 _AR = b"!<arch>\n"
 _FIRST = b"debian-binary"
@@ -48,23 +48,45 @@ def kernel_of_deb(data: bytes, name: str = "") -> tuple[str, bytes]:
     Raises:
         FormatError: It is no package, damaged, or there is no kernel in it.
     """
-    packed = _Pieces(decompressed(_data_tar(data, name), name))
-    try:
-        with tarfile.open(fileobj=cast("BinaryIO", packed), mode="r|") as archive:
-            for member in archive:
-                if member.isreg() and _KERNEL.fullmatch(member.name):
-                    opened = archive.extractfile(member)
-                    assert opened is not None  # of regular files it never is
-                    return member.name.removeprefix("./"), opened.read()
-    except FormatError:
-        raise
-    except Exception as error:  # tarfile lets several kinds escape when an archive is damaged
-        raise FormatError(f"damaged package: {error}", file=name or None) from None
+    for found in members_of_deb(data, name, _KERNEL.fullmatch):
+        return found
     raise FormatError(
         "no kernel in this package",
         file=name or None,
         hint="kernels are in packages called linux-image-VERSION or linux-image-unsigned-VERSION",
     )
+
+
+def members_of_deb(
+    data: bytes, name: str, wanted: Callable[[str], object]
+) -> Iterator[tuple[str, bytes]]:
+    """Read files of a package one by one, in its order; nothing behind the last is unpacked.
+
+    Limits are those of :func:`kernel_of_deb`.
+
+    Args:
+        data: The whole package.
+        name: Its name, for errors only.
+        wanted: Tells by a file's path whether it is to be read.
+
+    Yields:
+        Path in the package and content of each wanted file.
+
+    Raises:
+        FormatError: It is no package, or damaged.
+    """
+    packed = _Pieces(decompressed(_data_tar(data, name), name))
+    try:
+        with tarfile.open(fileobj=cast("BinaryIO", packed), mode="r|") as archive:
+            for member in archive:
+                if member.isreg() and wanted(member.name):
+                    opened = archive.extractfile(member)
+                    assert opened is not None  # of regular files it never is
+                    yield member.name.removeprefix("./"), opened.read()
+    except FormatError:
+        raise
+    except Exception as error:  # tarfile lets several kinds escape when an archive is damaged
+        raise FormatError(f"damaged package: {error}", file=name or None) from None
 
 
 def _data_tar(data: bytes, name: str) -> memoryview:
