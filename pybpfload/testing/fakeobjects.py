@@ -205,6 +205,10 @@ class FakeEpoll:
         """What is ready; never waits."""
         return [(fd, 1) for fd in self._kernel.ready if fd in self.registered]
 
+    def fileno(self) -> int:
+        """A number that no file has: poll(2) says so and does not wait."""
+        return 999_999
+
     def close(self) -> None:
         """Close it."""
         self.closed = True

@@ -1,4 +1,4 @@
-"""5,000 damaged files: nothing but BpfError, no case over 2 s or 200 MB; and that it would show."""
+"""Damaged files: nothing but BpfError, no case over 2 s or 200 MB; and that it would show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import hostile
 import pytest
-from fuzz_targets import TARGETS
+from fuzz_targets import PARSERS, TARGETS
 
 SEED = 0
 
@@ -22,11 +22,11 @@ def test_damage_ends_in_an_error_of_ours(target):
     assert not summary.findings, "\n".join(summary.findings)
 
 
-def test_there_are_5000_cases():
-    assert sum(target.cases for target in TARGETS.values()) == 5000
+def test_there_are_5000_cases_without_those_of_commands():
+    assert sum(target.cases for target in PARSERS.values()) == 5000
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", PARSERS)
 def test_good_files_are_read(target):
     """A target that refuses everything would never find anything."""
     for data in TARGETS[target].seeds():

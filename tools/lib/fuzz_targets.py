@@ -21,6 +21,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
+import fuzz_commands
+import fuzz_seeds
 from environment import ROOT
 
 from pybpfload.btf import Btf, BtfExt
@@ -47,9 +49,9 @@ from pybpfload.testing.mutate import mutate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pybpfload.object import ObjectSpec
+    from pybpfload.object.spec import ObjectSpec, ProgramSpec
 
-__all__ = ["TARGETS", "FuzzTarget"]
+__all__ = ["COMMAND_TARGETS", "PARSERS", "TARGETS", "FuzzTarget"]
 
 FIXTURES = ROOT / "fixtures"
 _ORDERS = ("bpfel", "bpfeb")
@@ -433,6 +435,44 @@ def _image_seeds() -> tuple[bytes, ...]:
     return tuple(made)
 
 
+# Commands: files of each kind
+
+
+@cache
+def _good_objects() -> tuple[bytes, ...]:
+    """Those that are read: what is refused before any damage tells little of a command."""
+    return tuple(data for data in _objects() if _opened(data))
+
+
+def _opened(data: bytes) -> bool:
+    try:
+        open_object(data)
+    except BpfError:
+        return False
+    return True
+
+
+@cache
+def _types_seeds() -> tuple[bytes, ...]:
+    made = [_target_bytes(order) for order in "<>"]
+    return (*made, *_read("core_target.bpf.o"), *(gzip.compress(each, mtime=0) for each in made))
+
+
+@cache
+def _iterators() -> tuple[bytes, ...]:
+    return tuple(data for data in _good_objects() if any(map(_iterates, open_object(data))))
+
+
+def _iterates(program: ProgramSpec) -> bool:
+    return program.sec is not None and program.sec.auto == "iter"
+
+
+@cache
+def _kernels() -> tuple[bytes, ...]:
+    kernels = _image_seeds()
+    return (*kernels, fuzz_seeds.package(kernels[1]))
+
+
 # Good files
 
 
@@ -481,7 +521,7 @@ def _split_seeds() -> tuple[bytes, ...]:
     return tuple(made)
 
 
-TARGETS = {
+PARSERS = {
     "elf": FuzzTarget("BPF objects: opened, inspected, relocated", 1900, _elf, _objects),
     "btf": FuzzTarget("raw BTF", 700, _btf, lambda: _sections(".BTF")),
     "split_btf": FuzzTarget("BTF of modules, on top of a kernel's", 350, _split_btf, _split_seeds),
@@ -498,4 +538,26 @@ TARGETS = {
     "log": FuzzTarget("the verifier's log", 100, _log, _log_seeds),
     "image": FuzzTarget("kernel images and modules", 250, _image, _image_seeds),
 }
+"""What reads files, by name."""
+
+_KINDS: dict[str, Callable[[], tuple[bytes, ...]]] = {
+    "object": _good_objects,
+    "iterator": _iterators,
+    "types": _types_seeds,
+    "kernel": _kernels,
+    "places": fuzz_seeds.places,
+    "binary": fuzz_seeds.binaries,
+    "log": fuzz_seeds.logs,
+    "capture": fuzz_seeds.captures,
+}
+
+COMMAND_TARGETS = {
+    each.target: FuzzTarget(
+        f"pybpfload {each.command}", each.cases, fuzz_commands.attempt(each), _KINDS[each.kind]
+    )
+    for each in fuzz_commands.COMMANDS
+}
+"""Commands and the kinds of files that they read."""
+
+TARGETS = {**PARSERS, **COMMAND_TARGETS}
 """All targets by name."""
