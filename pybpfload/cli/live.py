@@ -25,6 +25,7 @@ __all__ = [
     "commands",
     "needs_linux",
     "object_name",
+    "one_word",
     "open_named",
     "print_list",
     "print_one",
@@ -103,6 +104,19 @@ def program_name(number: int) -> str:
         return ""
 
 
+_WORDS = {"id": "{}", "name": "{}", "tag": "tag:{}", "pinned": "{}"}
+
+
+def one_word(arguments: Sequence[str]) -> list[str]:
+    """With what bpftool names an object by, ``id 42``, as the one word that it is here."""
+    words = list(arguments)
+    at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    kind, *named = words[at : at + 2] or [""]
+    if kind in _WORDS and named and not named[0].startswith("-"):
+        words[at : at + 2] = [_WORDS[kind].format(named[0])]
+    return words
+
+
 def open_named(cls: Any, text: str) -> Any:
     """Open the program, map or link that an argument names.
 
@@ -132,6 +146,8 @@ def open_named(cls: Any, text: str) -> Any:
     found = [n for n, there in names.items() if there in wanted or there[:_SAME] == text]
     if not found:
         raise UsageError(f"there is no {kind} {text!r}{did_you_mean(text, set(names.values()))}")
+    if len(found) > 1 and kind == "program":
+        found = [n for n in found if program_name(n) == text] or found
     if len(found) > 1:
         which = ", ".join(map(str, found))
         raise UsageError(f"there are {len(found)} {kind}s {text!r}; say which id: {which}")
@@ -161,7 +177,7 @@ def commands(kind: Kind) -> dict[str, Command]:
     def listing(arguments: Sequence[str]) -> int:
         made = parser("list", "List all of this kind that the kernel has, or show one.")
         made.add_argument("object", metavar=word, nargs="?", help="only this, with all there is")
-        options = made.read(arguments)
+        options = made.read(one_word(arguments))
         needs_linux()
         owners = Owners()
         if options.object is None:
@@ -177,7 +193,7 @@ def commands(kind: Kind) -> dict[str, Command]:
         made = parser("pin", "Keep it alive by a name in a BPF filesystem.")
         made.add_argument("object", metavar=word, help="what to pin")
         made.add_argument("path", metavar="PATH", help="where, below /sys/fs/bpf mostly")
-        options = made.read(arguments)
+        options = made.read(one_word(arguments))
         with open_named(kind.opened(), options.object) as one:
             one.pin_path = None
             one.pin(options.path)

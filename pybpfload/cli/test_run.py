@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, print_json
 from pybpfload.cli.failure import UsageError
-from pybpfload.cli.live import open_named
+from pybpfload.cli.live import one_word, open_named
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--repeat", metavar="N", type=int, default=1, help="how often; the time is the average"
     )
-    options = parser.read(arguments)
+    options = parser.read(one_word(arguments))
     from pybpfload.runtime.program import Program
 
     packets = _packets(options)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pybpfload.cli.common import Parser, seconds
-from pybpfload.cli.live import needs_linux, open_named
+from pybpfload.cli.live import needs_linux, one_word, open_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--duration", metavar="SECONDS", type=seconds, help="stop after this time")
     parser.add_argument("--all", action="store_true", help="other lines of the trace buffer, too")
-    options = parser.read(arguments)
+    options = parser.read(one_word(arguments))
     needs_linux()
     from pybpfload.cli.stream import Output, Stop
 

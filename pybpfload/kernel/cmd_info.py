@@ -327,7 +327,9 @@ def prog_info(fd: int, *, arrays: bool = True, code: bool = True) -> ProgInfo:
         values = dict(zip(_PROG_FIELDS, _PROG.unpack(raw), strict=True))
         if all(values[counter] <= count for counter, count in asked.items()):
             break  # otherwise the program was still being compiled at the first call
-    return _make_prog_info(values, buffers)
+    # Of what the kernel hides from this process it takes away the pointer.
+    shown = {name: data for name, data in buffers.items() if values[name]}
+    return _make_prog_info(values, shown)
 
 
 def _make_prog_info(values: dict[str, Any], buffers: dict[str, bytearray]) -> ProgInfo:

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from pybpfload.kernel.fd import FileDescriptor
     from pybpfload.kernel.token import Token
+    from pybpfload.runtime.jited import JitedFunction
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.map import Map
-    from pybpfload.runtime.xlated import JitedFunction, XlatedLine
+    from pybpfload.runtime.xlated import XlatedLine
 
 __all__ = ["Program"]
 
@@ -109,7 +110,7 @@ class Program(Handle):
 
     def whole_name(self) -> str:
         """Its name in the kernel, by its BTF where the 15 characters that the kernel keeps end."""
-        from pybpfload.runtime.xlated import whole_name
+        from pybpfload.runtime.debuginfo import whole_name
 
         return whole_name(self.info(code=False))
 
@@ -123,11 +124,20 @@ class Program(Handle):
 
         return xlated(self.info())
 
-    def jited(self) -> list[JitedFunction]:
-        """Its machine code by function; nothing if it is not compiled, or hidden."""
-        from pybpfload.runtime.xlated import jited
+    def jited(self, *, text: bool = False) -> list[JitedFunction]:
+        """Its machine code by function, with source lines.
 
-        return jited(self.info())
+        Args:
+            text: Whether to disassemble it, by objdump or capstone.
+
+        Raises:
+            NotSupportedError: It is not compiled; or, for ``text``, neither of the two is
+                installed.
+            NotPermittedError: The kernel does not show the machine code to this process.
+        """
+        from pybpfload.runtime.jited import jited
+
+        return jited(self.info(), text=text)
 
     def attach(self, target: Any = None, **options: Any) -> Link:
         """Attach it where its section name says, or where the arguments say.

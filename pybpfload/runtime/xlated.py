@@ -8,29 +8,33 @@ which one it is.
 
 from __future__ import annotations
 
-import struct
 import sys
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from pybpfload.btf.cdecl import declare
 from pybpfload.btf.types import Datasec
 from pybpfload.errors import BpfError, NotPermittedError
 from pybpfload.isa import insn as isa
 from pybpfload.isa.disasm import disassemble
 from pybpfload.isa.insn import decode, to_s32
-from pybpfload.relocate.source import SourceLine
+from pybpfload.runtime.debuginfo import (
+    Function,
+    btf_of,
+    functions,
+    kernel_symbols,
+    source_lines,
+    symbols,
+)
 from pybpfload.runtime.map import Map
-from pybpfload.runtime.maphandle import kernel_btf
-from pybpfload.uapi import BPF_OBJ_NAME_LEN
+from pybpfload.uapi import Helper
 
 if TYPE_CHECKING:
-    from pybpfload.btf import Btf
     from pybpfload.isa.disasm import Line
     from pybpfload.isa.insn import Insn
     from pybpfload.kernel.bpf import ProgInfo
+    from pybpfload.relocate.source import SourceLine
 
-__all__ = ["JitedFunction", "XlatedLine", "jited", "whole_name", "xlated"]
+__all__ = ["XlatedLine", "xlated"]
 
 _MAPS = (isa.PSEUDO_MAP_FD, isa.PSEUDO_MAP_VALUE)
 
@@ -53,20 +57,6 @@ class XlatedLine(NamedTuple):
     prototype: str
 
 
-class JitedFunction(NamedTuple):
-    """Machine code of a program or one of its subprograms.
-
-    Attributes:
-        name: Its name by BTF, or ``""``.
-        address: Where it is in the kernel; 0 if that is hidden from this process.
-        code: The bytes.
-    """
-
-    name: str
-    address: int
-    code: bytes
-
-
 def xlated(info: ProgInfo) -> list[XlatedLine]:
     """Disassemble a loaded program.
 
@@ -85,81 +75,44 @@ def xlated(info: ProgInfo) -> list[XlatedLine]:
             "that let this process see kernel addresses",
         )
     insns = decode(info.xlated_insns, "<" if sys.byteorder == "little" else ">")
-    btf = _btf(info)
-    functions = _functions(info, btf)
+    btf = btf_of(info)
     if info.jited_prog_len:
         insns = [each._replace(imm=each.off, off=0) if each.is_subprog_call else each
                  for each in insns]  # fmt: skip
+    begins = {each.start: each for each in functions(info, btf) or _called_functions(info, insns)}
     names = _Names(insns)
-    labels = {start: name for start, (name, _) in functions.items()}
+    labels = {start: each.name for start, each in begins.items()}
     lines = disassemble(insns, labels=labels, names=names.by_index)
-    sources = _Sources(info, btf)
+    sources = _Sources(source_lines(info, btf))
+    nothing = Function(0, "", "")
     return [
         XlatedLine(
             line,
             info.xlated_insns[line.index * 8 : (line.index + line.slots) * 8],
             sources.at(line.index),
-            *functions.get(line.index, ("", "")),
+            *begins.get(line.index, nothing)[1:],
         )
         for line in lines
     ]
 
 
-def jited(info: ProgInfo) -> list[JitedFunction]:
-    """Machine code of a loaded program, by function; nothing if it is hidden or not compiled.
-
-    Args:
-        info: Of :meth:`Program.info`.
-    """
-    names = [name for name, _ in _functions(info, _btf(info)).values()]
-    found, start = [], 0
-    for at, length in enumerate(info.jited_func_lens or [len(info.jited_insns)]):
-        name = names[at] if at < len(names) else ""
-        address = info.jited_ksyms[at] if at < len(info.jited_ksyms) else 0
-        found.append(JitedFunction(name, address, info.jited_insns[start : start + length]))
-        start += length
-    return [each for each in found if each.code]
-
-
-def whole_name(info: ProgInfo) -> str:
-    """Name of a program by its BTF, because the kernel keeps only 15 characters of it.
-
-    Args:
-        info: Of :meth:`Program.info`, with or without code.
-    """
-    if len(info.name) < BPF_OBJ_NAME_LEN - 1:
-        return info.name
-    name, _ = _functions(info, _btf(info)).get(0, ("", ""))
-    return name if name.startswith(info.name) else info.name
-
-
-def _btf(info: ProgInfo) -> Btf | None:
-    return kernel_btf(info.btf_id) if info.btf_id else None
-
-
-def _functions(info: ProgInfo, btf: Btf | None) -> dict[int, tuple[str, str]]:
-    """Index of the first instruction -> name and declaration, of each function."""
-    found = {}
-    if btf is not None and info.func_info_rec_size >= 8:
-        for at in range(0, len(info.func_info), info.func_info_rec_size):
-            start, type_id = struct.unpack_from("=II", info.func_info, at)
-            found[start] = (btf[type_id].name, declare(btf, type_id))
-    return found or {0: (info.name, "")}
+def _called_functions(info: ProgInfo, insns: list[Insn]) -> list[Function]:
+    """Functions of a program without BTF: what is called, or whose address is taken."""
+    starts = {0}
+    for index, each in enumerate(insns):
+        if each.is_subprog_call or each.is_func_reference:
+            starts.add(index + 1 + each.imm)
+    names = symbols(info, [])
+    names[0] = info.name or names[0]
+    return [Function(at, name, "") for at, name in zip(sorted(starts), names, strict=False)]
 
 
 class _Sources:
     """Source lines by index."""
 
-    def __init__(self, info: ProgInfo, btf: Btf | None) -> None:
-        self._starts: list[int] = []
-        self._lines: list[SourceLine] = []
-        if btf is None or info.line_info_rec_size < 16:
-            return
-        for at in range(0, len(info.line_info), info.line_info_rec_size):
-            start, file, text, place = struct.unpack_from("=IIII", info.line_info, at)
-            line = SourceLine(btf.string(file), place >> 10, btf.string(text).strip())
-            self._starts.append(start)
-            self._lines.append(line)
+    def __init__(self, lines: list[tuple[int, SourceLine]]) -> None:
+        self._starts = [start for start, _ in lines]
+        self._lines = [line for _, line in lines]
 
     def at(self, index: int) -> SourceLine | None:
         found = bisect_right(self._starts, index) - 1
@@ -178,6 +131,8 @@ class _Names:
                 if each.is_ldimm64 and each.src in _MAPS:
                     offset = insns[index + 1].imm if each.src == isa.PSEUDO_MAP_VALUE else None
                     self.by_index[index] = self._map(each.imm & 0xFFFFFFFF, offset)
+                elif each.is_helper_call and each.imm == Helper.TAIL_CALL:
+                    self.by_index[index] = "bpf_tail_call"  # it is an instruction of its own
                 elif each.is_helper_call or each.is_kfunc_call:
                     calls[index] = to_s32(each.imm)
         finally:
@@ -215,14 +170,12 @@ def _variable(opened: Map[int, int], offset: int) -> str:
 
 def _called(calls: dict[int, int]) -> dict[int, str]:
     """Names of helpers and kernel functions; nothing where kernel addresses are hidden."""
-    from pybpfload.symbols.kernel import KernelSymbols
-
     try:
-        symbols = KernelSymbols()
-        base = symbols.addresses("__bpf_call_base")
+        kernel = kernel_symbols()
+        base = kernel.addresses("__bpf_call_base")
     except BpfError:
         return {}
     if not base:
         return {}
-    frames = {index: symbols.frame(base[0] + distance) for index, distance in calls.items()}
+    frames = {index: kernel.frame(base[0] + distance) for index, distance in calls.items()}
     return {at: each.symbol for at, each in frames.items() if each.symbol and not each.offset}
