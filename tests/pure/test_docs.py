@@ -1,8 +1,11 @@
 """The documentation: its offline snippets run, quotes are right, its links lead somewhere."""
 
+import ast
 import re
+import shlex
 
 import pytest
+from command_lines import assert_parses
 from snippets import PAGES, ROOT, check, snippets
 
 _EXCERPT = re.compile(
@@ -37,3 +40,69 @@ def test_there_are_excerpts():
 @pytest.mark.parametrize(("page", "file", "code"), EXCERPTS)
 def test_excerpts_are_what_the_file_says(page, file, code):
     assert code in (ROOT / file).read_text(encoding="utf-8"), f"{page.name} quotes {file} wrongly"
+
+
+FRAGMENTS = {
+    "README.md": "tests, as docs/testing-programs.md has them whole",
+    "attaching.md": "a device eth0",
+    "command-line.md": "mistakes that a type checker finds; tests/checkers has them checked",
+    "events.md": "trio and anyio; who calls bpf_printk; a part of a program",
+    "getting-started.md": "two objects and a trampoline, as in tests/kernel/test_tracing.py",
+    "life-of-an-object.md": "the reader's own program",
+    "performance.md": "two ways of writing a loop",
+    "privileges-and-kernels.md": "BPF filesystems that delegate, as in tests/kernel/test_tokens.py",
+    "services-and-containers.md": "pins that are to stay",
+    "testing-kernels.md": "virtual machines, as in tests/kernel",
+}
+"""Pages with Python that is not run, and what it would need."""
+
+_PYTHON = re.compile(r"^```python *([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_is_run_or_an_excerpt_or_a_fragment(page):
+    """Fragments are Python, too, and their pages are known."""
+    fragments = 0
+    for mark, code in _PYTHON.findall(page.read_text(encoding="utf-8")):
+        assert mark in ("", "offline", "live"), mark
+        if not mark and not code.startswith("# examples/"):
+            fragments += 1
+            compile(code, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+    assert bool(fragments) == (page.name in FRAGMENTS)
+    assert fragments <= 3
+
+
+TEXTS = {
+    "command-line.md": ["the JSON contract", "lines of run --json"],
+    "privileges-and-kernels.md": ["an error without CAP_PERFMON", "an error with a token"],
+    "testing-programs.md": ["what a failing test says"],
+    "tracer-from-scratch.md": ["a .gitignore", "what a failing test says"],
+}
+"""Texts that no test compares, by page: neither a transcript nor what a snippet prints."""
+
+_OTHER_TEXT = re.compile(r"^(?:(?!```).*\n)\n```text\n(?!\$ )", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_texts_are_compared_or_known(page):
+    found = _OTHER_TEXT.findall(page.read_text(encoding="utf-8"))
+    assert len(found) == len(TEXTS.get(page.name, ())), found
+
+
+_SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"(?:^|[\s(])pybpfload ([^|>;&)\n]*)", re.MULTILINE)
+COMMAND_LINES = [
+    pytest.param(line, id=f"{page.name}: {line[:50].strip()}")
+    for page in PAGES
+    for block in _SHELL.findall(page.read_text(encoding="utf-8"))
+    for line in _COMMAND.findall(re.sub(r" +# .*", "", block))
+]
+
+
+def test_there_are_command_lines():
+    assert len(COMMAND_LINES) > 12
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_command_lines_parse(line):
+    assert_parses(shlex.split(line))
