@@ -29,8 +29,14 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.read(arguments)
     needs_linux()
     from pybpfload.kernel.doctor import diagnose
+    from pybpfload.kernel.token import shown
+    from pybpfload.runtime.token import find_token
 
-    findings = diagnose()
+    token = find_token(None, lambda error: None)
+    with shown(token):
+        findings = diagnose()
+    if token is not None:
+        token.close()
     if options.json:
         print_json([finding._asdict() for finding in findings])
     else:

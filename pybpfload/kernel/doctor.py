@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pybpfload.errors import BpfError, KernelError
-from pybpfload.kernel import bpffs, door, features, kallsyms, kconfig, memlock, tracefs
+from pybpfload.kernel import bpffs, door, features, kallsyms, kconfig, memlock, token, tracefs
 from pybpfload.kernel.errors import (
     CAPABILITIES,
     in_user_namespace,
@@ -44,8 +44,8 @@ class Finding(NamedTuple):
 def diagnose() -> list[Finding]:
     """Find out whether this process can load BPF programs on this kernel, and what is in the way.
 
-    Some of it is tried: a map and programs of two instructions are made and closed again. Nothing
-    is attached, and no setting is changed.
+    Some of it is tried, with the BPF token that is shown, if there is one: a map and programs of
+    two instructions are made and closed again. Nothing is attached, and no setting is changed.
     """
     return [check() for check in _CHECKS]
 
@@ -69,6 +69,9 @@ def _bpf() -> Finding:
 def _capabilities() -> Finding:
     missing = missing_capabilities(*CAPABILITIES)
     topic = "capabilities"
+    if not missing and in_user_namespace():
+        found = "all that BPF asks for, but they count only in this process' user namespace"
+        return Finding(topic, "limited", found, "see user namespace")
     if not missing:
         return Finding(topic, "ok", "this process has all that BPF asks for")
     needed = {
@@ -87,12 +90,21 @@ def _user_namespace() -> Finding:
     topic = "user namespace"
     if not in_user_namespace():
         return Finding(topic, "ok", "this process is in the first one")
+    shown = token.current()
+    if shown is not None:
+        found = f"this process is in one, and {shown.path} delegates commands of BPF to it"
+        return Finding(topic, "limited", found, "what is not delegated goes without")
     return Finding(
         topic,
         "bad",
         "this process is in a user namespace (a rootless container): capabilities do not count",
         "run it outside, or mount a BPF filesystem that delegates what it needs (Linux 6.9)",
     )
+
+
+def _counts_not(capability: str) -> bool:
+    """Whether this process lacks a capability, or has it only in its user namespace."""
+    return bool(missing_capabilities(capability)) or in_user_namespace()
 
 
 def _seccomp() -> Finding:
@@ -114,7 +126,7 @@ def _unprivileged() -> Finding:
     if value == "0":
         return Finding(topic, "ok", "socket and control group programs need no capability")
     text = "every program needs CAP_BPF (kernel.unprivileged_bpf_disabled is " + value + ")"
-    lacking = "CAP_BPF" in missing_capabilities("CAP_BPF")
+    lacking = _counts_not("CAP_BPF")
     remedy = "give it CAP_BPF; letting every user load programs is no good idea" if lacking else ""
     return Finding(topic, "limited" if lacking else "ok", text, remedy)
 
@@ -143,13 +155,22 @@ def _memlock() -> Finding:
 
 def _programs() -> Finding:
     """Whether the verifier takes one of each family."""
-    kinds = (ProgType.SOCKET_FILTER, ProgType.TRACEPOINT, ProgType.XDP)
+    kinds = (ProgType.SOCKET_FILTER, ProgType.TRACEPOINT, ProgType.KPROBE, ProgType.XDP)
     answers = {kind.name.lower(): features.prog_type(kind) for kind in kinds}
     refused = [f"{name}: {answer.why}" for name, answer in answers.items() if not answer.has]
     if not refused:
         return Finding("programs", "ok", f"programs were loaded: {', '.join(answers)}")
     state = "bad" if len(refused) == len(kinds) else "limited"
     return Finding("programs", state, "; ".join(refused), "see what else is not ok here")
+
+
+def _trampolines() -> Finding:
+    answer = features.trampolines()
+    if answer.has:
+        return Finding("trampolines", "ok", answer.why)
+    found = f"no fentry, fexit, fmod_ret, LSM, freplace: {answer.why}"
+    remedy = "use tp_btf, raw tracepoints or kprobes instead, unless it is for what is not ok above"
+    return Finding("trampolines", "limited", found, remedy)
 
 
 def _btf() -> Finding:
@@ -209,7 +230,7 @@ def _perf() -> Finding:
     topic = "perf events"
     if value is None:
         return Finding(topic, "unknown", f"{name} cannot be read")
-    if value.lstrip("-").isdigit() and int(value) > 1 and missing_capabilities("CAP_PERFMON"):
+    if value.lstrip("-").isdigit() and int(value) > 1 and _counts_not("CAP_PERFMON"):
         found = f"kprobes, uprobes and tracepoints need CAP_PERFMON (perf_event_paranoid {value})"
         return Finding(topic, "limited", found, "give it CAP_PERFMON")
     return Finding(topic, "ok", "kprobes, uprobes, tracepoints and counters may be opened")
@@ -254,6 +275,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _lockdown,
     _memlock,
     _programs,
+    _trampolines,
     _btf,
     _bpffs,
     _tracefs,

@@ -16,8 +16,9 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from pybpfload.btf.types import Enum, Enum64, Kind
+from pybpfload.errors import BpfError
 from pybpfload.isa.insn import Insn
-from pybpfload.kernel import door, probe
+from pybpfload.kernel import door, kconfig, probe
 from pybpfload.kernel.attrs import layout
 from pybpfload.kernel.call import invoke
 from pybpfload.kernel.cmd_misc import btf_load_attempt
@@ -36,6 +37,7 @@ from pybpfload.kernel.trials import (
     kfuncs_for,
     load,
     prog_type,
+    trampolines,
     vmlinux,
     word,
 )
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
+    "CONFIG",
     "INSTRUCTIONS",
     "SETTINGS",
     "Answer",
@@ -62,6 +65,7 @@ __all__ = [
     "prog_type",
     "settings",
     "sweep",
+    "trampolines",
 ]
 
 
@@ -316,8 +320,57 @@ SETTINGS: Final[dict[str, tuple[str, dict[str, str]]]] = {
 """Kernel setting -> what it is about, what its values mean."""
 
 
+CONFIG: Final[dict[str, str]] = {
+    "CONFIG_BPF": "classic BPF, for sockets and seccomp",
+    "CONFIG_BPF_SYSCALL": "bpf(2)",
+    "CONFIG_HAVE_EBPF_JIT": "whether there is a compiler for this architecture",
+    "CONFIG_BPF_JIT": "the compiler of programs",
+    "CONFIG_BPF_JIT_ALWAYS_ON": "no interpreter: all programs are compiled",
+    "CONFIG_DEBUG_INFO_BTF": "BTF of the kernel: CO-RE, fentry, tp_btf, iterators, kfuncs",
+    "CONFIG_DEBUG_INFO_BTF_MODULES": "BTF of modules",
+    "CONFIG_CGROUPS": "control groups",
+    "CONFIG_CGROUP_BPF": "programs of control groups",
+    "CONFIG_CGROUP_NET_CLASSID": "bpf_get_cgroup_classid()",
+    "CONFIG_SOCK_CGROUP_DATA": "helpers that ask for the control group of a socket",
+    "CONFIG_BPF_EVENTS": "programs on kprobes, uprobes, tracepoints",
+    "CONFIG_KPROBE_EVENTS": "kprobes",
+    "CONFIG_UPROBE_EVENTS": "uprobes",
+    "CONFIG_TRACING": "tracefs",
+    "CONFIG_FTRACE_SYSCALLS": "tracepoints of single system calls",
+    "CONFIG_FUNCTION_ERROR_INJECTION": "fmod_ret, bpf_override_return()",
+    "CONFIG_BPF_KPROBE_OVERRIDE": "bpf_override_return()",
+    "CONFIG_FPROBE": "kprobe.multi",
+    "CONFIG_BPF_LSM": "LSM programs",
+    "CONFIG_X86_KERNEL_IBT": "functions begin with endbr64, which kprobes skip (x86)",
+    "CONFIG_NET": "networking",
+    "CONFIG_XDP_SOCKETS": "AF_XDP",
+    "CONFIG_LWTUNNEL_BPF": "programs of routes",
+    "CONFIG_NET_ACT_BPF": "tc actions",
+    "CONFIG_NET_CLS_BPF": "tc filters",
+    "CONFIG_NET_CLS_ACT": "tc actions, tcx",
+    "CONFIG_NET_SCH_INGRESS": "clsact, which tc filters are attached to",
+    "CONFIG_NETKIT": "netkit devices",
+    "CONFIG_NETFILTER_BPF_LINK": "netfilter programs",
+    "CONFIG_NETFILTER_XT_MATCH_BPF": "iptables' match bpf",
+    "CONFIG_XFRM": "bpf_skb_get_xfrm_state()",
+    "CONFIG_IP_ROUTE_CLASSID": "bpf_get_route_realm()",
+    "CONFIG_IPV6_SEG6_BPF": "programs of SRv6",
+    "CONFIG_BPF_STREAM_PARSER": "programs of maps of sockets",
+    "CONFIG_BPF_LIRC_MODE2": "programs of infrared receivers",
+    "CONFIG_HID_BPF": "programs of input devices",
+    "CONFIG_SCHED_CLASS_EXT": "schedulers (sched_ext)",
+    "CONFIG_TEST_BPF": "the module that tests the compiler",
+    "CONFIG_HZ": "ticks in a second, as bpf_jiffies64() counts them",
+}
+"""Option of the kernel's configuration -> what it is for."""
+
+
 def settings() -> Iterator[tuple[str, str | None, str]]:
-    """Settings that bear on BPF: name, value (``None`` if it cannot be read), what that means."""
+    """Settings that bear on BPF: name, value (``None`` if it cannot be read), what that means.
+
+    First those of :data:`SETTINGS`, then what lockdown and LSMs are on, then :data:`CONFIG`, where
+    an option that is not set is ``"n"``.
+    """
     for name, (about, meanings) in SETTINGS.items():
         value = _read("/proc/sys/" + name.replace(".", "/"))
         meaning = meanings.get(value or "", "")
@@ -326,6 +379,18 @@ def settings() -> Iterator[tuple[str, str | None, str]]:
     mode = lockdown.partition("[")[2].partition("]")[0] if lockdown else None
     yield "lockdown", mode, "what the kernel forbids even root: none, integrity, confidentiality"
     yield "lsm", _read("/sys/kernel/security/lsm"), "active security modules; bpf for LSM programs"
+    options = _config()
+    for name, about in CONFIG.items():
+        yield name, None if options is None else options.get(name, "n"), about
+
+
+def _config() -> dict[str, str] | None:
+    try:
+        text = kconfig.read_kernel_config()[0].decode(errors="replace")
+    except BpfError:
+        return None
+    pairs = (line.partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
+    return {name: value.strip('"') for name, _, value in pairs}
 
 
 def _read(path: str) -> str | None:

@@ -39,6 +39,7 @@ __all__ = [
     "kfuncs_for",
     "load",
     "prog_type",
+    "trampolines",
     "vmlinux",
     "word",
 ]
@@ -230,6 +231,21 @@ def prog_type(kind: ProgType) -> Answer:
     if unclear:
         return Answer(None, word(unclear[0]), since)
     return Answer(False, f"loading one gives {word(numbers[0])}", since)
+
+
+def trampolines() -> Answer:
+    """Whether programs can be put into functions: what fentry, fexit, LSM and freplace need.
+
+    One for a function that the kernel has for its own tests is loaded; nothing is attached.
+    """
+    options = next((found for name, found in _forms(ProgType.TRACING) if name == "fentry"), None)
+    if options is None:
+        return Answer(None, NO_BTF, "5.5")
+    result = _trial(ProgType.TRACING, "fentry", options)
+    if result == 0:
+        return Answer(True, "a program for fentry was loaded", "5.5")
+    has = None if -result in UNCLEAR else False
+    return Answer(has, f"loading a program for fentry gives {word(-result)}", "5.5")
 
 
 def _in(name: str) -> str:

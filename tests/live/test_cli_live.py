@@ -310,6 +310,49 @@ def test_streams_of_a_program(capsys):
     assert [line["stream"] for line in lines] == ["stdout", "stdout", "stderr"]
 
 
+CONTAINED = """
+import contextlib, ctypes, io, sys
+from pybpfload.cli import main
+from pybpfload.kernel import door
+with contextlib.redirect_stdout(io.StringIO()):
+    main(["doctor", "--json"])  # imports what it needs, which the user may not read
+door.cache().clear()
+libc = ctypes.CDLL(None, use_errno=True)
+what = sys.argv[1]
+if what == "user namespace":
+    assert libc.unshare(0x10000000) == 0, ctypes.get_errno()
+else:
+    for number in (21, 38, 39):  # CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF
+        assert libc.prctl(24, number, 0, 0, 0) == 0  # PR_CAPBSET_DROP
+    assert libc.prctl(47, 4, 0, 0, 0) == 0  # PR_CAP_AMBIENT_CLEAR_ALL
+    libc.setresgid(65534, 65534, 65534)
+    assert libc.setresuid(65534, 65534, 65534) == 0
+sys.exit(main(["doctor", "--json"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "topic", "says"),
+    [
+        ("user namespace", "user namespace", "mount a BPF filesystem that delegates"),
+        ("user namespace", "capabilities", "count only in this process' user namespace"),
+        ("another user", "capabilities", "CAP_BPF (for anything)"),
+        ("another user", "programs", "EPERM"),
+    ],
+)
+def test_the_doctor_of_those_who_may_not(what, topic, says):
+    done = subprocess.run(
+        [sys.executable, "-c", CONTAINED, what], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == ""
+    found = {each["topic"]: each for each in json.loads(done.stdout)}
+    assert found["bpf(2)"]["state"] == "bad"
+    assert found[topic]["state"] != "ok"
+    assert says in f"{found[topic]['found']} {found[topic]['remedy']}"
+    assert all(each["remedy"] for each in found.values() if each["state"] in ("bad", "limited"))
+
+
 NETWORK = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 import pybpfload
+from pybpfload.btf.build import BtfBuilder
 from pybpfload.cli import cgroup, link, main, net
 from pybpfload.cli.group import Command, run_group
 from pybpfload.formats.pcap import read_pcap
-from pybpfload.kernel import bpf, linkinfo
+from pybpfload.kernel import bpf, linkinfo, token
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.linkinfo import (
     NetfilterFamily,
@@ -34,6 +35,7 @@ from pybpfload.uapi import (
     LinkType,
     PerfEventType,
     PerfType,
+    ProgType,
 )
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
@@ -128,7 +130,7 @@ def test_keys_of_listings_are_those_of_bpftool(fake, capsys):
         "prog": {
             "id", "type", "name", "tag", "gpl_compatible", "run_time_ns", "run_cnt",
             "recursion_misses", "loaded_at", "uid", "bytes_xlated", "jited", "bytes_jited",
-            "bytes_memlock", "map_ids", "btf_id", "pinned", "pids",
+            "bytes_memlock", "map_ids", "btf_id", "pinned", "pids", "orphaned",
         },
         "map": {
             "id", "type", "name", "flags", "bytes_key", "bytes_value", "max_entries",
@@ -352,6 +354,20 @@ FEW = b"CapEff:\t000000c000000000\nSeccomp:\t0\n"  # CAP_BPF and CAP_PERFMON
         ("capabilities", {}, "ok", "all that BPF asks for"),
         ("seccomp", {"/proc/self/status": NOTHING}, "limited", "--security-opt"),
         ("user namespace", {"/proc/self/uid_map": b"0 1000 1\n"}, "bad", "rootless"),
+        ("capabilities", {"/proc/self/uid_map": b"0 1000 1\n"}, "limited", "user namespace"),
+        (
+            "perf events",
+            {"/proc/self/uid_map": b"0 9 1\n", "/proc/sys/kernel/perf_event_paranoid": b"2\n"},
+            "limited",
+            "CAP_PERFMON",
+        ),
+        (
+            "unprivileged BPF",
+            {"/proc/self/uid_map": b"0 9 1", "/proc/sys/kernel/unprivileged_bpf_disabled": b"2"},
+            "limited",
+            "CAP_BPF",
+        ),
+        ("trampolines", {}, "limited", "no BTF"),
         ("lockdown", {"/sys/kernel/security/lockdown": b"none [integrity] x"}, "limited", "integ"),
         ("lockdown", {"/sys/kernel/security/lockdown": b"[none] integrity"}, "ok", "off"),
         ("BTF", {}, "limited", "CONFIG_DEBUG_INFO_BTF"),
@@ -374,6 +390,33 @@ def test_the_doctor_finds(topic, files, state, says):
     assert found.state == state
     assert says in f"{found.found} {found.remedy}"
     assert found.remedy or state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "state", "says"),
+    [(0, "ok", "was loaded"), (errno.EPERM, "limited", "EPERM"), (524, "limited", "ENOTSUPP")],
+)
+def test_the_doctor_tries_trampolines(refusal, state, says):
+    btf = BtfBuilder()
+    btf.add_func("bpf_fentry_test1", btf.add_func_proto(0, []))
+    with FakeKernel(files={"/sys/kernel/btf/vmlinux": btf.build()}) as fake:
+        tracing = int(ProgType.TRACING)
+        refused = {tracing: -refusal} if refusal else {}
+        fake.on("PROG_LOAD", lambda call: refused.get(call.fields["prog_type"]))
+        found = {finding.topic: finding for finding in pybpfload.diagnose()}
+    assert found["trampolines"].state == state
+    assert says in found["trampolines"].found
+    assert found["programs"].state == "ok"
+    assert fake.leaked() == []
+
+
+def test_the_doctor_in_a_container_with_a_token():
+    files = {"/proc/self/uid_map": b"0 1000 1\n"}
+    shown = SimpleNamespace(path="/sys/fs/bpf", fileno=lambda: 3)
+    with FakeKernel(files=files), token.shown(shown):
+        found = {finding.topic: finding for finding in pybpfload.diagnose()}
+    assert found["user namespace"].state == "limited"
+    assert "/sys/fs/bpf delegates" in found["user namespace"].found
 
 
 def test_the_doctor_on_an_old_kernel():

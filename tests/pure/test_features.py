@@ -123,6 +123,14 @@ def test_json(old, capsys):
     assert found["map types"]["ringbuf"]["has"] is False
     assert found["program types"]["xdp"]["has"] is True
     assert set(found["settings"]) >= {"kernel.unprivileged_bpf_disabled", "lockdown"}
+    assert found["settings"]["CONFIG_BPF_LSM"] is None  # which cannot be read
+
+
+def test_the_configuration_of_the_kernel(old):
+    old.files["/proc/config.gz"] = b"CONFIG_BPF=y\n# CONFIG_XFRM is not set\nCONFIG_HZ=250\n"
+    told = {name: value for name, value, _ in features.settings()}
+    assert (told["CONFIG_BPF"], told["CONFIG_XFRM"], told["CONFIG_HZ"]) == ("y", "n", "250")
+    assert told.keys() >= features.CONFIG.keys()
 
 
 def test_mistakes(old, capsys):
