@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from pybpfload.check.judge import check
-from pybpfload.check.kernel import Kernel
-from pybpfload.check.matrix import check_files
-from pybpfload.check.sources import find_kernels
-from pybpfload.check.verdict import DEGRADED, FAILS, LOADS, Finding, Verdict
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pybpfload.check.judge import check
+    from pybpfload.check.kernel import Kernel
+    from pybpfload.check.matrix import check_files
+    from pybpfload.check.sources import find_kernels
+    from pybpfload.check.verdict import DEGRADED, FAILS, LOADS, Finding, Verdict
 
 __all__ = [
     "DEGRADED",
@@ -19,3 +23,20 @@ __all__ = [
     "check_files",
     "find_kernels",
 ]
+
+_HOMES = {
+    "Kernel": "kernel",
+    "check": "judge",
+    "check_files": "matrix",
+    "find_kernels": "sources",
+    **dict.fromkeys(("DEGRADED", "FAILS", "LOADS", "Finding", "Verdict"), "verdict"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: `inspect` asks what an object wants of any kernel (check.asks), and of no kernel.
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

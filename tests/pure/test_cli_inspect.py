@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
@@ -450,3 +452,12 @@ def test_a_page_has_so_much_code_and_no_more(monkeypatch):
     assert "Not drawn: it is too large" in page.text
     assert "and 241 more, which pybpfload btf dump shows" in page.text
     assert len(page.images) == 1
+
+
+def test_no_kernel_is_imported():
+    """Half of the bar of tools/bench is imports; what check knows of kernels is no small part."""
+    code = "import sys, pybpfload.cli.describe; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert "pybpfload.check.asks" in imported
+    assert not {"pybpfload.check.kernel", "pybpfload.kernel.door", "ctypes"}.intersection(imported)
