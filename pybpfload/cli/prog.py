@@ -36,7 +36,9 @@ def record(program: Any) -> dict[str, Any]:
     if info.load_time:
         made["loaded_at"] = ktime.to_unix_ns(info.load_time, "boottime") // 1_000_000_000
         made["uid"] = info.created_by_uid
-    made |= {"bytes_xlated": info.xlated_prog_len, "jited": bool(info.jited_prog_len)}
+    # Programs of network cards that are gone cannot be asked; those are orphans, but not listed.
+    made |= {"orphaned": False, "bytes_xlated": info.xlated_prog_len}
+    made["jited"] = bool(info.jited_prog_len)
     if info.jited_prog_len:
         made["bytes_jited"] = info.jited_prog_len
     if "memlock" in more:

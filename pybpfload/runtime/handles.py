@@ -174,6 +174,8 @@ class Handle:
     def all(cls) -> Iterator[Self]:
         """All that there are in the kernel, by ascending ids; what goes meanwhile is left out.
 
+        So are programs and maps that were given to a network card which is gone.
+
         Each is closed when the next one is asked for.
 
         Raises:
@@ -183,7 +185,7 @@ class Handle:
             try:
                 found = cls.from_id(number)
             except KernelError as error:
-                if error.errno != errno.ENOENT:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
                     raise
                 continue
             with found:
