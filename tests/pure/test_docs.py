@@ -1,6 +1,8 @@
 """The documentation: its offline snippets run, quotes are right, its links lead somewhere."""
 
 import ast
+import importlib
+import inspect
 import re
 import shlex
 
@@ -106,3 +108,50 @@ def test_there_are_command_lines():
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_command_lines_parse(line):
     assert_parses(shlex.split(line))
+
+
+# The rows of the families in docs/attaching.md, by how they begin, and who attaches them.
+FAMILIES = {
+    "`fentry`": ["tracing"],
+    "`fentry.multi`": ["tracing_multi"],
+    "`freplace`": ["tracing"],
+    "`raw_tp`": ["raw_tracepoint"],
+    "`tp`": ["tracepoint"],
+    "`iter`": ["iter"],
+    "`kprobe`": ["kprobe"],
+    "`ksyscall`": ["kprobe"],
+    "`kprobe.multi`": ["kprobe_multi"],
+    "`uprobe`": ["uprobe"],
+    "`uprobe.multi`": ["uprobe_multi"],
+    "`usdt`": ["usdt"],
+    "`perf_event`": ["perf_event"],
+    "`xdp`": ["xdp"],
+    "`xdp/devmap`": [],
+    "`tcx/ingress`": ["tc"],
+    "`tc`": ["tc"],
+    "`cgroup...`": ["cgroup"],
+    "`sk_lookup`": ["netns"],
+    "`netfilter`": ["netfilter"],
+    "`socket`": ["sockets"],
+    "`sk_skb/...`": ["sockets"],
+    "`lwt_in`": ["lwt"],
+    "`lwt_seg6local`": ["lwt"],
+    "`lirc_mode2`": ["lirc"],
+    "`.struct_ops`": [],
+    "`syscall`": [],
+}
+
+
+def test_families_of_attachments_take_the_options_that_they_are_said_to_take():
+    text = (ROOT / "docs" / "attaching.md").read_text(encoding="utf-8")
+    table = text[text.index("## Families") :].split("\n\n")[1]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+    assert [re.match(r"`[^`]+`", sections)[0] for sections, *_ in rows] == list(FAMILIES)
+    options = set()
+    for (sections, how, _), modules in zip(rows, FAMILIES.values(), strict=True):
+        module = [importlib.import_module(f"pybpfload.runtime.attach.{name}") for name in modules]
+        known = {name for each in module for name in inspect.signature(each.attach).parameters}
+        said = set(re.findall(r"\b(\w+)=", how)) if modules else set()
+        assert said <= known, sections
+        options |= said
+    assert len(options) > 25
