@@ -478,12 +478,13 @@ def follow_logger() -> None:
 
 def _seen(kernel: Kernel) -> Kernel:
     """The kernel with what logs its calls before it, or without that."""
-    bare = kernel if TYPE_CHECKING else getattr(kernel, "unlogged", kernel)
+    bare: Kernel = getattr(kernel, "unlogged", kernel)
     if _log is None and _log_files is None:
         return bare
     from pybpfload.kernel.calllog import LoggedKernel
 
-    return LoggedKernel(bare, _log, _log_files)
+    logged: Any = LoggedKernel(bare, _log, _log_files)
+    return logged  # type: ignore[no-any-return]
 
 
 def bpf(cmd: int, attr: bytearray, size: int) -> int:

@@ -59,6 +59,16 @@ def test_verbose_names_the_programs(capsys):
     assert "pybpfload: program count_syscalls is attached to sys_enter\n" in err
 
 
+def test_verbose_shows_every_call_while_the_command_lasts(capsys):
+    with kernel("minimal") as fake:
+        assert run("minimal", "-v", "--duration", "0") == 0
+        seen = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bpf(")]
+        assert [line[4:].partition(",")[0].partition(")")[0] for line in seen] == fake.commands()
+        assert any(line.startswith("bpf(RAW_TRACEPOINT_OPEN, name='sys_enter', ") for line in seen)
+        assert run("minimal", "--duration", "0") == 0
+    assert "bpf(" not in capsys.readouterr().err
+
+
 def test_one_program_of_an_optional_section(capsys):
     with kernel("cookies") as fake:
         assert run("cookies", "--program", "cookie_raw_tp", "--duration", "0") == 0
