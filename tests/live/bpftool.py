@@ -1,31 +1,55 @@
-"""bpftool to compare with: that of the machine, or the one that ``tools/corpus`` keeps unpacked."""
+"""bpftool to compare with: that of the machine, or Debian's newest, which is fetched once."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+import sys
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pybpfload.testing.vm.cache import cache_folder
+from pybpfload.testing.vm.cache import VirtualMachineError
+
+TOOLS = str(Path(__file__).parents[2] / "tools" / "lib")
+
+needs_bpftool = pytest.mark.usefixtures("bpftool_there")  # of conftest.py
+"""Marks tests that call :func:`bpftool`; they are skipped where it is not to be had."""
 
 
-def _found() -> str | None:
-    unpacked = cache_folder() / "unpacked" / "bpftool-sid" / "bin" / "bpftool"
-    return shutil.which("bpftool") or (str(unpacked) if unpacked.exists() else None)
+@cache
+def program() -> str:
+    """Path of bpftool.
 
+    Raises:
+        VirtualMachineError: It is not installed, and cannot be fetched.
+    """
+    if found := shutil.which("bpftool"):
+        return found
+    sys.path.insert(0, TOOLS)
+    try:
+        from corpus import find_bpftool
 
-needs_bpftool = pytest.mark.skipif(
-    _found() is None,
-    reason="bpftool is neither installed nor in the cache (tools/corpus build fetches it)",
-)
+        return str(find_bpftool())
+    finally:
+        sys.path.remove(TOOLS)
 
 
 def bpftool(*words: object) -> Any:
     """What it prints with ``-j``."""
-    command = [str(_found()), "-j", *map(str, words)]
+    command = [program(), "-j", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip(), done.stderr
     return json.loads(done.stdout)
+
+
+def why_not() -> str:
+    """Why there is no bpftool, or nothing."""
+    try:
+        program()
+    except VirtualMachineError as error:
+        return f"bpftool is not installed and cannot be fetched: {error}"
+    return ""

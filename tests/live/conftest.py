@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bpftool
 import pytest
 
 from pybpfload.errors import BpfError
@@ -24,3 +25,10 @@ def _refusal() -> str:
     except BpfError as error:
         return f"no BPF here: {error}"
     return ""
+
+
+@pytest.fixture(scope="session")
+def bpftool_there() -> None:
+    """Skips tests that compare with bpftool where there is none."""
+    if reason := bpftool.why_not():
+        pytest.skip(reason)

@@ -49,13 +49,13 @@ def scripts():
     return {shell: getattr(shells, shell)() for shell in ("bash", "zsh", "fish")}
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_syntax(shell, scripts, tmp_path):
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+def test_syntax(scripts, tmp_path):
+    """That of the other shells, which are fetched, is in tests/differential/test_shells.py."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
     script = tmp_path / "script"
-    script.write_text(scripts[shell])
-    done = subprocess.run([shell, "-n", script], capture_output=True, text=True, check=False)
+    script.write_text(scripts["bash"])
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
