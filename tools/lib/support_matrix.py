@@ -43,7 +43,7 @@ FEATURES: dict[str, dict[str, list[str]]] = {
             f"{_TRACING}test_fexit_sees*",
             f"{_TRACING}test_fmod_ret_changes*",
         ],
-        "fentry, sleepable": [f"{_TRACING}test_sleepable_fentry*"],
+        "fentry, sleepable, on a system call": [f"{_TRACING}test_sleepable_fentry*"],
         "fentry on a module's function": [f"{_TRACING}test_fentry_on_a_function_of*"],
         "fentry, fexit on BPF programs": [f"{_TRACING}TestProgramAsTarget::test_in_*"],
         "fentry.multi, fexit.multi": [
@@ -162,7 +162,7 @@ FEATURES: dict[str, dict[str, list[str]]] = {
     "Maps": {
         kind.name.lower(): [f"test_map_operations.py::test_what_a_type_can_do[[]{kind.value}]"]
         for kind in MapType
-        if kind != MapType.UNSPEC
+        if kind not in (MapType.UNSPEC, MapType.STRUCT_OPS)
     },
 }
 """Features by group, each with patterns of the tests that show it, as of :mod:`fnmatch`."""
@@ -234,7 +234,7 @@ def _list_of_runs(runs: Iterable[Run]) -> Iterator[str]:
 
 def _tables(runs: Sequence[Run]) -> Iterator[str]:
     for group, features in FEATURES.items():
-        reasons: dict[str, list[str]] = {}
+        reasons: dict[tuple[str, str], list[str]] = {}
         yield from ("", f"## {group}", "")
         yield f"| | {' | '.join(run.kernel for run in runs)} |"
         yield "|---" * (len(runs) + 1) + "|"
@@ -245,11 +245,12 @@ def _tables(runs: Sequence[Run]) -> Iterator[str]:
                 cells.append(_cell(found))
                 if cells[-1] == "no":
                     (reason, _), *_ = collections.Counter(r for _, r in found).most_common(1)
-                    reasons.setdefault(f"{feature}: {_brief(reason)}", []).append(run.kernel)
+                    reasons.setdefault((_brief(reason), run.kernel), []).append(feature)
             yield f"| {feature} | {' | '.join(cells)} |"
         if reasons:
             yield ""
-            yield from (f"* {reason} ({', '.join(where)})" for reason, where in reasons.items())
+            for (reason, kernel), lacking in reasons.items():
+                yield f"* {kernel}: {reason}: {', '.join(lacking)}"
 
 
 def wanted() -> list[str]:
@@ -304,4 +305,4 @@ def _as_numbers(version: str) -> tuple[int, ...]:
 
 def _brief(reason: str) -> str:
     """The reason for a skip, without what differs from kernel to kernel."""
-    return reason.partition("; this is ")[0].partition("\n")[0][:160]
+    return re.split(r"; |\n", reason)[0]
