@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pybpfload import uapi
@@ -17,7 +17,7 @@ from pybpfload.relocate import Target
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CONFIG_HEAD", "Kernel", "module_name"]
+__all__ = ["CONFIG_HEAD", "Kernel", "kernel_of", "module_name"]
 
 CONFIG_HEAD = re.compile(r"^# Linux/\S+ (\S+) Kernel Configuration$", re.MULTILINE)
 """The line of a kernel's configuration that tells its version."""
@@ -101,7 +101,7 @@ class Kernel:
 
     def __reduce__(self) -> Any:
         if self._source is not None:
-            return _read_again, self._source
+            return kernel_of, self._source
         btf = self.target.btf
         blob = None if btf is None else (btf.name, btf.to_bytes())
         modules = [(each.name, each.to_bytes()) for each in self.target.modules]
@@ -257,7 +257,9 @@ def module_name(btf: Btf) -> str:
     return btf.name.rpartition("/")[2].partition(".")[0].replace("-", "_")
 
 
-def _read_again(source: str, base: str) -> Kernel:
+@lru_cache(maxsize=4)
+def kernel_of(source: str, base: str) -> Kernel:
+    """:meth:`Kernel.read`, once for a process that checks many objects, or unpickles it."""
     return Kernel.read(source, base=base)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pybpfload.check.judge import check
-from pybpfload.check.kernel import Kernel
+from pybpfload.check.kernel import Kernel, kernel_of
 from pybpfload.check.verdict import Finding, Verdict
 from pybpfload.errors import BpfError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor
+    from pathlib import Path
 
     from pybpfload.object.spec import ObjectSpec
 
@@ -20,33 +22,43 @@ __all__ = ["check_files"]
 
 _PORTION = 16  # objects of one task: enough to be worth sending, few enough to show progress
 
+# Types are decoded when they are asked for, which is not for several threads at once. Threads are
+# for those who have an executor of them anyway: they take turns, and processes are faster.
+_turn = threading.Lock()
+
 
 def check_files(
-    objects: Sequence[str], kernels: Sequence[str], *, executor: Executor | None = None
+    objects: Sequence[str | Path],
+    kernels: Sequence[str | Path | Kernel],
+    *,
+    executor: Executor | None = None,
 ) -> Iterator[Verdict]:
     """Check each object against each kernel.
 
     Args:
         objects: Paths of objects. One that cannot be opened fails on every kernel.
-        kernels: What :meth:`Kernel.read` takes.
-        executor: Where to run; in this thread by default. Processes are worth it for hundreds of
-            objects.
+        kernels: Kernels, or what :meth:`Kernel.read` takes. Each process reads a kernel once, if
+            it comes from a file.
+        executor: Where to run: any of :mod:`concurrent.futures`, threads, processes, or one of your
+            own; in this thread by default. Processes are worth it for hundreds of pairs.
 
     Yields:
-        Verdicts, as they come.
+        Verdicts, as they come. What is left is given up when nobody takes them any more.
 
     Raises:
         FormatError: There is no BTF in a kernel.
         OSError: A kernel cannot be read.
     """
+    paths = [str(path) for path in objects]
     tasks = [
-        (objects[start : start + _PORTION], kernel)
+        (paths[start : start + _PORTION], kernel if isinstance(kernel, Kernel) else str(kernel))
         for kernel in kernels
-        for start in range(0, len(objects), _PORTION)
+        for start in range(0, len(paths), _PORTION)
     ]
     if executor is None:
-        for task in tasks:
-            yield from _task(*task)
+        for names, kernel in tasks:
+            found = _kernel(kernel)
+            yield from (_one(path, found) for path in names)
         return
     from concurrent.futures import as_completed
 
@@ -59,21 +71,22 @@ def check_files(
             future.cancel()
 
 
-def _task(objects: Sequence[str], kernel: str) -> list[Verdict]:
-    found = _kernel(kernel)
-    return [_one(path, found) for path in objects]
+def _task(objects: Sequence[str], kernel: str | Kernel) -> list[Verdict]:
+    with _turn:
+        found = _kernel(kernel)
+        return [_one(path, found) for path in objects]
+
+
+def _kernel(kernel: str | Kernel) -> Kernel:
+    return kernel_of(kernel, "") if isinstance(kernel, str) else kernel
 
 
 def _one(path: str, kernel: Kernel) -> Verdict:
     try:
         return check(_spec(path), kernel)
     except (BpfError, OSError) as error:
-        return Verdict(path, kernel.name, [Finding(str(error), "object")])
-
-
-@lru_cache(maxsize=4)
-def _kernel(source: str) -> Kernel:
-    return Kernel.read(source)
+        what = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+        return Verdict(path, kernel.name, [Finding(what, "object")], release=kernel.release)
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -19,10 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["html", "junit", "text"]
 
-_SIGNS = {LOADS: "✓", DEGRADED: "~", FAILS: "✗"}
-_LOOKS = {LOADS: GOOD, DEGRADED: WARN, FAILS: BAD}
-_OF_SIGNS = {**{_SIGNS[result]: look for result, look in _LOOKS.items()}, "?": DIM}
-_MOST = 3  # reasons of one pair that a matrix is followed by; -v shows all
+_UNKNOWN = "unknown"
+_SIGNS = {LOADS: "✓", DEGRADED: "~", FAILS: "✗", _UNKNOWN: "?"}
+_ASCII = {LOADS: "+", DEGRADED: "~", FAILS: "x", _UNKNOWN: "?"}
+_LOOKS = {LOADS: GOOD, DEGRADED: WARN, FAILS: BAD, _UNKNOWN: DIM}
+_MOST = 3  # reasons of one object that a matrix is followed by; -v shows all
 
 
 def text(
@@ -32,52 +36,102 @@ def text(
     *,
     verbose: bool = False,
 ) -> Iterator[str]:
-    """Lines for people: a matrix if there is more than one pair, and reasons."""
-    many = len(verdicts) > 1
-    if many:
-        yield from _matrix(verdicts, objects, kernels)
-    for verdict in verdicts:
-        found = _reasons(verdict, verbose=verbose or not many)
-        if many and not found:
-            continue
-        if many:
+    """Lines for people: of one pair the reasons, of more a matrix and the reasons by object.
+
+    Args:
+        verdicts: One for each pair.
+        objects: Names of the objects, in order.
+        kernels: Names of the kernels, in order.
+        verbose: Whether to show all reasons, also for what is degraded or unknown.
+    """
+    signs = _signs()
+    if len(verdicts) == 1:
+        [one] = verdicts
+        where = f"{one.kernel} ({one.release})" if one.release not in one.kernel else one.kernel
+        yield f"{visible(one.object)} on {visible(where)}: {paint(one.result, _LOOKS[one.result])}"
+        for result, finding in _reasons(one, verbose=True):
+            yield from _reason(signs[result], _LOOKS[result], finding)
+        return
+    names = _columns(verdicts, kernels)
+    yield from _matrix(verdicts, objects, kernels, names, signs)
+    by_pair = {(each.object, each.kernel): each for each in verdicts}
+    for path, shown in zip(objects, _short(objects), strict=True):
+        found: dict[tuple[str, Finding], list[str]] = {}
+        for kernel, name in zip(kernels, names, strict=True):
+            for reason in dict.fromkeys(_reasons(by_pair[path, kernel], verbose=verbose)):
+                found.setdefault(reason, []).append(name)
+        if found:
             yield ""
-        yield f"{visible(verdict.object)} on {visible(verdict.kernel)}: {_painted(verdict.result)}"
-        cut = found if verbose or not many else found[:_MOST]
-        for sign, finding in cut:
-            yield f"  {paint(sign, _OF_SIGNS[sign])} {visible(str(finding))}"
-        if len(found) > len(cut):
-            yield f"    and {len(found) - len(cut)} more; -v shows them"
+            yield visible(shown)
+        for (result, finding), on in list(found.items())[: None if verbose else _MOST]:
+            where = "everywhere" if len(on) == len(kernels) > 1 else ", ".join(on)
+            yield from _reason(signs[result], _LOOKS[result], finding, where)
+        if not verbose and len(found) > _MOST:
+            yield f"    and {len(found) - _MOST} more; -v shows them"
+
+
+def _signs() -> dict[str, str]:
+    """Signs that standard output can show."""
+    try:
+        "".join(_SIGNS.values()).encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return _ASCII
+    return _SIGNS
+
+
+def _reason(sign: str, look: str, finding: Finding, where: str = "") -> Iterator[str]:
+    line = str(replace(finding, remedy=""))
+    yield f"  {paint(sign, look)} {visible(f'{where}: {line}' if where else line)}"
+    if finding.remedy:
+        yield paint(f"      {visible(finding.remedy)}", DIM)
 
 
 def _matrix(
-    verdicts: Sequence[Verdict], objects: Sequence[str], kernels: Sequence[str]
+    verdicts: Sequence[Verdict],
+    objects: Sequence[str],
+    kernels: Sequence[str],
+    names: Sequence[str],
+    signs: dict[str, str],
 ) -> Iterator[str]:
     results = {(each.object, each.kernel): each.result for each in verdicts}
-    names = _short(kernels)
     rows = [
-        [visible(shown), *(_SIGNS[results[path, kernel]] for kernel in kernels)]
+        [visible(shown), *(signs[results[path, kernel]] for kernel in kernels)]
         for path, shown in zip(objects, _short(objects), strict=True)
     ]
-    yield from table(["OBJECT", *map(visible, names)], rows, _OF_SIGNS)
-    counts = [sum(each.result == result for each in verdicts) for result in _SIGNS]
+    looks = {sign: _LOOKS[result] for result, sign in signs.items()}
+    width = sum(len(name) + 2 for name in names) + max(len(row[0]) for row in rows) + 2
+    numbered = sys.stdout.isatty() and width > shutil.get_terminal_size().columns
+    heads = [str(n) for n in range(1, len(names) + 1)] if numbered else list(map(visible, names))
+    yield from table(["OBJECT", *heads], rows, looks)
     yield ""
+    if numbered:
+        yield from (f"  {n:>3}  {visible(name)}" for n, name in zip(heads, names, strict=True))
+        yield ""
+    counts = {result: sum(each.result == result for each in verdicts) for result in _LOOKS}
     yield ", ".join(
-        f"{paint(_SIGNS[result], _LOOKS[result])} {result}: {count}"
-        for result, count in zip(_SIGNS, counts, strict=True)
+        f"{paint(signs[result], _LOOKS[result])} {result}: {counts[result]}"
+        for result in (LOADS, DEGRADED, FAILS)
     )
 
 
-def _painted(result: str) -> str:
-    return paint(result, _LOOKS[result])
-
-
 def _reasons(verdict: Verdict, *, verbose: bool) -> list[tuple[str, Finding]]:
-    found = [("✗", each) for each in verdict.problems]
+    found = [(FAILS, each) for each in verdict.problems]
     if verbose:
-        found += [("~", each) for each in verdict.degraded]
-        found += [("?", each) for each in verdict.unknown]
+        found += [(DEGRADED, each) for each in verdict.degraded]
+        found += [(_UNKNOWN, each) for each in verdict.unknown]
     return found
+
+
+def _columns(verdicts: Sequence[Verdict], kernels: Sequence[str]) -> list[str]:
+    """Headings of kernels: releases if they tell them apart, without what all end in."""
+    releases = {each.kernel: each.release for each in verdicts}
+    names = [releases[kernel] for kernel in kernels]
+    if not all(names) or len(set(names)) < len(names):
+        return _short(kernels)
+    split = [name.split("-") for name in names]
+    while len(split) > 1 == len({parts[-1] for parts in split}) and min(map(len, split)) > 1:
+        split = [parts[:-1] for parts in split]
+    return ["-".join(parts) for parts in split]
 
 
 def _short(paths: Sequence[str]) -> list[str]:
@@ -96,7 +150,10 @@ def _short(paths: Sequence[str]) -> list[str]:
 def html(verdicts: Sequence[Verdict], objects: Sequence[str], kernels: Sequence[str]) -> str:
     """One self-contained page: the matrix, and the reasons of each pair below it."""
     numbers = {(each.object, each.kernel): n for n, each in enumerate(verdicts)}
-    head = "".join(f"<th>{escaped(name)}</th>" for name in _short(kernels))
+    head = "".join(
+        f'<th title="{escaped(kernel)}">{escaped(name)}</th>'
+        for kernel, name in zip(kernels, _columns(verdicts, kernels), strict=True)
+    )
     rows = []
     for path, shown in zip(objects, _short(objects), strict=True):
         cells = []
@@ -114,15 +171,17 @@ def html(verdicts: Sequence[Verdict], objects: Sequence[str], kernels: Sequence[
             ("degraded", verdict.degraded),
             ("unknown", verdict.unknown),
         )
-        items = "".join(
-            f'<li class="{name}">{escaped(str(each))}</li>'
-            for name, found in groups
-            for each in found
-        )
-        title = f"{escaped(verdict.object)} on {escaped(verdict.kernel)}: {verdict.result}"
+        items = "".join(_item(name, each) for name, found in groups for each in found)
+        on = " ".join(dict.fromkeys(filter(None, (verdict.kernel, verdict.release))))
+        title = f"{escaped(verdict.object)} on {escaped(on)}: {verdict.result}"
         details.append(f'<h3 id="p{number}">{title}</h3><ul>{items}</ul>')
     matrix = f"<table><tr><th></th>{head}</tr>\n" + "\n".join(rows) + "</table>"
     return page("pybpfload check", ["<h1>Will it load?</h1>", matrix, *details])
+
+
+def _item(name: str, finding: Finding) -> str:
+    remedy = f"<br><small>{escaped(finding.remedy)}</small>" if finding.remedy else ""
+    return f'<li class="{name}">{escaped(str(replace(finding, remedy="")))}{remedy}</li>'
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:

@@ -10,8 +10,9 @@ from pybpfload.cli.failure import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pybpfload.btf.table import Btf
+    from pybpfload.check import Kernel
 
-__all__ = ["SOURCES", "read_source"]
+__all__ = ["SOURCES", "read_kernel_source", "read_source"]
 
 SOURCES = """\
 SRC is a file with BTF (raw, ELF, vmlinux, vmlinuz, .ko, .o), a Debian kernel package, or on a
@@ -45,6 +46,34 @@ def read_source(text: str = "", *, base: str = "") -> Btf:
     if path.parent == _SYSFS and path.name != _KERNEL:
         base = base or str(_SYSFS / _KERNEL)
     return _read_file(path, read_source(base) if base else None)
+
+
+def read_kernel_source(text: str = "", *, base: str = "") -> Kernel:
+    """Read the kernel that an argument names: its BTF and what lies beside it.
+
+    Args:
+        text: As :data:`SOURCES` says, or a directory: :meth:`pybpfload.check.Kernel.read`.
+        base: The same, of the kernel that a module extends.
+
+    Raises:
+        UsageError: There is nothing of that name.
+        FormatError: There is no BTF in it, or it is damaged.
+        OSError: It cannot be read.
+        NotSupportedError: The running kernel is asked for and has no BTF, or this is no Linux.
+    """
+    from pybpfload.check import Kernel
+
+    try:
+        return Kernel.read(text, base=base)
+    except FileNotFoundError as error:
+        if error.filename != text or "/" in text or not sys.platform.startswith("linux"):
+            raise
+        from pybpfload.kernel import btf as kernel
+
+        close = did_you_mean(text, [each.name for each in kernel.modules()])
+        raise UsageError(
+            f"there is no file and no loaded module with BTF {text!r}{close}"
+        ) from None
 
 
 def _live(text: str) -> Btf:
