@@ -89,7 +89,8 @@ def test_a_picture_has_both_sides_and_arrows(capsys):
             for a, b in pair.arrows] == [
         ("struct {...} named;", "16", "8"), ("u32 inside;", "0", "0"),
     ]  # fmt: skip
-    assert pair.notes[0] == "byte_off: 16 in the object, 8 there: patched"
+    assert pair.title == "fields, instruction 24: byte_off struct ct_members.named.inside"
+    assert pair.notes[0] == "16 in the object, 8 there: patched"
     root = ElementTree.fromstring(out)
     assert len(root.findall(".//{*}path[@class='arrow']")) == 2
     assert len(root.findall(".//{*}rect[@class='to']")) == 2

@@ -8,7 +8,7 @@ from pybpfload.btf import types as t
 from pybpfload.btf.cdecl import declare, printable
 from pybpfload.charts.pair import Column, Line, Pair
 from pybpfload.isa.disasm import disassemble
-from pybpfload.relocate.core.decision import ENUMVAL_KINDS
+from pybpfload.relocate.core.decision import ENUMVAL_KINDS, CoreKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,15 +31,18 @@ def picture(decision: CoreDecision) -> Pair:
     Raises:
         FormatError: The BTF is damaged.
     """
-    left, right = _Side(decision.local), _Side(decision.target)
-    notes = [f"{decision.kind_name}: {_values(decision)}"]
+    asked = decision.kind != CoreKind.LOCAL_TYPE_ID
+    left = _Side(decision.local, "not readable")
+    right = _Side(decision.target, "there is none" if asked else "is not asked")
+    notes = [_values(decision)]
+    meant = f" {decision.local.type_name}{decision.local.path}" if decision.local else ""
     if decision.before:
         notes.append(f"before  {_code(decision.before)}")
         notes.append(f"after   {_code(decision.after)}")
     if decision.reason:
         notes.append(printable(decision.reason))
     return Pair(
-        printable(f"{decision.function}, instruction {decision.insn}"),
+        printable(f"{decision.function}, instruction {decision.insn}: {decision.kind_name}{meant}"),
         Column("in the object", tuple(left.lines)),
         Column(f"in {_name(decision)}", tuple(right.lines)),
         tuple(zip(left.marked, right.marked, strict=False)),
@@ -67,11 +70,11 @@ def _code(insns: Sequence[Insn]) -> str:
 class _Side:
     """The lines of one side, and which of them are marked, in the order of the access."""
 
-    def __init__(self, spec: Spec | None) -> None:
+    def __init__(self, spec: Spec | None, without: str) -> None:
         self.lines: list[Line] = []
         self.marked: list[int] = []
         if spec is None:
-            self.lines.append(Line("there is none"))
+            self.lines.append(Line(without))
             return
         steps = [step for step in spec.accessors if step.name is not None]
         if not steps:
