@@ -38,3 +38,16 @@ def test_three_dots_and_numbers():
     check("ID  NAME\n 7  x (12)\n", "   ID  NAME\n12345  x (0x7f)\n".lstrip(), exact=False)
     with pytest.raises(AssertionError, match="the page says"):
         check("7 x\n", "7 y\n", exact=False)
+
+
+def test_none_is_left_out():
+    """Every prompt in a page is that of a command that is run, here or by the live tests."""
+    found = transcripts.transcripts()
+    for page in transcripts.PAGES:
+        text = page.read_text(encoding="utf-8")
+        prompts = re.findall(r"^\$ .*$", text, re.MULTILINE)
+        run = [command for each in found if each.page == page for command in each.commands]
+        assert len(run) == len(prompts), page
+        assert not re.findall(r"^```(?:text .+|console|shell|bash)$", text, re.MULTILINE), page
+    live = transcripts.transcripts(asking_a_kernel=True)
+    assert len(OFFLINE) + len(live) == len(found) >= 20
