@@ -171,3 +171,10 @@ def seconds(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds")
     return number
+
+
+def count(text: str) -> int:
+    """Read how often or how many, 1 to what 32 bits hold, for ``type=`` of an argument."""
+    if not text.isdecimal() or not 0 < int(text) < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count: 1 or more")
+    return int(text)

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, check_names, open_object
-from pybpfload.cli.failure import UsageError, visible
+from pybpfload.cli.failure import UsageError, complain, visible
 from pybpfload.cli.group import Command, run_group
 from pybpfload.cli.live import needs_linux, open_named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from pybpfload.object.spec import ObjectSpec
+    from pybpfload.object.spec import ObjectSpec, ProgramSpec
 
 __all__ = ["COMMANDS", "run"]
 
@@ -44,14 +44,14 @@ def _run(arguments: Sequence[str]) -> int:
     parser.add_argument("--tid", metavar="TID", type=int, help="only this thread (Linux 6.1)")
     parser.add_argument("--cgroup", metavar="DIR", help="the control group where it begins")
     options = parser.read(arguments)
+    given = {"pid": options.pid, "tid": options.tid, "cgroup": options.cgroup}
+    over: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     spec = open_object(options.object)
-    _choose(spec, options.program)
+    _choose(spec, options.program, {*over} | ({"map"} if options.map is not None else set()))
     needs_linux()
     from pybpfload.cli.stream import Output
 
     output = Output(json_lines=options.json)
-    given = {"pid": options.pid, "tid": options.tid, "cgroup": options.cgroup}
-    over: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     with ExitStack() as stack:
         if options.map is not None:
             from pybpfload.runtime.map import Map
@@ -65,22 +65,46 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _choose(spec: ObjectSpec, names: Sequence[str]) -> None:
-    """Load the iterators that were asked for, or all."""
+def _choose(spec: ObjectSpec, names: Sequence[str], over: set[str]) -> None:
+    """Load the iterators that were asked for, or all that go over what was said."""
     check_names(names, spec.programs)
-    iterators = [
-        name
+    iterators = {
+        name: program
         for name, program in spec.programs.items()
         if program.sec is not None and program.sec.auto == "iter"
-    ]
+    }
     for name in names:
         if name not in iterators:
             raise UsageError(f"program {name} is no iterator; those are: {', '.join(iterators)}")
     if not iterators:
         raise UsageError(f"{visible(spec.path)} has no iterator programs (SEC iter/...)")
+    fitting = _fitting(iterators, over) if over or not names else names
+    for name in names:
+        if name not in fitting:
+            raise UsageError(f"program {name} cannot be told --{' or --'.join(sorted(over))}")
+    chosen = names or fitting
+    if not chosen:
+        raise UsageError(f"no iterator of {visible(spec.path)} goes over that")
     for name, program in spec.programs.items():
-        program.autoload = name in (names or iterators)
+        program.autoload = name in chosen
 
+
+def _fitting(iterators: Mapping[str, ProgramSpec], over: set[str]) -> list[str]:
+    """Iterators that go over what was said, or that need not be told."""
+    from pybpfload.runtime.attach.iter import needs_parameters, parameter
+
+    if over:
+        kinds = {_KINDS.get(option, option) for option in over}
+        return [name for name, program in iterators.items() if parameter(program) in kinds]
+    for name, program in iterators.items():
+        if needs_parameters(program):
+            option = _OPTIONS[parameter(program)]
+            complain(f"program {visible(name)} is left out: it goes over what {option} says")
+    return [name for name, program in iterators.items() if not needs_parameters(program)]
+
+
+_KINDS = {"pid": "task", "tid": "task"}
+_OPTIONS = {"map": "--map MAP", "cgroup": "--cgroup DIR"}
 
 COMMANDS = {"run": Command(_run, "run those of an object once")}
 """Its commands."""

@@ -6,9 +6,10 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.cli.common import Parser, print_json
+from pybpfload.cli.common import Parser, count, print_json
 from pybpfload.cli.failure import UsageError
 from pybpfload.cli.live import one_word, open_named
+from pybpfload.uapi import ProgType, XdpAction
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -21,6 +22,7 @@ PROG is an id, a name, tag:HEX, or the path of a pin.
 
 examples:
   pybpfload test-run drop_udp --pcap udp.pcap
+  pybpfload test-run rewrite --pcap in.pcap --write out.pcap
   pybpfload test-run drop_udp --data ffffffffffff0000000000010800... --repeat 1000000
   pybpfload test-run on_exec --ctx 0000000000000000
 """
@@ -35,27 +37,40 @@ def run(arguments: Sequence[str]) -> int:
     given.add_argument("--pcap", metavar="FILE", help="packets: a run for each of a capture")
     parser.add_argument("--ctx", metavar="HEX", type=_bytes, default=b"", help="the context")
     parser.add_argument(
-        "--repeat", metavar="N", type=int, default=1, help="how often; the time is the average"
+        "--repeat", metavar="N", type=count, default=1, help="how often; the time is the average"
+    )
+    parser.add_argument(
+        "-w", "--write", metavar="FILE", help="write the packets as the program left them (pcap)"
     )
     options = parser.read(one_word(arguments))
+    from pybpfload.formats.pcap import write_pcap
     from pybpfload.runtime.program import Program
 
     packets = _packets(options)
     with open_named(Program, options.program) as program:
-        results = []
+        kind, results = program.type, []
         for packet in packets:
             done = program.test_run(packet, ctx=options.ctx, repeat=options.repeat)
             results.append(_result(done))
+    if options.write:
+        left = [bytes.fromhex(each["data_out"]) for each in results]
+        Path(options.write).write_bytes(write_pcap(left))
     if options.json:
         print_json(results if options.pcap else results[0])
         return 0
     for at, result in enumerate(results):
         number = f"{at}: " if options.pcap else ""
-        print(f"{number}returned {result['retval']}, {result['duration']} ns")
+        print(f"{number}returned {_named(result['retval'], kind)}, {result['duration']} ns")
         for name in ("data_out", "ctx_out"):
             if result[name]:
                 print(f"  {name} {result[name]}")
     return 0
+
+
+def _named(value: int, kind: ProgType) -> str:
+    """What a program returned; of XDP, the verdict's name as well."""
+    known = kind == ProgType.XDP and value in {*XdpAction}
+    return f"{value} (XDP_{XdpAction(value).name})" if known else str(value)
 
 
 def _result(done: Any) -> dict[str, Any]:

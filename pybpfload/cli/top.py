@@ -10,7 +10,7 @@ from argparse import ArgumentTypeError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.cli.common import Parser, seconds
+from pybpfload.cli.common import Parser, count, seconds
 from pybpfload.cli.live import needs_linux
 from pybpfload.cli.table import shorten, table
 
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--interval", metavar="SECONDS", type=_interval, default=1.0, help="time between two looks"
     )
-    parser.add_argument("--count", metavar="N", type=_count, help="end after so many intervals")
+    parser.add_argument("--count", metavar="N", type=count, help="end after so many intervals")
     parser.add_argument(
         "--sort",
         metavar="KEY",
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         default="time",
         help=f"order: {', '.join(_SORT)}; most first, by time if not said",
     )
-    parser.add_argument("-n", "--rows", metavar="N", type=_count, help="show so many at most")
+    parser.add_argument("-n", "--rows", metavar="N", type=count, help="show so many at most")
     options = parser.read(arguments)
     needs_linux()
     from pybpfload.cli.stream import Stop
@@ -190,9 +190,3 @@ def _interval(text: str) -> float:
     if time < _SHORTEST:
         raise ArgumentTypeError(f"{text!r} is too short, the shortest is {_SHORTEST} seconds")
     return time
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise ArgumentTypeError(f"{text!r} is no count: 1 or more")
-    return int(text)

@@ -8,11 +8,14 @@ byte order is known by the magic. Source: the IETF draft ``draft-ietf-opsawg-pca
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pybpfload.errors import FormatError
 
-__all__ = ["ETHERNET", "read_pcap"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ETHERNET", "read_pcap", "write_pcap"]
 
 ETHERNET: Final = 1
 """Link type of packets that begin with an Ethernet header."""
@@ -20,6 +23,7 @@ ETHERNET: Final = 1
 _HEADER = "IHHiIII"
 _RECORD = "IIII"
 _MAGICS = (0xA1B2C3D4, 0xA1B23C4D)  # fractions in microseconds, in nanoseconds
+_LONGEST = 1 << 18  # bytes of a packet, as tcpdump has it
 _PCAPNG = b"\x0a\x0d\x0d\x0a"
 
 
@@ -57,3 +61,18 @@ def read_pcap(data: bytes, *, name: str = "capture") -> tuple[int, list[bytes]]:
         packets.append(data[start : start + length])
         at = start + length
     return link_type, packets
+
+
+def write_pcap(packets: Iterable[bytes], *, link_type: int = ETHERNET) -> bytes:
+    """Make a capture of packets, all of which were seen in 1970.
+
+    Args:
+        packets: The packets, whole.
+        link_type: What they begin with.
+
+    Returns:
+        Content of the file, little endian.
+    """
+    header = struct.pack("<" + _HEADER, _MAGICS[0], 2, 4, 0, 0, _LONGEST, link_type)
+    record = struct.Struct("<" + _RECORD)
+    return header + b"".join(record.pack(0, 0, len(p), len(p)) + p for p in packets)

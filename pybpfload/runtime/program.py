@@ -303,9 +303,8 @@ class Program(Handle):
             )
         except KernelError as error:
             error.target = f"program {self.name}"
-            is_packet = self.spec.prog_type in (ProgType.XDP, ProgType.SCHED_CLS)
-            if error.errno == errno.EINVAL and is_packet and memoryview(data).nbytes < 14:
-                error.hint = "a packet has at least 14 bytes, an Ethernet header"
+            if error.errno == errno.EINVAL:
+                error.hint = _what_a_test_takes(self.spec.prog_type, memoryview(data).nbytes)
             raise
 
     def pin(self, path: str | os.PathLike[str]) -> None:
@@ -347,3 +346,28 @@ class Program(Handle):
         from importlib import import_module  # the room of commands is above this one
 
         return str(import_module("pybpfload.cli.notebook").program(self))
+
+
+_ON_PACKETS = (
+    ProgType.XDP,
+    ProgType.SCHED_CLS,
+    ProgType.SCHED_ACT,
+    ProgType.SOCKET_FILTER,
+    ProgType.CGROUP_SKB,
+    ProgType.FLOW_DISSECTOR,
+    ProgType.LWT_IN,
+    ProgType.LWT_OUT,
+    ProgType.LWT_XMIT,
+)
+
+
+def _what_a_test_takes(kind: ProgType, length: int) -> str | None:
+    """The likely reason why the kernel refuses the input of a test run."""
+    if kind in _ON_PACKETS and length < 14:
+        return "a packet has at least 14 bytes, an Ethernet header"
+    if kind == ProgType.RAW_TRACEPOINT:
+        return (
+            "it takes no packet, is run once, and its context has all the arguments that it reads, "
+            "8 bytes each"
+        )
+    return None

@@ -26,15 +26,32 @@ if TYPE_CHECKING:
     from pybpfload.runtime.program import Program
     from pybpfload.runtime.target import AttachTarget
 
-__all__ = ["attach", "iter_info", "lines", "needs_parameters", "open_stream", "read_link"]
+__all__ = [
+    "attach",
+    "iter_info",
+    "lines",
+    "needs_parameters",
+    "open_stream",
+    "parameter",
+    "read_link",
+]
 
 _MAP_ITERATORS = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
+_PARAMETERS = {
+    **dict.fromkeys(_MAP_ITERATORS, "map"),
+    **dict.fromkeys(("task", "task_file", "task_vma"), "task"),
+    "cgroup": "cgroup",
+}
+
+
+def parameter(spec: ProgramSpec) -> str:
+    """What an iterator can be told to go over: ``"map"``, ``"task"``, ``"cgroup"``, or ``""``."""
+    return _PARAMETERS.get((spec.attach_to or "").rpartition(":")[2], "")
 
 
 def needs_parameters(spec: ProgramSpec) -> bool:
     """Whether the iterator must be told over what: elements of a map, or a cgroup."""
-    target = (spec.attach_to or "").rpartition(":")[2]
-    return target in _MAP_ITERATORS or target == "cgroup"
+    return parameter(spec) in ("map", "cgroup")
 
 
 def iter_info(
