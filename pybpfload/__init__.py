@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         VariableSpec,
     )
     from pybpfload.relocate import Relocation, Target
-    from pybpfload.runtime.attached import Attachment, attached, cgroups
+    from pybpfload.runtime.attached import Attachment, attached, cgroups, detach
     from pybpfload.runtime.holders import Holder, Pin, holders, pins
     from pybpfload.runtime.link import Link
     from pybpfload.runtime.loaded_btf import LoadedBtf, loaded_btf
@@ -76,6 +76,7 @@ __all__ = [  # noqa: RUF022 - by topic
     "Attachment",
     "attached",
     "cgroups",
+    "detach",
     "in_network_namespace",
     "Holder",
     "holders",
@@ -122,6 +123,7 @@ _HOMES = {
     "Attachment": "runtime.attached",
     "attached": "runtime.attached",
     "cgroups": "runtime.attached",
+    "detach": "runtime.attached",
     "in_network_namespace": "kernel.netns",
     "Holder": "runtime.holders",
     "Pin": "runtime.holders",

@@ -68,6 +68,29 @@ def _tree(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _detach(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "cgroup detach",
+        "Take a program away from a control group, for whatever it is attached there.",
+        "examples:\n  pybpfload cgroup detach /sys/fs/cgroup/system.slice count_bytes\n\n"
+        "What links hold is taken away by link detach.\n",
+    )
+    parser.add_argument("group", metavar="DIR", help="its directory")
+    parser.add_argument("program", metavar="PROG", help="an id, or a name")
+    options = parser.read(arguments)
+    needs_linux()
+    from pybpfload.cli.attachments import detach_named
+
+    gone = detach_named(_path(options.group), options.program)
+    if options.json:
+        print_json([{"id": each.prog_id, "attach_type": each.place} for each in gone])
+    return 0
+
+
+def _path(group: str) -> str:
+    return group if "/" in group else f"./{group}"
+
+
 def _parser(name: str, about: str, examples: str) -> Parser:
     parser = Parser(f"cgroup {name}", about, examples)
     parser.add_argument(
@@ -98,8 +121,7 @@ def _below(root: str, *, effective: bool) -> Iterator[dict[str, Any]]:
 def _records(group: str, *, effective: bool) -> list[dict[str, Any]]:
     from pybpfload.runtime.attached import attached
 
-    path = group if "/" in group else f"./{group}"
-    return [_record(each, effective) for each in attached(path, effective=effective)]
+    return [_record(each, effective) for each in attached(_path(group), effective=effective)]
 
 
 def _record(each: Attachment, effective: bool) -> dict[str, Any]:
@@ -139,6 +161,7 @@ def _program(number: int) -> dict[str, Any]:
 COMMANDS = {
     "list": Command(_list, "list them"),
     "show": Command(_list, "the same"),
+    "detach": Command(_detach, "take one away"),
     "tree": Command(_tree, "list those of a group and of all below it"),
 }
 """Its commands."""

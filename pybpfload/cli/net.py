@@ -77,6 +77,33 @@ def _list(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _detach(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "net detach",
+        "Take a program away from a network device, in all places where it is attached there.",
+        "examples:\n  pybpfload net detach eth0 drop_some\n  pybpfload net detach eth0 142\n\n"
+        "What XDP and netfilter links hold is taken away by link detach.\n",
+    )
+    parser.add_argument("device", metavar="DEVICE", help="the network device")
+    parser.add_argument("program", metavar="PROG", help="an id, or a name")
+    parser.add_argument(
+        "--netns", metavar="NS", help="another network namespace: its path, name, or a process' id"
+    )
+    options = parser.read(arguments)
+    needs_linux()
+    from pybpfload.cli.attachments import detach_named
+    from pybpfload.kernel.netns import in_network_namespace
+
+    def there() -> list[Attachment]:
+        return detach_named(options.device, options.program)
+
+    gone = there() if options.netns is None else in_network_namespace(options.netns, there)
+    if options.json:
+        print_json([{"devname": options.device, "kind": each.kind, "place": each.place,
+                     "id": each.prog_id} for each in gone])  # fmt: skip
+    return 0
+
+
 def _look(names: Sequence[str]) -> _Found:
     """Ask in the network namespace that this thread is in."""
     from pybpfload.kernel import door, netdev
@@ -151,5 +178,9 @@ def _of_netfilter(each: NetfilterLinkInfo) -> dict[str, Any]:
     }
 
 
-COMMANDS = {"list": Command(_list, "list them"), "show": Command(_list, "the same")}
+COMMANDS = {
+    "list": Command(_list, "list them"),
+    "show": Command(_list, "the same"),
+    "detach": Command(_detach, "take one away from a device"),
+}
 """Its commands."""

@@ -1,4 +1,4 @@
-"""What is attached somewhere, whoever attached it.
+"""What is attached somewhere, whoever attached it, and taking it away.
 
 Source of the rules: libbpf, ``bpf_prog_query_opts()``, ``bpf_xdp_query()``, ``bpf_tc_query()``;
 the kernel's ``bpf_prog_query()``.
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pybpfload.errors import KernelError, NotSupportedError
+from pybpfload.formats.netlink import XdpFlag
 from pybpfload.kernel import bpf, door, netdev
 from pybpfload.kernel.errors import kernel_error
 from pybpfload.kernel.fd import FileDescriptor
 from pybpfload.kernel.mounts import mounted
 from pybpfload.runtime.handles import duplicate
+from pybpfload.runtime.link import Link
 from pybpfload.runtime.map import Map
+from pybpfload.runtime.program import Program
 from pybpfload.uapi import AttachFlag, AttachType, QueryFlag
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
     from pybpfload.runtime.handles import HasFileno
 
-__all__ = ["Attachment", "attached", "cgroups"]
+__all__ = ["Attachment", "attached", "cgroups", "detach"]
 
 _CGROUP2: Final = 0x63677270  # CGROUP2_SUPER_MAGIC
 _NAMESPACE: Final = 0x6E736673  # NSFS_MAGIC
@@ -47,6 +51,7 @@ _OF_DEVICES = {
     AttachType.NETKIT_PRIMARY: ("netkit", "primary"),
     AttachType.NETKIT_PEER: ("netkit", "peer"),
 }
+_XDP_FLAGS = {"native": XdpFlag.DRV_MODE, "generic": XdpFlag.SKB_MODE, "offload": XdpFlag.HW_MODE}
 _PARENTS = {"ingress": netdev.INGRESS, "egress": netdev.EGRESS}
 
 _UNKNOWN_TYPE = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -116,6 +121,56 @@ def attached(
         return _inherited_by_none(
             effective, _of_namespace(file) if kind == _NAMESPACE else _of_receiver(file)
         )
+
+
+def detach(target: str | int | os.PathLike[str] | HasFileno | None, there: Attachment) -> None:
+    """Take away what :func:`attached` has found, whoever attached it, if only for now.
+
+    A link that the kernel names (of tcx and netkit) is detached. What other links hold is left
+    alone: the error says which, and :meth:`Link.detach` takes them away. A process that attached
+    it may do so again.
+
+    Args:
+        target: As it was given to :func:`attached`.
+        there: What it said.
+
+    Raises:
+        KernelError: ENOENT: it is not there any more, or a link holds it; EBUSY and EINVAL: a link
+            holds it; and others.
+    """
+    if there.link_id:
+        with Link.from_id(there.link_id) as link:
+            link.detach()
+        return
+    try:
+        _detach(target, there)
+    except KernelError as error:
+        held = []
+        for link in Link.of_program(there.prog_id):
+            with link:
+                held.append(str(link.info().id))
+        if held:
+            error.hint = f"its program has links, which have to be detached: {', '.join(held)}"
+        raise
+
+
+def _detach(target: Any, there: Attachment) -> None:
+    if there.kind == "xdp":
+        netdev.xdp_attach(netdev.interface_index(target), -1, _XDP_FLAGS[there.place])
+    elif there.kind == "tc":
+        index = netdev.interface_index(target)
+        netdev.tc_detach(index, _PARENTS[there.place], there.handle, there.priority)
+    else:
+        with Program.from_id(there.prog_id) as program, ExitStack() as stack:
+            kinds = {place: attach_type for attach_type, place in _OF_DEVICES.items()}
+            attach_type = kinds.get((there.kind, there.place))
+            if attach_type is not None:
+                number = netdev.interface_index(target)
+            else:
+                attach_type = AttachType[there.place.upper()]
+                opened = _opened(_OWN if target is None else target)
+                number = stack.enter_context(opened).fileno()
+            bpf.prog_detach(number, attach_type, prog_fd=program.fileno())
 
 
 def cgroups(root: str = "") -> Iterator[str]:

@@ -21,7 +21,8 @@ from bpftool import bpftool, needs_bpftool
 import pybpfload
 from pybpfload.cli import main
 from pybpfload.errors import BpfError
-from pybpfload.kernel import netdev
+from pybpfload.kernel import bpf, netdev
+from pybpfload.uapi import AttachType
 
 pytestmark = [pytest.mark.live, needs_bpftool]
 
@@ -30,6 +31,7 @@ FIXTURES = (
 )
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
+CGROUP_EGRESS = AttachType.CGROUP_INET_EGRESS
 
 EXCEPTIONS = {
     "pids": "bpftool finds them by a BPF program of its own, which not every build of it has",
@@ -243,6 +245,45 @@ def test_other_namespaces_are_looked_into(own_network, capsys):
         assert number not in [each["id"] for each in ours(capsys, "net", "list")[0]["xdp"]]
         link.close()
     assert os.readlink("/proc/thread-self/ns/net") == before
+
+
+def test_detaching_what_others_have_attached(own_network, group, capsys):
+    """What is there without links goes; what links hold is left to ``link detach``."""
+
+    def detached(*words):
+        assert main([*map(str, words), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    def there():
+        programs = obj.programs
+        netdev.xdp_attach(1, programs["on_xdp"].fileno())
+        netdev.create_clsact(1)
+        for parent in (netdev.INGRESS, netdev.EGRESS):
+            netdev.tc_attach(1, parent, programs["on_tc"].fileno(), "a-filter")
+        programs["on_tcx_ingress"].attach("lo")
+        cgroup = os.open(group, os.O_RDONLY)
+        bpf.prog_attach(programs["on_cgroup_egress"].fileno(), cgroup, CGROUP_EGRESS)
+        os.close(cgroup)
+        assert len(pybpfload.attached("lo")) == 4
+        places = [each["place"] for each in detached("net", "detach", "lo", "on_tc")]
+        assert places == ["ingress", "egress"]
+        detached("net", "detach", "lo", programs["on_xdp"].info().id)
+        detached("net", "detach", "lo", "on_tcx_ingress")  # its link, which stays as an object
+        assert pybpfload.attached("lo") == []
+        assert main(["net", "detach", "lo", "on_tc"]) == 2
+        assert "lo has no program 'on_tc'" in capsys.readouterr().err
+        assert len(detached("cgroup", "detach", group, "on_cgroup_egress")) == 1
+        assert pybpfload.attached(group) == []
+        for program, words in (
+            (programs["on_xdp"], ("net", "detach", "lo", "on_xdp")),
+            (programs["on_cgroup_ingress"], ("cgroup", "detach", group, "on_cgroup_ingress")),
+        ):
+            with program.attach(words[2]) as link:
+                assert main([*map(str, words)]) == 1
+                assert f"have to be detached: {link.info().id}" in capsys.readouterr().err
+
+    with loaded("network", *NETWORK) as obj:
+        own_network(there)
 
 
 @pytest.mark.parametrize(

@@ -497,6 +497,36 @@ def test_programs_of_devices_and_groups_with_the_keys_of_bpftool(fake):
     assert cgroup._record(here, effective=True) == told
 
 
+@pytest.mark.parametrize(
+    ("target", "there", "attach_type"),
+    [
+        (None, ("netns", "flow_dissector"), AttachType.FLOW_DISSECTOR),
+        ("/run/netns/blue", ("netns", "sk_lookup"), AttachType.SK_LOOKUP),
+        ("/sys/fs/cgroup/a", ("cgroup", "cgroup_inet_egress"), AttachType.CGROUP_INET_EGRESS),
+        ("lo", ("tcx", "egress"), AttachType.TCX_EGRESS),
+        ("lo", ("netkit", "peer"), AttachType.NETKIT_PEER),
+    ],
+)
+def test_detaching_what_has_no_link(fake, target, there, attach_type):
+    for path in ("/proc/thread-self/ns/net", "/run/netns/blue", "/sys/fs/cgroup/a"):
+        fake.files[path] = b""
+    asked = []
+
+    def answer(call):
+        number = call.fields["target_fd"]
+        asked.append((fake.fds[number]["path"] if target != "lo" else number, call.fields))
+        return 0
+
+    fake.on("PROG_DETACH", answer)
+    pybpfload.detach(target, Attachment(*there, fake.prog))
+    ((where, fields),) = asked
+    assert where == {None: "/proc/thread-self/ns/net", "lo": 1}.get(target, target)
+    assert fields["attach_type"] == attach_type
+    fake.on("PROG_DETACH", lambda call: -errno.ENOENT)
+    with pytest.raises(pybpfload.KernelError, match=r"have to be detached: 1$"):
+        pybpfload.detach(target, Attachment(*there, fake.prog))
+
+
 def test_other_network_namespaces(fake, capsys):
     for path in ("/proc/7/ns/net", "/run/netns/blue", "/run/netns/12", "/proc/12/ns/net", "/a/b"):
         fake.files[path] = b""
