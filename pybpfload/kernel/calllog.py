@@ -33,6 +33,7 @@ _LOOKS = frozenset(
      "uname"}
 )  # fmt: skip
 _LONGEST = 64  # characters of an argument
+_LONGEST_STRING = 4096  # bytes of a path, PATH_MAX
 
 
 class LoggedKernel:
@@ -102,9 +103,10 @@ def _value(name: str, value: int | bytes) -> str:
     if isinstance(value, bytes):
         return repr(value.rstrip(b"\0").decode(errors="backslashreplace"))
     if name in _STRINGS:
-        import ctypes
+        from pybpfload.kernel.door import own_memory
 
-        return repr(ctypes.string_at(value).decode(errors="backslashreplace"))
+        text, end, _ = own_memory(value, _LONGEST_STRING).partition(b"\0")
+        return repr(text.decode(errors="backslashreplace")) if end else f"{value:#x}"
     if name in _ENUMS:
         from pybpfload import uapi
 

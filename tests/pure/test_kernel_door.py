@@ -17,6 +17,7 @@ import pybpfload
 from pybpfload import logs
 from pybpfload.errors import KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door, perf
+from pybpfload.kernel.attrs import layout
 from pybpfload.kernel.fd import FileDescriptor, at_least_3
 from pybpfload.testing.fakekernel import FakeKernel
 from pybpfload.uapi import AttachType, MapType, ProgType
@@ -106,6 +107,7 @@ def test_logging(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc/self/mem")
 def test_what_an_address_leads_to_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     code = bytes(8) + b"\x95" + bytes(7)
     with FakeKernel() as fake, caplog.at_level(logging.DEBUG, logs.SYSCALLS):
@@ -131,6 +133,24 @@ def test_what_an_address_leads_to_is_logged(caplog: pytest.LogCaptureFixture) ->
         f"bpf(LINK_CREATE, prog_fd={first}, attach_type=TRACE_FENTRY, cookie=5) = {third}",
         f"bpf(OBJ_PIN, pathname='/sys/fs/bpf/p', bpf_fd={first}) = 0",
         f"perf_event_open({event}, flags=0x8) = {fourth}",
+    ]
+
+
+def test_a_wrong_address_is_only_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel says EFAULT; the process must not die of being watched."""
+    fake = FakeKernel()
+    fake.bpf = lambda cmd, attr, size: -errno.EFAULT  # type: ignore[method-assign]
+    attrs = [layout("OBJ_GET").build(pathname=where) for where in (4096, 2**64 - 8)]
+    with fake, caplog.at_level(logging.DEBUG, logs.SYSCALLS):
+        door.log_calls()
+        try:
+            for attr in attrs:
+                assert door.bpf(attr.command, attr.data, attr.size) == -errno.EFAULT
+        finally:
+            door.log_calls(None)
+    assert lines_of(caplog) == [
+        "bpf(OBJ_GET, pathname=0x1000) = -EFAULT",
+        "bpf(OBJ_GET, pathname=0xfffffffffffffff8) = -EFAULT",
     ]
 
 
