@@ -271,7 +271,9 @@ class _Reader:
     def numbers(self, text: str) -> bool:
         """Read a line of statistics; whether it is one."""
         statistics = self.log.statistics
-        if found := _PROCESSED.match(text):
+        if found := _PROCESSED.search(text):
+            if found.start():  # the kernel left out the end of the line before
+                self.log.reasons.append(text[: found.start()])
             statistics.processed, statistics.limit = int(found[1]), int(found[2])
             rest = text[found.end() :]
             if stack := _STACK.search(rest):

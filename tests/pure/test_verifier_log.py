@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pybpfload.cli import main
 from pybpfload.errors import VerifierError
 from pybpfload.verifier import explain, read, split
-from pybpfload.verifier.causes import CAUSES
+from pybpfload.verifier.causes import CAUSES, find
 from pybpfload.verifier.flow import effect
 
 TEXT = Path(__file__).with_name("verifier-logs.txt").read_text()
@@ -198,6 +198,64 @@ def test_every_cause_says_what_helps():
         assert cause.remedies, cause.name
         groups = {name.rstrip("0123456789") for name in pattern.groupindex}
         assert set(re.findall(r"\{(\w+)\}", cause.why)) <= groups, cause.name
+
+
+# What else kernels say, behind the name of the cause.
+SENTENCES = """\
+argument-type     R1 pointer type STRUCT cgroup must point to scalar, or struct with scalar
+atomic            BPF_ATOMIC stores into R2 pkt is not allowed
+buffer-bounds     R2 invalid negative rdwr buffer offset: off=0, var_off=-8
+buffer-bounds     invalid access to flow keys off=4096 size=8
+call-depth        the call stack of 17 frames is too deep
+compiler-trap     unexpected __bpf_trap() due to uninitialized variable?
+constant-argument R4 must be a known constant
+context-moved     dereference of modified ctx ptr R1 off=8 disallowed
+critical-section  tail_call cannot be used inside bpf_preempt_disable-ed region
+critical-section  R1 doesn't point to an irq flag on stack
+critical-section  cannot restore irq state out of order, expected id=2 acquired at insn_idx=7
+division          div by zero
+exception         bpf_throw kfunc (insn 9) cannot be called from callback subprog 1
+frame-pointer     frame pointer is read only
+graph             R2 expected pointer to allocated object
+iterator          R1 expected pointer to an iterator on stack
+jump-table        jump table for insn 4 points outside of the subprog [0,10]
+kfunc             calling kernel function bpf_dynptr_from_skb is not allowed
+kptr              store to referenced kptr disallowed
+lock              bpf_spin_lock at off=16 must be held for bpf_rb_root
+map-field         R1 doesn't have constant offset. bpf_wq has to be at the constant offset
+map-reference     fd 1 is not pointing to valid bpf_map
+map-type          cannot pass map_type 7 into func bpf_map_lookup_elem#1
+negative          value 1073741823 makes map_value pointer be out of bounds
+pointer-moved     dereference of modified ptr_ ptr R1 off=8 disallowed
+rcu               kernel func bpf_iter_css_new requires RCU critical section protection
+return-value      At async callback return the register R0 has smin=9 should have been in [0, 0]
+return-value      At program exit the register R0 has smin=2 smax=2 should have been in [0, 1]
+stack-bounds      invalid variable-offset read from stack R2 var_off=(0xff8; 0x4) off=0 size=8
+struct-bounds     R6 is bpf_array invalid negative access: off=-8
+too-complex       liveness analysis exceeded complexity limit (9000 calls)
+trusted           release kfunc bpf_task_release expects referenced PTR_TO_BTF_ID passed to R1
+zero-size         R1 invalid zero-sized read: u64=[0,4]
+"""
+
+
+@pytest.mark.parametrize("line", SENTENCES.splitlines())
+def test_sentence(line):
+    name, sentence = line.split(maxsplit=1)
+    assert find([sentence]).name == name
+
+
+def test_a_cause_says_what_the_sentence_names():
+    assert "not on pkt" in find(["BPF_ATOMIC stores into R2 pkt is not allowed"]).why
+    assert "and 1 is not" in find(["fd 1 is not pointing to valid bpf_map"]).why
+
+
+def test_statistics_behind_an_unfinished_line():
+    """Some sentences of the kernel lack their line feed."""
+    found = explain("insn 3 cannot call exception cb directlyprocessed 7 insns (limit 1000000)\n")
+    assert found.reason == "insn 3 cannot call exception cb directly"
+    assert found.cause.name == "exception"
+    assert found.log.insn == 3
+    assert found.log.statistics.processed == 7
 
 
 def test_an_error_explains_itself():
