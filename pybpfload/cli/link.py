@@ -105,7 +105,7 @@ def _event(kind: Any, config: int) -> str | int:
     names = {"SOFTWARE": PerfSoftware, "HARDWARE": PerfHardware}.get(kind.name)
     if names is None or config not in {each.value for each in names}:
         return config
-    name = names(config).name.lower().replace("_", "-")
+    name = str(names(config).name).lower().replace("_", "-")
     return _EVENTS.get(name, name)
 
 
