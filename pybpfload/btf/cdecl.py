@@ -14,6 +14,8 @@ from pybpfload.btf import types as t
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybpfload.btf.table import Btf
 
 __all__ = ["Declarer", "declare", "define", "printable", "room_for", "type_text"]
@@ -145,6 +147,7 @@ class Declarer:
 
     def __init__(self, btf: Btf, room: int = _ROOM) -> None:
         self._btf = btf
+        self._kind: Callable[[int], int] = btf.kind
         self._room = room
         self._parts: dict[int, tuple[str, str]] = {}
         # How many texts were made that hold only where they stand; what has one is not kept.
@@ -170,29 +173,27 @@ class Declarer:
         parts = self._parts.get(type_id)
         if parts is not None:
             return parts
-        btf, known, passing = self._btf, self._parts, self._passing
+        known, passing = self._parts, self._passing
+        chain: list[int] = []  # from the type to what its declaration begins with
         inner = type_id
-        chain: list[t.Type] = []  # from the type to what its declaration begins with
         while parts is None:
-            if btf.kind(inner) not in _DERIVED:
+            if self._kind(inner) not in _DERIVED:
                 parts = f"{self.base(inner)} ", ""
                 if passing == self._passing:
                     known[inner] = parts
                 break
-            found = btf[inner]
-            chain.append(found)
+            chain.append(inner)
             if len(chain) > _MAX_CHAIN or depth > _MAX_DEPTH:
                 raise self._endless(type_id)
-            assert isinstance(found, (t.Reference, t.Array, t.FuncProto, t.Func, t.Var))
-            inner = found.return_type if isinstance(found, t.FuncProto) else found.type
+            inner = self._made_of(inner)
             parts = known.get(inner)
-        for found in reversed(chain):
-            before, after = parts = self._derive(found, *parts, depth)
+        for each in reversed(chain):
+            before, after = parts = self._derive(each, *parts, depth)
             self._room -= len(before) + len(after)
             if self._room < 0:
                 raise self._endless(type_id)
             if passing == self._passing:
-                known[found.id] = parts
+                known[each] = parts
         return parts
 
     def base(self, type_id: int) -> str:
@@ -203,23 +204,30 @@ class Declarer:
         """Spell the name of what is declared."""
         return printable(name)
 
-    def _derive(self, found: t.Type, before: str, after: str, depth: int) -> tuple[str, str]:
+    def _derive(self, type_id: int, before: str, after: str, depth: int) -> tuple[str, str]:
         """The parts of a type from those of the one that it is made of."""
+        kind = self._kind(type_id)
         function_or_array = after.startswith(("(", "["))
-        if isinstance(found, t.Ptr):
+        if kind == t.Kind.PTR:
             return (f"{before}(*", f"){after}") if function_or_array else (f"{before}*", after)
+        if word := _QUALIFIERS.get(kind):
+            _, star, behind = before.rpartition("*")
+            if not function_or_array and word not in behind.split():
+                before = f"{before}{word} " if star else f"{word} {before}"
+            return before, after
+        found = self._btf[type_id]
         if isinstance(found, t.Array):
             return before, f"[{found.nelems}]{after}"
         if isinstance(found, t.FuncProto):
             return before, f"({self._params(found, depth)}){after}"
         if isinstance(found, t.TypeTag):
             return f"{before}{_attribute(found)} ", after
-        if word := _QUALIFIERS.get(found.kind):
-            _, star, behind = before.rpartition("*")
-            if not function_or_array and word not in behind.split():
-                before = f"{before}{word} " if star else f"{word} {before}"
-            return before, after
         return before, after
+
+    def _made_of(self, type_id: int) -> int:
+        found = self._btf[type_id]
+        assert isinstance(found, (t.Reference, t.Array, t.FuncProto, t.Func, t.Var))
+        return found.return_type if isinstance(found, t.FuncProto) else found.type
 
     def _params(self, proto: t.FuncProto, depth: int) -> str:
         params = [

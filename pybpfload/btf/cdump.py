@@ -18,18 +18,17 @@ their members, are not. Functions and variables are left out.
 
 from __future__ import annotations
 
-import re
-from itertools import chain, count
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from pybpfload.btf import types as t
-from pybpfload.btf.bulk import Bulk
+from pybpfload.btf.bulk import Bulk, identifier
 from pybpfload.btf.cdecl import Declarer, room_for
 from pybpfload.btf.placing import Gaps, place, round_up
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pybpfload.btf.table import Btf
 
@@ -52,14 +51,12 @@ _TAIL = """\
 #endif /* __VMLINUX_H__ */
 """
 
-_NO_IDENTIFIER = re.compile(r"\W", re.ASCII)
 _WORDS_OF_C = frozenset({
     "char", "short", "int", "long", "signed", "unsigned", "float", "double", "void", "bool",
     "_Bool", "_Complex", "__int128", "_Float16", "_Float32", "_Float64", "_Float128", "__float128",
 })  # fmt: skip
 _BUILTIN = "__builtin_va_list"  # the compiler's own; that of the kernel's architecture is another
 _MODES = {1: "byte", 2: "HI", 8: "word"}  # of enums that clang would give 4 bytes
-_MARK = "\ufffc"  # stands for the name in a declaration that is kept for later
 _INLINE_DEPTH = 32  # structs without name in each other
 _OUTPUT_RATIO = 8  # characters of text for each byte of BTF; kernels need less than one
 _STEPS_PER_TYPE = 8  # kernels need two
@@ -94,6 +91,10 @@ def dump_c(btf: Btf, roots: Iterable[int] | None = None) -> str:
     return CHeader(btf).text(roots)
 
 
+_Need: TypeAlias = "tuple[int, bool]"  # a type, and whether defined or only declared
+_Member: TypeAlias = "tuple[str, int, int, int]"  # as Bulk.members() has them
+
+
 class _Layout(NamedTuple):
     """How a struct or union has to be written.
 
@@ -120,12 +121,11 @@ class CHeader:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
         self.names: dict[int, str] = {}
-        self._bulk = Bulk(btf, _identifier)
+        self.bulk = Bulk(btf)
         self._spelling = _Spelling(self)
         self._state = bytearray(len(btf))
         self._declared = bytearray(len(btf))
-        # What was found by _mentions(), by type id, of what is not complete and of what is.
-        self._mentioned: tuple[dict[int, list[tuple[int, bool]]], ...] = ({}, {})
+        self._ready: set[int] = set()  # types of members for which all that they need is there
         self._definitions: dict[tuple[str, bool], int] | None = None
         self._tags: dict[str, int] = {}
         self._identifiers: dict[str, int] = {_BUILTIN: 1}
@@ -140,7 +140,7 @@ class CHeader:
 
     def text(self, roots: Iterable[int] | None = None) -> str:
         """Return the header, once; the arguments and errors are those of :func:`dump_c`."""
-        btf, bulk = self.btf, self._bulk
+        btf, bulk = self.btf, self.bulk
         self._put(_HEAD)
         if roots is None:
             lonely = []
@@ -177,7 +177,7 @@ class CHeader:
         if state[root] == _DONE:
             return
         state[root] = _UNDER_WAY
-        stack = [(root, iter(self._needs(root)))]
+        stack = [(root, self._needs(root))]
         while stack:
             type_id, needs = stack[-1]
             for needed, complete in needs:
@@ -189,61 +189,57 @@ class CHeader:
                 if state[needed] == _UNDER_WAY:
                     raise self._error(f"{self.btf.describe(needed)} contains itself")
                 state[needed] = _UNDER_WAY
-                stack.append((needed, iter(self._needs(needed))))
+                stack.append((needed, self._needs(needed)))
                 break
             else:
                 stack.pop()
                 self._write(type_id)
                 state[type_id] = _DONE
 
-    def _needs(self, type_id: int) -> Iterable[tuple[int, bool]]:
-        """What has to be written before a type: ids, and whether defined or only declared."""
-        kind = self._bulk.kinds[type_id]
+    def _needs(self, type_id: int) -> Iterator[_Need]:
+        """What has to be written before a type; what comes next is only asked for when it is."""
+        kind = self.bulk.kinds[type_id]
         if kind in _COMPOSITES:
-            of_members = dict.fromkeys(self._bulk.member_types(type_id))
-            return chain.from_iterable([self._mentions(each, True) for each in of_members])
-        if kind == t.Kind.TYPEDEF:
-            return self._mentions(self._bulk.thirds[type_id], False)
-        return () if kind in _DEFINED or kind in _NUMBERS else self._mentions(type_id, False)
+            ready = self._ready
+            for of in self.bulk.member_types(type_id):
+                if of not in ready:
+                    yield from self._mentioned(of, complete=True)
+                    ready.add(of)
+        elif kind == t.Kind.TYPEDEF:
+            yield from self._mentioned(self.bulk.third(type_id), complete=False)
+        elif kind not in _DEFINED and kind not in _NUMBERS:
+            yield from self._mentioned(type_id, complete=False)
 
-    def _mentions(self, type_id: int, complete: bool) -> list[tuple[int, bool]]:
+    def _mentioned(self, type_id: int, *, complete: bool) -> list[_Need]:
         """What the declaration of something of a type needs; complete if it takes up space."""
-        known = self._mentioned[complete].get(type_id)
-        if known is None:
-            known = self._mentioned[complete][type_id] = self._walk(type_id, complete)
-        self._steps -= len(known)
-        return known
-
-    def _walk(self, type_id: int, complete: bool) -> list[tuple[int, bool]]:
-        """As :meth:`_mentions`, found by following the types that the declaration is made of."""
-        kinds, thirds = self._bulk.kinds, self._bulk.thirds
-        found: list[tuple[int, bool]] = []
+        kinds, third = self.bulk.kinds, self.bulk.third
+        found: list[_Need] = []
         todo = [(type_id, complete)]
         while todo:
             type_id, complete = todo.pop()
             kind = kinds[type_id] if type_id < len(kinds) else self.btf.kind(type_id)  # raises
             if kind == t.Kind.PTR:
-                todo.append((thirds[type_id], False))
+                todo.append((third(type_id), False))
             elif kind in _COMPOSITES:
-                found.append((type_id, complete or not self._bulk.name(type_id)))
+                found.append((type_id, complete or not self.bulk.name(type_id)))
             elif kind == t.Kind.TYPEDEF:
                 found.append((type_id, True))
                 if complete:
-                    todo.append((thirds[type_id], True))
+                    todo.append((third(type_id), True))
             elif kind == t.Kind.ARRAY:  # C wants its elements complete, even behind a pointer
-                todo.append((self._bulk.element(type_id), True))
+                todo.append((self.bulk.made_of(type_id), True))
             elif kind == t.Kind.FUNC_PROTO:
-                todo.append((thirds[type_id], False))
-                todo += [(each, False) for each in self._bulk.param_types(type_id)]
+                todo.append((third(type_id), False))
+                todo += [(each, False) for each in self.bulk.param_types(type_id)]
             elif kind == t.Kind.FWD:
                 found.append((self._resolve(type_id), False))
             elif kind in _NUMBERS:
                 found.append((type_id, True))
             elif kind in t.ENUM_KINDS:
-                if self._bulk.name(type_id):
+                if self.bulk.name(type_id):
                     found.append((type_id, True))
             elif kind in _CHANGED:
-                todo.append((thirds[type_id], complete))
+                todo.append((third(type_id), complete))
             self._steps -= 1
             if self._steps < 0:
                 raise self._error(_ENTANGLED)
@@ -252,15 +248,17 @@ class CHeader:
     def _resolve(self, forward: int) -> int:
         """The definition that belongs to a forward declaration, or itself if there is none."""
         if self._definitions is None:
-            kinds, name = self._bulk.kinds, self._bulk.name
+            kinds, name_of = self.bulk.kinds, self.bulk.name
             self._definitions = {
-                (name(type_id), kinds[type_id] == t.Kind.UNION): type_id
+                (name_of(type_id), kinds[type_id] == t.Kind.UNION): type_id
                 for type_id in reversed(range(len(kinds)))
                 if kinds[type_id] in _COMPOSITES
             }
-        found = self.btf[forward]
+        found, name = self.btf[forward], self.bulk.name(forward)
         assert isinstance(found, t.Fwd)
-        return self._definitions.get((self._bulk.name(forward), found.is_union), forward)
+        if not name:  # the kernel refuses it, too
+            raise self._error(f"{self.btf.describe(forward)} declares nothing: it has no name")
+        return self._definitions.get((name, found.is_union), forward)
 
     # Names
 
@@ -268,12 +266,12 @@ class CHeader:
         """How C calls a type, with its keyword; only that, or ``""``, if the type has no name."""
         full = self.names.get(type_id)
         if full is None:
-            kind, name = self._bulk.kinds[type_id], self._bulk.name(type_id)
+            kind, name = self.bulk.kinds[type_id], self.bulk.name(type_id)
             if kind == t.Kind.FWD:
                 definition = self._resolve(type_id)
                 if definition != type_id:
                     return self.name(definition)
-            keyword = _keyword(self.btf, type_id)
+            keyword = self._keyword(type_id)
             if not name:
                 return keyword
             if keyword:
@@ -282,6 +280,13 @@ class CHeader:
                 full = self._unique(name, self._identifiers)
             self.names[type_id] = full
         return full
+
+    def _keyword(self, type_id: int) -> str:
+        kind = self.bulk.kinds[type_id]
+        if kind == t.Kind.FWD:
+            found = self.btf[type_id]
+            return "union" if isinstance(found, t.Fwd) and found.is_union else "struct"
+        return _KEYWORDS.get(kind, "")
 
     def _unique(self, name: str, taken: dict[str, int]) -> str:
         count = taken[name] = taken.get(name, 0) + 1
@@ -296,23 +301,24 @@ class CHeader:
     # Text
 
     def _declare(self, type_id: int) -> None:
-        if not self._declared[type_id] and self._bulk.name(type_id):
+        if not self._declared[type_id] and self.bulk.name(type_id):
             self._declared[type_id] = True
             self._put(f"{self.name(type_id)};\n\n")
 
     def _write(self, type_id: int) -> None:
-        kind = self._bulk.kinds[type_id]
+        kind = self.bulk.kinds[type_id]
         self._arrays = count(1)
         if kind in _COMPOSITES:
-            self._layouts[type_id] = self._lay_out(type_id)
-            if self._bulk.name(type_id):
+            members = list(self.bulk.members(type_id))
+            self._layouts[type_id] = self._lay_out(type_id, members)
+            if self.bulk.name(type_id):
                 name = self.name(type_id)
-                text = self._composite(type_id, name)
+                text = self._composite(type_id, name, members)
                 if self._chunks[-1] == f"{name};\n\n":  # only it itself points to it so far
                     self._chunks.pop()
                 self._put(f"{text};\n\n")
         elif kind == t.Kind.TYPEDEF:
-            of, name = self._bulk.thirds[type_id], self.name(type_id)
+            of, name = self.bulk.third(type_id), self.name(type_id)
             if name == "__gnuc_va_list" and not self.btf.strip(of):
                 before, after = f"{_BUILTIN} ", ""  # some compilers leave it void
             else:
@@ -320,95 +326,99 @@ class CHeader:
             self._put(f"typedef {before}{name}{after};\n\n")
         elif kind == t.Kind.FWD:
             self._declare(self._resolve(type_id))
-        else:
-            found = self.btf[type_id]
-            if isinstance(found, (t.Enum, t.Enum64)):
-                self._put(f"{self._enum(found)};\n\n")
-            elif isinstance(found, (t.Int, t.Float)) and not _known_to_c(found.name):
-                self._put(f"typedef {_plain(found)} {self.name(type_id)};\n\n")
+        elif kind in t.ENUM_KINDS:
+            self._put(f"{self._enum(type_id)};\n\n")
+        elif kind in _NUMBERS and not _known_to_c(self.btf.type_name(type_id)):
+            self._put(f"typedef {_plain(self.btf[type_id])} {self.name(type_id)};\n\n")
 
     def _define_lonely_enums(self, enums: list[int]) -> None:
         """Enums without name that no type uses: constants that somebody put into an enum."""
         for type_id in enums:
-            found = self.btf[type_id]
-            assert isinstance(found, (t.Enum, t.Enum64))
-            if found.values and type_id not in self._enums_inlined:
-                self._put(f"{self._enum(found)};\n\n")
+            if type_id not in self._enums_inlined and self.bulk.enumerators(type_id):
+                self._put(f"{self._enum(type_id)};\n\n")
 
     def inline(self, type_id: int) -> str:
         """Write out a type without name."""
-        found = self.btf[type_id] if self._bulk.kinds[type_id] in t.ENUM_KINDS else None
-        if isinstance(found, (t.Enum, t.Enum64)):
-            if type_id in self._enums_inlined or not found.values:
-                return _plain(found)  # its enumerators are known already
+        if self.bulk.kinds[type_id] in t.ENUM_KINDS:
+            if type_id in self._enums_inlined or not self.bulk.enumerators(type_id):
+                return _plain(self.btf[type_id])  # its enumerators are known already
             self._enums_inlined.add(type_id)
-            return self._enum(found)
+            return self._enum(type_id)
         if self._depth >= _INLINE_DEPTH:
             raise self._error(f"{self.btf.describe(type_id)} nests too deep")
         self._depth += 1
         try:
-            return self._composite(type_id, _keyword(self.btf, type_id))
+            members = list(self.bulk.members(type_id))
+            return self._composite(type_id, self._keyword(type_id), members)
         finally:
             self._depth -= 1
 
-    def _enum(self, found: t.Enum | t.Enum64) -> str:
-        head = self.name(found.id)
-        if not found.values:
+    def _enum(self, type_id: int) -> str:
+        bulk, head = self.bulk, self.name(type_id)
+        values = bulk.enumerators(type_id)
+        if not values:
             return head
-        bits = 8 * found.size
-        suffix = ("LL" if found.signed else "ULL") if isinstance(found, t.Enum64) else ""
+        size = bulk.third(type_id)
+        highest = (1 << 8 * size) - 1
+        suffix = ""
+        if bulk.kinds[type_id] == t.Kind.ENUM64:
+            suffix = "LL" if bulk.kflag(type_id) else "ULL"
         lines = []
         wide = False
-        for each in found.values:
-            # Before Linux 6.0 BTF did not say that values are signed.
-            value = each.value if each.value < 1 << bits else each.value - (1 << 32)
+        for name, value in values:
+            if value > highest:  # before Linux 6.0 BTF did not say that values are signed
+                value -= 1 << 32
             wide = wide or not -(1 << 31) <= value < 1 << 32
-            name = self._unique(_identifier(each.name), self._identifiers)
-            lines.append(f"\t{name} = {value}{suffix},\n")
-        mode = _MODES.get(found.size)
+            lines.append(f"\t{self._unique(name, self._identifiers)} = {value}{suffix},\n")
+        mode = _MODES.get(size)
         tail = f" __attribute__((mode({mode})))" if mode and not wide else ""
         return f"{head} {{\n{''.join(lines)}}}{tail}"
 
-    def _composite(self, type_id: int, head: str) -> str:
+    def _composite(self, type_id: int, head: str, members: list[_Member]) -> str:
         """The definition of a struct or union whose layout is known, without ``;``."""
         packed, _, plain = self._layouts[type_id]
-        lines = [f"{head} {{"]
-        for name, of, _, width in self._bulk.members(type_id):
+        parts, room = self._spelling.parts, self._left
+        lines = []
+        for name, of, _, width in members:
             if name:
-                before, after = self._spelling.parts(of)
-                text = f"\t{before}{name}{after}"
+                before, after = parts(of)
+                line = f"\t{before}{name}{after}"
             else:
-                text = f"\t{self._nameless(of)}"
-            text = f"{text}: {width};" if width else f"{text};"
-            self._spend(len(text))
-            lines.append(text.replace("\n", "\n\t"))
+                line = f"\t{self._nameless(of)}"
+            room -= len(line)
+            if room < 0:
+                raise self._error(_ENTANGLED)
+            if "\n" in line:
+                line = line.replace("\n", "\n\t")
+            lines.append(f"{line}: {width};\n" if width else f"{line};\n")
         if not plain:
-            lines[1:] = self._with_gaps(type_id, lines[1:])
-        lines.append("} __attribute__((packed))" if packed else "}")
-        return "\n".join(lines) if len(lines) > 2 else f"{lines[0]}{lines[1]}"
+            lines = self._with_gaps(type_id, members, lines)
+        body = "".join(lines)
+        tail = "} __attribute__((packed))" if packed else "}"
+        return f"{head} {{\n{body}{tail}" if body else f"{head} {{{tail}"
 
-    def _with_gaps(self, type_id: int, lines: list[str]) -> list[str]:
+    def _with_gaps(self, type_id: int, members: list[_Member], lines: list[str]) -> list[str]:
         """Lines of members, and what has to be between them so that C comes to their offsets."""
         packed, align, _ = self._layouts[type_id]
-        union = self._bulk.kinds[type_id] == t.Kind.UNION
+        union = self.bulk.kinds[type_id] == t.Kind.UNION
         gaps = Gaps(align, self._arrays)
         found: list[str] = []
         end = 0  # in bits
-        for line, (name, of, offset, width) in zip(lines, self._bulk.members(type_id), strict=True):
+        for line, (name, of, offset, width) in zip(lines, members, strict=True):
             size, unit = self._extent(of)
             natural = place(0 if union else end, width, size, unit, packed=packed)
             if offset < natural:
-                found.append(f"\t/* {name} overlaps what is in front of it */")
+                found.append(f"\t/* {name} overlaps what is in front of it */\n")
             elif offset > natural and union:
-                found.append(f"\t/* {name} does not start where the union does */")
+                found.append(f"\t/* {name} does not start where the union does */\n")
             else:
                 if offset > natural:
                     found += gaps.fill(end, offset)
                 found.append(line)
                 end = max(end, offset + (width or size))
-        whole = 8 * self._bulk.thirds[type_id]
+        whole = 8 * self.bulk.third(type_id)
         if round_up(end, align) < whole:
-            found += [f"\t{gaps.array(whole // 8)}"] if union else gaps.fill(end, whole)
+            found += [f"\t{gaps.array(whole // 8)}\n"] if union else gaps.fill(end, whole)
         return found
 
     def _nameless(self, type_id: int) -> str:
@@ -416,26 +426,32 @@ class CHeader:
         # Newer kernels are compiled with -fms-extensions: a struct that has a name may be
         # a member that has none. Written out, it is the same without that option.
         inner = self.btf.strip(type_id)
-        if self._bulk.kinds[inner] in _COMPOSITES:
+        if self.bulk.kinds[inner] in _COMPOSITES:
             return self.inline(inner)
         return self._spelling.text(type_id)
 
     # Layout
 
-    def _lay_out(self, type_id: int) -> _Layout:
+    def _lay_out(self, type_id: int, members: list[_Member]) -> _Layout:
         """How a struct or union has to be written to come to its offsets and size."""
-        union = self._bulk.kinds[type_id] == t.Kind.UNION
+        union = self.bulk.kinds[type_id] == t.Kind.UNION
         extents = self._extents
         align, end, packed, plain = 8, 0, False, True
-        for name, of, offset, width in self._bulk.members(type_id):
+        for name, of, offset, width in members:
             size, unit = extents.get(of) or self._extent(of)
             if unit > align and (name or not width):
                 align = unit
-            if place(0 if union else end, width, size, unit) != offset:
+            if width or union:
+                natural = place(0 if union else end, width, size, unit)
+            else:
+                natural = (end + unit - 1) // unit * unit  # as place() says
+            if natural != offset:
                 plain = False
                 packed = packed or place(offset, width, size, unit) != offset
-            end = max(end, offset + (width or size))
-        whole = 8 * self._bulk.thirds[type_id]
+            size = width or size
+            if offset + size > end:
+                end = offset + size
+        whole = 8 * self.bulk.third(type_id)
         if packed or whole % align:
             return _Layout(packed=True, align=8, plain=False)
         return _Layout(packed=False, align=align, plain=plain and round_up(end, align) >= whole)
@@ -444,16 +460,19 @@ class CHeader:
         """Size and alignment of a type in bits, in this header; structs inside are laid out."""
         known = self._extents.get(type_id)
         if known is None:
-            btf, kinds = self.btf, self._bulk.kinds
-            size = btf.size(type_id)
-            inner = btf.strip(type_id)
-            while kinds[inner] == t.Kind.ARRAY:  # its size is known, so it ends
-                inner = btf.strip(self._bulk.element(inner))
-            if kinds[inner] in _COMPOSITES:
-                align = self._layouts[inner].align
+            btf, kinds = self.btf, self.bulk.kinds
+            if kinds[type_id] == t.Kind.PTR:
+                size = align = 8 * btf.pointer_size
             else:
-                align = 8 * btf.size(inner)
-            known = self._extents[type_id] = 8 * size, align if align in _ALIGNMENTS else 8
+                size = 8 * btf.size(type_id)
+                inner = btf.strip(type_id)
+                while kinds[inner] == t.Kind.ARRAY:  # its size is known, so it ends
+                    inner = btf.strip(self.bulk.made_of(inner))
+                if kinds[inner] in _COMPOSITES:
+                    align = self._layouts[inner].align
+                else:
+                    align = 8 * btf.size(inner)
+            known = self._extents[type_id] = size, align if align in _ALIGNMENTS else 8
         return known
 
 
@@ -463,50 +482,40 @@ class _Spelling(Declarer):
     def __init__(self, header: CHeader) -> None:
         super().__init__(header.btf, room_for(header.btf))
         self._header = header
+        self._kind = header.bulk.kinds.__getitem__
 
     def base(self, type_id: int) -> str:
         """Names of this header; what has none is written out."""
-        kind, name = self._btf.kind(type_id), self._btf.type_name(type_id)
+        kind, bulk = self._kind(type_id), self._header.bulk
         if kind in _TAGGED:
-            if name:
+            if bulk.name(type_id):
                 return self._header.name(type_id)
             self._passing += 1  # enumerators are unique: what has some may not be repeated
             return self._header.inline(type_id)
         if kind == t.Kind.TYPEDEF:
             return self._header.name(type_id)
         found = self._btf[type_id]
-        if isinstance(found, (t.Int, t.Float)) and not _known_to_c(name):
+        if isinstance(found, (t.Int, t.Float)) and not _known_to_c(found.name):
             return self._header.name(type_id) or _plain(found)
         return super().base(type_id)
 
+    def _made_of(self, type_id: int) -> int:
+        return self._header.bulk.made_of(type_id)
+
     def identifier(self, name: str) -> str:
         """The name, made an identifier of C."""
-        return _identifier(name)
-
-
-def _identifier(name: str) -> str:
-    if name.isidentifier() and name.isascii():
-        return name
-    clean = _NO_IDENTIFIER.sub("_", name)
-    return f"_{clean}" if clean[:1].isdigit() else clean
+        return identifier(name)
 
 
 def _known_to_c(name: str) -> bool:
     return bool(name) and _WORDS_OF_C.issuperset(name.split())
 
 
-def _keyword(btf: Btf, type_id: int) -> str:
-    kind = btf.kind(type_id)
-    if kind == t.Kind.FWD:
-        found = btf[type_id]
-        return "union" if isinstance(found, t.Fwd) and found.is_union else "struct"
-    return _KEYWORDS.get(kind, "")
-
-
-def _plain(found: t.Int | t.Float | t.Enum | t.Enum64) -> str:
+def _plain(found: t.Type) -> str:
     """A type of C itself with the size and sign of another."""
     if isinstance(found, t.Float):
         return {4: "float", 8: "double"}.get(found.size, "long double")
+    assert isinstance(found, (t.Int, t.Enum, t.Enum64))
     signed = "" if found.signed else "unsigned "
     sizes = {1: "char", 2: "short", 4: "int", 8: "long long", 16: "__int128"}
     return signed + sizes.get(found.size, "int")

@@ -53,17 +53,17 @@ class Gaps:
         self._arrays = arrays
 
     def fill(self, start: int, end: int) -> list[str]:
-        """Lines that take up the bits between two positions."""
+        """Lines of C that take up the bits between two positions."""
         lines = []
         while start < end:
             rest = end - start
             if start % 8 == 0 and rest > _LONG_GAP:
-                lines.append(f"\t{self.array(rest // 8)}")
+                lines.append(f"\t{self.array(rest // 8)}\n")
                 start = end - rest % 8
                 continue
             fitting = (unit for unit in self._units if start % unit[1] == 0 and rest >= unit[1])
             name, bits = next(fitting, ("char", min(8 - start % 8, rest)))
-            lines.append(f"\t{name}: {bits};")
+            lines.append(f"\t{name}: {bits};\n")
             start += bits
         return lines
 

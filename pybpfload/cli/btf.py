@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +91,8 @@ def _dump(arguments: Sequence[str]) -> int:
     options = parser.read(arguments)
     btf = read_source(options.source, base=options.base)
 
+    import json
+
     from pybpfload.btf.dump import dump_lines, record
 
     ids = options.id if options.id is not None else btf.own_ids()
@@ -128,8 +129,11 @@ def _c(arguments: Sequence[str]) -> int:
     options = parser.read(arguments)
     btf = read_source(options.source, base=options.base)
 
+    import gc
+
     from pybpfload.btf.cdump import dump_c
 
+    gc.disable()  # a million objects, none of them in circles
     roots = options.type and [_one_type(btf, text) for text in options.type]
     text = dump_c(btf, roots)
     if options.output and options.output != "-":

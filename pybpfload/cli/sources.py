@@ -106,14 +106,15 @@ def _live(text: str) -> Btf:
 def _read_file(path: Path, base: Btf | None) -> Btf:
     import pybpfload
     from pybpfload.btf.table import Btf
-    from pybpfload.elf.deb import is_deb, kernel_of_deb
-    from pybpfload.elf.image import btf_from_image
     from pybpfload.errors import FormatError
 
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(64)
-        if is_deb(start):
+        if start.startswith(b"!<arch>"):  # what reads packages takes long to import
+            from pybpfload.elf.deb import kernel_of_deb
+            from pybpfload.elf.image import btf_from_image
+
             name, image = kernel_of_deb(path.read_bytes(), str(path))
             full = f"{path}: {name}"
             return Btf.from_bytes(btf_from_image(image, full), base=base, name=full)
