@@ -77,7 +77,6 @@ def test_python_is_run_or_an_excerpt_or_a_fragment(page):
 TEXTS = {
     "command-line.md": ["the JSON contract", "lines of run --json"],
     "privileges-and-kernels.md": ["an error with a token"],
-    "testing-programs.md": ["what a failing test says"],
     "tracer-from-scratch.md": ["a .gitignore", "what a failing test says"],
 }
 """Texts that no test compares, by page: neither a transcript nor what a snippet prints."""
