@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,15 @@ def counting(folder: Path) -> Iterator[dict[str, str]]:
     """The program ``count_syscalls`` is attached; by whom is the page's python."""
     with loaded("minimal", attach=True, target_tgid=0):
         yield {"python": OWN_NAME}
+
+
+@contextlib.contextmanager
+def compiled(folder: Path) -> Iterator[dict[str, str]]:
+    """The program ``count_syscalls``, named by its id, where its machine code is the page's."""
+    if platform.machine() != "x86_64" or shutil.which("objdump") is None:
+        pytest.skip("the page shows the machine code of x86-64 as objdump has it")
+    with loaded("minimal", target_tgid=0) as obj:
+        yield {"count_syscalls": str(obj.programs["count_syscalls"].info().id)}
 
 
 @contextlib.contextmanager
@@ -120,6 +130,7 @@ def without_trampolines(folder: Path) -> Iterator[dict[str, str]]:
 
 PREPARED: dict[str, Callable[[Path], contextlib.AbstractContextManager[dict[str, str]]]] = {
     "prog list": counting,
+    "prog dump": compiled,
     "link list": counting,
     "top": counting,
     "map get counts": maps,
