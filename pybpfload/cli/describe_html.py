@@ -13,7 +13,7 @@ from pybpfload.cli.page import Markup, anchor, details, escaped, image, link, pa
 from pybpfload.cli.style import chosen
 from pybpfload.cli.table import shorten
 from pybpfload.errors import BpfError
-from pybpfload.relocate.listing import listings
+from pybpfload.relocate.listing import Lister
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +63,7 @@ class _View:
         # Static functions of several files may have one name: the way leads to the first.
         self.functions = {f.name: self.places[id(f)] for f in reversed(spec.functions)}
         self.maps = {name: f"{self.prefix}-m{n}" for n, name in enumerate(spec.maps)}
+        self._lister = Lister(spec)
         self._listed = _MOST_INSNS
         self._drawn = _MOST_DRAWN
 
@@ -117,7 +118,7 @@ class _View:
             body = "<p>Not listed: there is too much code; pybpfload disasm shows it.</p>"
         else:
             try:
-                (listing,) = listings(self.spec, functions=[function])
+                listing = self._lister.listing(function)
                 lines = (shorten(line, _WIDEST) for line in render(listing, unicode=True))
                 flow = details("control flow", self._drawing(listing))
                 body = f"{pre(islice(lines, 1, None))}\n{flow}"

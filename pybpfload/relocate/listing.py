@@ -31,7 +31,7 @@ from pybpfload.relocate.program import Reference, ReferenceKind, RelocatedProgra
 from pybpfload.relocate.source import SourceLines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pybpfload.btf import Btf
     from pybpfload.btf.ext import CoreRelo
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pybpfload.object.spec import ExternSpec, ObjectSpec, ProgramSpec, Reloc, VariableSpec
     from pybpfload.relocate.source import SourceLine
 
-__all__ = ["Listing", "Row", "Words", "helper_names", "listings"]
+__all__ = ["Lister", "Listing", "Row", "Words", "helper_names", "listings"]
 
 _OFFSET = attrgetter("offset")
 
@@ -158,8 +158,8 @@ def listings(
         part = replace(spec, functions=chosen)
         for decision in relocate_core(part, code, target, everything=True):
             decisions[decision.serial] = decision
-    writer = _Writer(spec, decisions)
-    return [writer.listing(function, code[id(function)]) for function in chosen]
+    lister = Lister(spec, decisions)
+    return [lister.listing(function, code[id(function)]) for function in chosen]
 
 
 def helper_names(insns: Iterable[Insn]) -> dict[int, str]:
@@ -214,12 +214,19 @@ class Words:
         return f"CO-RE {decision.kind_name} {path}"
 
 
-class _Writer:
-    """Makes the listings of an object's functions."""
+class Lister:
+    """Makes the listings of an object's functions, one by one.
 
-    def __init__(self, spec: ObjectSpec, decisions: dict[int, CoreDecision]) -> None:
+    Args:
+        spec: The object; not changed.
+        decisions: CO-RE decisions by their serial numbers, as far as they are known.
+    """
+
+    def __init__(
+        self, spec: ObjectSpec, decisions: Mapping[int, CoreDecision] | None = None
+    ) -> None:
         self._spec = spec
-        self._decisions = decisions
+        self._decisions = decisions or {}
         self._words = Words(spec)
         self._finder = Finder(spec.functions)
         self._maps = list(spec.maps)
@@ -229,7 +236,19 @@ class _Writer:
         self._line_info = None if ext is None else InfoTable(spec, ext.line_info)
         self._rec_size = 0 if ext is None else ext.line_info.rec_size
 
-    def listing(self, function: ProgramSpec, insns: list[Insn]) -> Listing:
+    def listing(self, function: ProgramSpec, insns: list[Insn] | None = None) -> Listing:
+        """List a function.
+
+        Args:
+            function: One of the object's.
+            insns: Its instructions, if they are not those of the file any more.
+
+        Raises:
+            RelocationError: A jump table is damaged.
+            FormatError: The line info refers to strings that are not there.
+        """
+        if insns is None:
+            insns = function.insns
         relocs = {reloc.insn: reloc for reloc in reversed(function.relocs)}
         linked = Linked(insns, [(function, 0)])
         tables = {

@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from insns import EXIT, mov
 
 import pybpfload
 from pybpfload.cli import describe_html, main
@@ -18,6 +20,7 @@ from pybpfload.cli.describe_html import html
 from pybpfload.cli.describe_text import render
 from pybpfload.cli.describe_tree import tree
 from pybpfload.cli.table import shorten, table
+from pybpfload.testing.objects import FUNC, GLOBAL, ObjectBuilder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 OBJECTS = sorted(FIXTURES.glob("bpfe?/*.bpf.o"))
@@ -461,3 +464,32 @@ def test_no_kernel_is_imported():
     imported = done.stdout.split()
     assert "pybpfload.check.asks" in imported
     assert not {"pybpfload.check.kernel", "pybpfload.kernel.door", "ctypes"}.intersection(imported)
+
+
+def test_long_names_that_many_relocations_ask_for():
+    made = ObjectBuilder()
+    made.program("tc", [mov(0), EXIT])
+    number = made.btf.add_int("int", 4)
+    members = [(f"m{at}", number, 32 * at) for at in range(200)]
+    struct = made.btf.add_struct("s" * 20000, 800, members)
+    made.core = {"tc": [(0, struct, f"0:{at}", 0) for at in range(200)]}
+    (program,) = describe(pybpfload.open(made.build()))["programs"]
+    assert len(program["core_accesses"]) == 200
+    assert program["core_accesses"][0]["path"] == ".m0"
+    assert program["core_accesses"][-1]["type"] is None
+    assert len(json.dumps(program)) < 1.2 * (1 << 20)
+
+
+@pytest.mark.slow
+def test_many_functions_on_a_page():
+    """Each was looked for among all."""
+    made = ObjectBuilder()
+    count = 1000
+    text = made.code(".text", [mov(0), EXIT] * count)
+    for at in range(count):
+        made.symbol(f"f{at}", text, 16 * at, 16, kind=FUNC, binding=GLOBAL)
+    spec = pybpfload.open(made.build())
+    started = time.process_time()
+    page = html([spec])
+    assert time.process_time() - started < 2
+    assert page.count("<details>") >= 2 * count
