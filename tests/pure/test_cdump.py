@@ -215,8 +215,17 @@ def forwards() -> BtfBuilder:
     return b
 
 
+def nameless() -> BtfBuilder:
+    """What tools/fuzz found: a declaration of nothing is not that of a struct without name."""
+    b = Types()
+    b.add_struct("", 4, [("a", b.int, 0)])
+    b.add_typedef("t", b.add_fwd(""))
+    return b
+
+
 @pytest.mark.parametrize(
-    "hostile", [lambda: nested(28), lambda: nested(60), loop, void, typedefs, pointers, forwards]
+    "hostile",
+    [lambda: nested(28), lambda: nested(60), loop, void, typedefs, pointers, forwards, nameless],
 )
 def test_hostile(hostile) -> None:
     btf = hostile().btf()
