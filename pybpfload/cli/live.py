@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _SAME = 15  # characters of a name that the kernel keeps
+_LONGEST_ID = 10  # digits of a number of 32 bits
 
 
 class Owners:
@@ -130,11 +131,13 @@ def open_named(cls: Any, text: str) -> Any:
         KernelError: There is none of that id or path, or it may not be opened.
     """
     needs_linux()
-    if text.isdecimal():
+    kind = cls.__name__.lower()
+    if text.isascii() and text.isdecimal():
+        if len(text.lstrip("0")) > _LONGEST_ID or int(text) >= 1 << 32:
+            raise UsageError(f"there is no {kind} {text}: ids have 32 bits")
         return cls.from_id(int(text))
     if "/" in text:
         return cls.from_pin(text)
-    kind = cls.__name__.lower()
     wanted = {text, text.encode()[:_SAME].decode(errors="replace")}
     name = object_name
     if text.startswith("tag:"):

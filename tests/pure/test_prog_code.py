@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pybpfload.cli import main
 from pybpfload.cli.live import one_word
 from pybpfload.cli.prog_dump import _as_options, _function
 from pybpfload.errors import NotPermittedError, NotSupportedError
@@ -195,3 +196,10 @@ def test_what_bpftool_says_in_two_words(words, read):
 )
 def test_dump_has_the_words_of_bpftool(words, read):
     assert _as_options(words) == read
+
+
+@pytest.mark.parametrize("text", ["4294967296", "9" * 5000])
+@pytest.mark.parametrize("command", [["prog", "show"], ["map", "dump"], ["test-run"], ["trace"]])
+def test_ids_that_are_too_large(command, text, capsys):
+    assert main([*command, text]) == 2
+    assert "ids have 32 bits" in capsys.readouterr().err
