@@ -215,13 +215,13 @@ class Declarer:
             if not function_or_array and word not in behind.split():
                 before = f"{before}{word} " if star else f"{word} {before}"
             return before, after
+        if kind == t.Kind.TYPE_TAG:
+            return f"{before}{_attribute(self._btf, type_id)} ", after
         found = self._btf[type_id]
         if isinstance(found, t.Array):
             return before, f"[{found.nelems}]{after}"
         if isinstance(found, t.FuncProto):
             return before, f"({self._params(found, depth)}){after}"
-        if isinstance(found, t.TypeTag):
-            return f"{before}{_attribute(found)} ", after
         return before, after
 
     def _made_of(self, type_id: int) -> int:
@@ -247,8 +247,12 @@ class Declarer:
         )
 
 
-def _attribute(tag: t.TypeTag) -> str:
-    return f'__attribute__((btf_type_tag("{printable(tag.name)}")))'
+def _attribute(btf: Btf, type_tag: int) -> str:
+    owner, at = btf._locate(type_tag)
+    name = printable(btf.type_name(type_tag))
+    # With the kind flag (Linux 6.15) it is no tag but an attribute: address_space(1).
+    kflag = owner._words[at + 1] >> 31
+    return f"__attribute__(({name}))" if kflag else f'__attribute__((btf_type_tag("{name}")))'
 
 
 def _base_name(btf: Btf, type_id: int) -> str:

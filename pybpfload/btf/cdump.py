@@ -11,9 +11,11 @@
   to another offset, bit fields without name fill the gap, and where it could not come to the offset
   at all the struct is packed.
 * Types without a name are written out where they are used.
+* Functions that the kernel lets programs call (kfuncs) have prototypes at the end, which the macro
+  ``BPF_NO_KFUNC_PROTOTYPES`` hides from programs that have their own.
 
 The names are libbpf's (``btf_dump.c``); the order, and the layout of unions that are larger than
-their members, are not. Functions and variables are left out.
+their members, are not. Other functions and variables are left out.
 """
 
 from __future__ import annotations
@@ -55,6 +57,27 @@ _WORDS_OF_C = frozenset({
     "char", "short", "int", "long", "signed", "unsigned", "float", "double", "void", "bool",
     "_Bool", "_Complex", "__int128", "_Float16", "_Float32", "_Float64", "_Float128", "__float128",
 })  # fmt: skip
+_KFUNCS_HEAD = """\
+#ifndef BPF_NO_KFUNC_PROTOTYPES
+#ifndef __ksym
+#define __ksym __attribute__((section(".ksyms")))
+#endif
+#ifndef __weak
+#define __weak __attribute__((weak))
+#endif
+#ifndef __bpf_fastcall
+#if __has_attribute(bpf_fastcall)
+#define __bpf_fastcall __attribute__((bpf_fastcall))
+#else
+#define __bpf_fastcall
+#endif
+#endif
+
+"""
+_KFUNCS_TAIL = """\
+#endif /* BPF_NO_KFUNC_PROTOTYPES */
+
+"""
 _BUILTIN = "__builtin_va_list"  # the compiler's own; that of the kernel's architecture is another
 _MODES = {1: "byte", 2: "HI", 8: "word"}  # of enums that clang would give 4 bytes
 _INLINE_DEPTH = 32  # structs without name in each other
@@ -151,6 +174,7 @@ class CHeader:
                     elif kind in t.ENUM_KINDS:
                         lonely.append(type_id)
             self._define_lonely_enums(lonely)
+            self._declare_kfuncs()
         else:
             for type_id in roots:
                 self._define(btf.strip(type_id, typedefs=False))
@@ -336,6 +360,35 @@ class CHeader:
         for type_id in enums:
             if type_id not in self._enums_inlined and self.bulk.enumerators(type_id):
                 self._put(f"{self._enum(type_id)};\n\n")
+
+    def _declare_kfuncs(self) -> None:
+        """Prototypes of the functions that programs may call, by name (tagged since Linux 6.9)."""
+        kfuncs = self._tagged_functions("bpf_kfunc")
+        if not kfuncs:
+            return
+        fastcall = self._tagged_functions("bpf_fastcall")
+        for proto in kfuncs.values():
+            self._define(proto)  # that is, the types that are mentioned in it
+        self._put(_KFUNCS_HEAD)
+        for name, proto in sorted(kfuncs.items()):
+            before, after = self._spelling.parts(proto)
+            attribute = "__bpf_fastcall " if name in fastcall else ""
+            c_name = self._unique(identifier(name), self._identifiers)
+            self._put(f"extern {attribute}{before}{c_name}{after} __weak __ksym;\n")
+        self._put(_KFUNCS_TAIL)
+
+    def _tagged_functions(self, tag: str) -> dict[str, int]:
+        """Own functions with a tag: their prototypes by name."""
+        btf, found = self.btf, {}
+        for type_id in btf.find_all(tag, t.Kind.DECL_TAG):
+            declared = btf[type_id]
+            assert isinstance(declared, t.DeclTag)
+            if type_id >= btf.start_id and btf.kind(declared.type) == t.Kind.FUNC:
+                function = btf[declared.type]
+                assert isinstance(function, t.Func)
+                if function.name and btf.kind(function.type) == t.Kind.FUNC_PROTO:
+                    found[function.name] = function.type
+        return found
 
     def inline(self, type_id: int) -> str:
         """Write out a type without name."""

@@ -166,6 +166,31 @@ def test_split_btf_brings_what_it_needs_of_its_base() -> None:
     ]
 
 
+def test_kfuncs_have_prototypes_that_a_macro_hides() -> None:
+    b = Types()
+    hidden = b.add_ptr(b.add_fwd("hidden"))
+    arena = b.add_ptr(b.add(t.Kind.TYPE_TAG, "address_space(1)", 0, kflag=True))
+    user = b.add_ptr(b.add_type_tag("user", b.char))
+    release = b.add_func("release", b.add_func_proto(0, [("it", hidden), ("", user)]))
+    alloc = b.add_func("alloc", b.add_func_proto(arena, [("count__sz", b.int)]))
+    b.add_func("other", b.add_func_proto(0, []))
+    for function in (release, alloc):
+        b.add_decl_tag("bpf_kfunc", function)
+    b.add_decl_tag("bpf_fastcall", release)
+    b.add_decl_tag("bpf_kfunc", hidden)  # of no function
+    text = dump_c(b.btf())
+    begin = text.index("#ifndef BPF_NO_KFUNC_PROTOTYPES\n")
+    assert "struct hidden;\n" in text[:begin]
+    assert [line for line in text[begin:].splitlines() if line.startswith("extern")] == [
+        "extern void __attribute__((address_space(1))) *alloc(int count__sz) __weak __ksym;",
+        "extern __bpf_fastcall void release(struct hidden *it, "
+        'char __attribute__((btf_type_tag("user"))) *) __weak __ksym;',
+    ]
+    assert "other" not in text
+    assert text.index("#endif /* BPF_NO_KFUNC_PROTOTYPES */") > text.index("release")
+    assert "KFUNC" not in dump_c(b.btf(), [b.int])
+
+
 def nested(levels: int) -> BtfBuilder:
     """Structs without name, each with two of the one before: the text doubles with each."""
     b = Types()
