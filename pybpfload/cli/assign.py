@@ -61,7 +61,7 @@ def set_variable(spec: ObjectSpec, setting: str) -> None:
 Steps = Sequence["str | int"]
 """The way to a part of a value: names of members and indexes of elements."""
 
-_STEP = re.compile(r"\.(?P<member>[^.\[\]]+)|\[(?P<index>[0-9]+)\]")
+_STEP = re.compile(r"\.(?P<member>[^.\[\]]+)|\[(?P<index>[0-9]{1,9})\]")
 
 
 def find_part(text: str, known: Collection[str]) -> tuple[str, list[str | int]] | None:

@@ -90,6 +90,7 @@ def test_elements_of_arrays_and_members_in_them(spec):
         ("data_point.yy=1", "did you mean 'y'"),
         ("data_points[x]=1", "no variable 'data_points[x]'"),
         ("data_points[1=1", "no variable"),
+        (f"data_points[{'9' * 5000}]=1", "no variable"),
         ("data_point..x=1", "no variable"),
     ):
         with pytest.raises(UsageError, match=re.escape(says)):
