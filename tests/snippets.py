@@ -7,7 +7,9 @@ Unmarked blocks are fragments.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
 import subprocess
 import sys
@@ -54,8 +56,20 @@ def check(snippet: Snippet) -> None:
     )  # fmt: skip
     assert done.returncode == 0, f"{snippet}:\n{done.stderr}"
     assert not done.stderr
+    _compare(snippet, done.stdout)
+
+
+def check_here(snippet: Snippet) -> None:
+    """Run it in this process, whose folder is the root of the project: nothing has to start."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(snippet.code, str(snippet), "exec"), {"__name__": "__main__"})
+    _compare(snippet, output.getvalue())
+
+
+def _compare(snippet: Snippet, printed: str) -> None:
     if snippet.output is not None:
-        assert _without_numbers(done.stdout) == _without_numbers(snippet.output)
+        assert _without_numbers(printed) == _without_numbers(snippet.output)
 
 
 def _without_numbers(text: str) -> str:
