@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pybpfload.btf.build import BtfBuilder
     from pybpfload.btf.deduplicate import dedup
+    from pybpfload.btf.distill import distill_base, relocate_base
     from pybpfload.btf.edit import BtfEditor, to_byteorder
     from pybpfload.btf.words import Renumbered
 
@@ -27,6 +28,8 @@ __all__ = [
     "Kind",
     "Renumbered",
     "dedup",
+    "distill_base",
+    "relocate_base",
     "to_byteorder",
 ]
 
@@ -35,6 +38,8 @@ _HOMES = {
     "BtfEditor": "edit",
     "Renumbered": "words",
     "dedup": "deduplicate",
+    "distill_base": "distill",
+    "relocate_base": "distill",
     "to_byteorder": "edit",
 }
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pybpfload.btf import types as t
 from pybpfload.btf.table import Btf
-from pybpfload.btf.words import Places, Texts, require_known_kinds
+from pybpfload.btf.words import Places, Texts, require_known_kinds, string_offsets
 from pybpfload.errors import FormatError
 from pybpfload.formats import btf as fmt
 from pybpfload.formats.packed import packed
@@ -71,6 +71,7 @@ class BtfBuilder:
         self._layout = b""
         self._record_words = fmt.EXTRA_WORDS
         self._strings = bytearray(b"" if base is not None else b"\0")
+        self._base_strings: dict[bytes, int] | None = None
         # Strings added since the position _searched; those before it are found by searching.
         self._added: dict[bytes, int] = {}
         self._searched = 0
@@ -95,8 +96,11 @@ class BtfBuilder:
         found = self._added.get(raw)
         if found is not None:
             return found
-        if self.base is not None and (at := self.base._strings.find(b"\0" + raw + b"\0")) >= 0:
-            return self.base._start_str + at + 1
+        if self.base is not None:
+            if self._base_strings is None:
+                self._base_strings = string_offsets(self.base)
+            if raw in self._base_strings:
+                return self._base_strings[raw]
         if self._searched:
             if self._strings.startswith(raw + b"\0"):
                 return self._start_str
@@ -366,7 +370,7 @@ class BtfBuilder:
         """Append some own types of a table, of kinds that are known, word by word.
 
         Args:
-            btf: The table; its base, if it has one, is that of the builder.
+            btf: The table. Its base may be another one than that of the builder.
             kept: Ids of the types, in the order in which they are added.
             ids: New id of each type of the table, those of its base included.
 
@@ -374,6 +378,7 @@ class BtfBuilder:
             FormatError: A type or string lies outside the table.
         """
         texts, strings = Texts(btf), {0: 0}
+        stay = btf._start_str if btf.base is self.base else 0  # strings of the same base
         string_places, type_places = Places("s"), Places("t")
         words = array("I", bytes(btf._words))
         ends = [*btf._offsets[1:], len(words)]
@@ -382,7 +387,7 @@ class BtfBuilder:
             record = words[at : ends[type_id - btf.start_id]]
             for place in string_places[record[1]]:
                 offset = record[place]
-                if offset >= btf._start_str:
+                if offset >= stay:
                     if offset not in strings:
                         strings[offset] = self.add_string(texts[offset])
                     record[place] = strings[offset]

@@ -28,7 +28,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pybpfload.btf.build import BtfBuilder
-from pybpfload.btf.types import ENUM_KINDS, Kind
+from pybpfload.btf.types import COMPOSITE_KINDS, ENUM_KINDS, Kind
 from pybpfload.btf.words import Places, Renumbered, Texts, require_known_kinds
 from pybpfload.errors import FormatError
 
@@ -45,10 +45,9 @@ _STEPS, _STEPS_PER_TYPE = 1 << 20, 1 << 7  # of comparing graphs; a kernel takes
 _VLEN = 0xFFFFFF
 
 _PRIMITIVES = frozenset({Kind.INT, Kind.FLOAT, Kind.FWD})
-_COMPOSITES = frozenset({Kind.STRUCT, Kind.UNION})
-_BRANCHING = _COMPOSITES | {Kind.ARRAY, Kind.FUNC_PROTO}
-_COMPOSITES_OR_ENUMS = _COMPOSITES | ENUM_KINDS | {Kind.FWD}
-_COMPARED = _COMPOSITES | {Kind.TYPEDEF}
+_BRANCHING = COMPOSITE_KINDS | {Kind.ARRAY, Kind.FUNC_PROTO}
+_COMPOSITES_OR_ENUMS = COMPOSITE_KINDS | ENUM_KINDS | {Kind.FWD}
+_COMPARED = COMPOSITE_KINDS | {Kind.TYPEDEF}
 _UNIQUE = frozenset({Kind.VAR, Kind.DATASEC})
 _NOT_IN_GRAPHS = _UNIQUE | {Kind.DECL_TAG}
 
@@ -118,13 +117,10 @@ class _Dedup:
     # Reading
 
     def _read_all(self) -> None:
-        tables = [self.btf]
-        while tables[-1].base is not None:
-            tables.append(tables[-1].base)
         numbers, shapes = {b"": 0}, {b"": 0}
-        for table in reversed(tables):
-            require_known_kinds(table, "deduplicated")
-            self._read(table, numbers, shapes)
+        for layer in self.btf.layers():
+            require_known_kinds(layer, "deduplicated")
+            self._read(layer, numbers, shapes)
 
     def _read(self, table: Btf, numbers: dict[bytes, int], shapes: dict[bytes, int]) -> None:
         words = array("I", bytes(table._words))
@@ -348,7 +344,7 @@ class _Dedup:
             if kind == Kind.FWD and known_kind != Kind.FWD:
                 self.map[type_id] = known
             elif (
-                kind in _COMPOSITES
+                kind in COMPOSITE_KINDS
                 and known_kind != Kind.FWD
                 and self.map[known] != _UNMAPPED
                 and self.map[type_id] == _UNMAPPED
@@ -361,7 +357,7 @@ class _Dedup:
     def _resolve_forwards(self) -> None:
         only: dict[int, int] = {}  # by name; 0 when there are several
         for type_id, became in enumerate(self.map):
-            if became == type_id and self.kind(type_id) in _COMPOSITES:
+            if became == type_id and self.kind(type_id) in COMPOSITE_KINDS:
                 only[self.name[type_id]] = 0 if self.name[type_id] in only else type_id
         for type_id in self.btf.own_ids():
             if self.kind(type_id) == Kind.FWD and self.map[type_id] == type_id:

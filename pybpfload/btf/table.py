@@ -34,6 +34,7 @@ _FLAVORED = re.compile("(.*[^_])___[^_]", re.DOTALL)
 _UNKNOWN_KIND = 1 << 40  # more words than any blob has: the walk over the types stops there
 _MAX_STRING = 1 << 16  # a lying blob could make every type carry the whole string part as its name
 _NAMES_LIMIT = 64  # names of all types, in multiples of the string part
+_PLACES_KNOWN = 1024  # names whose places in a kernel's strings are remembered
 _MANY_COPIES = 64  # of one name: compilers and deduplication leave one
 _LONG_CHAIN = 16  # modifiers and typedefs in a row
 _MAX_RESOLVE_STEPS = 32  # as in libbpf's btf__resolve_size
@@ -117,6 +118,7 @@ class Btf:
         self._names_raw = b""
         self._ids_by_name: dict[int, list[int]] | None = None
         self._suffixes = False
+        self._places_known: dict[bytes, list[int]] = {}
         self._pointer_size: int | None = None
         self.start_id = len(base) if base is not None else 1
         self._start_str = base._end_str if base is not None else 0
@@ -309,6 +311,13 @@ class Btf:
     def to_bytes(self) -> bytes:
         """Return the raw blob of this BTF, its base not included."""
         return bytes(self._data)
+
+    def layers(self) -> list[Btf]:
+        """Return the tables that this one is made of: the base of all first, itself last."""
+        found: list[Btf] = [self]
+        while found[-1].base is not None:
+            found.append(found[-1].base)
+        return found[::-1]
 
     def own_ids(self) -> range:
         """Ids of the types that this blob adds to its base (all of them without a base)."""
@@ -517,14 +526,16 @@ class Btf:
         """Whether a name starts anywhere but behind a NUL, or outside the strings."""
         if max(offsets, default=0) >= self._end_str > 0:
             return True
-        start = self._start_str
-        before = b"\0" + self._strings  # at each string's offset the byte before it
-        if self.base is None:
-            return any(map(before.__getitem__, offsets))
-        before_base = b"\0" + self.base._strings
-        return any(map(before.__getitem__, [o - start for o in offsets if o >= start])) or any(
-            map(before_base.__getitem__, [o for o in offsets if o < start])
-        )
+        for layer in self.layers():
+            before = b"\0" + layer._strings  # at each string's offset the byte before it
+            start, end = layer._start_str, layer._end_str
+            if self.base is not None:
+                offsets_here = {o - start for o in offsets if start <= o < end}
+            else:
+                offsets_here = offsets  # a kernel has 60,000
+            if any(map(before.__getitem__, offsets_here)):
+                return True
+        return False
 
     def _ids_at(self, name_offset: int) -> Iterator[int]:
         """Own type ids whose name is the string at ``name_offset``, ascending."""
@@ -545,23 +556,29 @@ class Btf:
         before = b"" if self._suffixes else b"\0"
         offsets: list[int] = []
         for after in (b"\0", b"___") if flavors else (b"\0",):
-            pattern = before + name + after
-            offsets += self._places(pattern, self._start_str + len(before))
-            if self.base is not None:  # names that a split BTF takes from the strings of its base
-                offsets += self.base._places(pattern, self.base._start_str + len(before))
-                if before and self._strings.startswith(name + after):
-                    offsets.append(self._start_str)  # a split string part has no leading NUL
+            for layer in self.layers():  # split BTF takes names from the strings of its base, too
+                offsets += layer._places(before + name + after)
+                if before and layer.base is not None and layer._strings.startswith(name + after):
+                    offsets.append(layer._start_str)  # a split string part has no leading NUL
         if len(offsets) > _MANY_COPIES and self._ids_by_name is None:
             self._index_names(names)
         return sorted(type_id for offset in offsets for type_id in self._ids_at(offset))
 
-    def _places(self, pattern: bytes, shift: int) -> list[int]:
-        """Offsets of a run of bytes in the own strings, plus ``shift``."""
+    def _places(self, pattern: bytes) -> list[int]:
+        """Where a run of bytes is in the own strings; a leading NUL is not part of the string."""
+        # A thousand modules over one kernel ask it the same.
+        if (known := self._places_known.get(pattern)) is not None:
+            return known
         found: list[int] = []
+        shift = self._start_str + pattern.startswith(b"\0")
         position = self._strings.find(pattern)
         while position >= 0:
             found.append(position + shift)
             position = self._strings.find(pattern, position + 1)
+        if self.base is None and len(found) <= _MANY_COPIES:
+            if len(self._places_known) >= _PLACES_KNOWN:
+                self._places_known.clear()
+            self._places_known[pattern] = found
         return found
 
     def find_all(self, name: str, kind: int | None = None) -> list[int]:

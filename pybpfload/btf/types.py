@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import ClassVar
 
 __all__ = [
+    "COMPOSITE_KINDS",
     "ENUM_KINDS",
     "FUNC_LINKAGE",
     "MODIFIERS",
@@ -75,6 +76,8 @@ class Kind(IntEnum):
 
 MODIFIERS = frozenset({Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG})
 """Kinds that qualify another type without changing its layout."""
+
+COMPOSITE_KINDS = frozenset({Kind.STRUCT, Kind.UNION})
 
 ENUM_KINDS = frozenset({Kind.ENUM, Kind.ENUM64})
 

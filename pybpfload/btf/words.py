@@ -7,6 +7,7 @@ what each word is; here that is turned into positions inside records.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from pybpfload.errors import FormatError
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
     from pybpfload.btf.table import Btf
 
-__all__ = ["Places", "Renumbered", "Texts", "require_known_kinds"]
+__all__ = ["Places", "Renumbered", "Texts", "require_known_kinds", "string_offsets"]
 
+_STRING = re.compile(rb"[^\0]+")
 _TEXTS_LIMIT = 64  # bytes of all strings, in multiples of the string part
 _MOST_PLACES = 1 << 12  # info words that are remembered; a kernel has a few hundred
 
@@ -97,6 +99,15 @@ class Texts(dict[int, bytes]):
                 section=".BTF",
             )
         return text
+
+
+def string_offsets(btf: Btf) -> dict[bytes, int]:
+    """The strings of a table and of its bases, and where each is first."""
+    found: dict[bytes, int] = {}
+    for layer in btf.layers():
+        for match in _STRING.finditer(layer._strings):
+            found.setdefault(match[0], layer._start_str + match.start())
+    return found
 
 
 def require_known_kinds(btf: Btf, purpose: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.btf import Btf
+from pybpfload import read_btf
 from pybpfload.cli.common import check_names
 from pybpfload.cli.failure import UsageError
 from pybpfload.errors import FormatError
@@ -15,6 +15,7 @@ from pybpfload.relocate import CoreKind, Relocation, Target, relocate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pybpfload.btf import Btf
     from pybpfload.object.spec import MapSpec, ObjectSpec
     from pybpfload.relocate import CoreDecision, RelocatedProgram
 
@@ -62,7 +63,7 @@ def read_target(spec: ObjectSpec, paths: list[str]) -> tuple[list[str], Target]:
             )
         paths = [_KERNEL]
     try:
-        base = _read(paths[0])
+        base = read_btf(paths[0])
     except FormatError as error:
         error.hint = error.hint or "the first BTF is the kernel's; that of a module comes after it"
         raise
@@ -77,23 +78,19 @@ def _needs_types(spec: ObjectSpec) -> bool:
     )
 
 
-def _read(path: str, base: Btf | None = None) -> Btf:
-    from pybpfload.elf.image import btf_from_image
-
-    return Btf.from_bytes(btf_from_image(Path(path).read_bytes(), path), base=base, name=path)
-
-
 def _read_module(path: str, base: Btf) -> Btf:
     """Read BTF that extends ``base``, or that stands alone."""
     try:
         # The strings of a split BTF go on where those of its base end, so they do not start with
         # the empty string, as they must where there is no base.
-        return _read(path)
+        found = read_btf(path)
     except FormatError as alone:
         try:
-            return _read(path, base)
+            return read_btf(path, base=base)
         except FormatError:
             raise alone from None
+    # Without a base a module is read over the distilled one that it brings along.
+    return found if found.base is None else read_btf(path, base=base)
 
 
 def document(result: Relocation, files: list[str]) -> dict[str, Any]:

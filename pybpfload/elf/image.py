@@ -1,10 +1,10 @@
 """BTF out of kernel images: any file that a kernel or a kernel module comes in.
 
-:func:`btf_from_image` takes the bytes of
+:func:`image_btf`, and :func:`btf_from_image` where only the types matter, take the bytes of
 
 * raw BTF, as in ``/sys/kernel/btf/vmlinux``;
 * an ELF file with a ``.BTF`` section: ``vmlinux``, or a module ``.ko``, whose BTF is split BTF on
-  top of vmlinux's;
+  top of vmlinux's, or of the distilled base in its section ``.BTF.base`` (Linux 6.11);
 * an x86 ``bzImage`` (``Documentation/arch/x86/boot.rst``);
 * an EFI zboot image, the ``vmlinuz.efi`` of arm64, RISC-V and LoongArch
   (``drivers/firmware/efi/libstub/zboot-header.S``);
@@ -31,7 +31,7 @@ import lzma
 import re
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pybpfload.errors import FormatError
 
@@ -43,10 +43,12 @@ if TYPE_CHECKING:
 __all__ = [
     "OUTPUT_LIMIT",
     "WINDOW_LIMIT",
+    "ImageBtf",
     "btf_from_image",
     "decompress",
     "decompressed",
     "elf_section",
+    "image_btf",
     "output_limit",
 ]
 
@@ -81,6 +83,20 @@ class _DamagedError(Exception):
 _BTF_MAGIC = (b"\x9f\xeb", b"\xeb\x9f")
 
 
+class ImageBtf(NamedTuple):
+    """What a file says about its types, each part in the byte order of the architecture.
+
+    Attributes:
+        types: Raw BTF, header included.
+        base: Raw BTF of the distilled base that a module brings along (Linux 6.11), or ``None``.
+        pointer_size: Size of a pointer in bytes, if the file is ELF, whose class tells it.
+    """
+
+    types: bytes | memoryview
+    base: bytes | memoryview | None = None
+    pointer_size: int | None = None
+
+
 class _Budget:
     """What may still be spent on one file, in all its layers and at all places tried.
 
@@ -110,14 +126,16 @@ def output_limit(size: int) -> int:
 
 
 def btf_from_image(data: Buffer, name: str = "") -> bytes:
+    """The ``types`` of :func:`image_btf`."""
+    return bytes(image_btf(data, name).types)
+
+
+def image_btf(data: Buffer, name: str = "") -> ImageBtf:
     """The BTF in a kernel image or a kernel module.
 
     Args:
         data: The whole file.
         name: Its name, for errors only.
-
-    Returns:
-        The raw BTF, header included, in the byte order of the kernel's architecture.
 
     Raises:
         FormatError: There is no BTF in it, it is damaged, or it is compressed in a way for which a
@@ -126,7 +144,7 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
     file = name or None
     view = memoryview(data).cast("B")
     if bytes(view[:2]) in _BTF_MAGIC:
-        return bytes(view)  # raw; whoever reads it says what is wrong with it
+        return ImageBtf(bytes(view))  # raw; whoever reads it says what is wrong with it
     try:
         found = _btf(view, _NESTING, _Budget(output_limit(len(view))))
     except _DamagedError as error:
@@ -138,7 +156,8 @@ def btf_from_image(data: Buffer, name: str = "") -> bytes:
             hint="kernels have it with CONFIG_DEBUG_INFO_BTF (as vmlinux, vmlinuz or "
             "/sys/kernel/btf/vmlinux), objects if compiled with -g",
         )
-    return bytes(found)
+    base = None if found.base is None else bytes(found.base)
+    return ImageBtf(bytes(found.types), base, found.pointer_size)
 
 
 def decompress(data: Buffer, name: str = "", *, limit: int | None = None) -> bytes:
@@ -196,12 +215,15 @@ def elf_section(data: Buffer, wanted: str, name: str = "") -> bytes | None:
     return None if found is None else bytes(found)
 
 
-def _btf(data: memoryview, nesting: int, budget: _Budget) -> memoryview | None:
+def _btf(data: memoryview, nesting: int, budget: _Budget) -> ImageBtf | None:
     """The BTF in an image, going through at most `nesting` layers of packing."""
     if len(blob := _blob(data, 0)) == len(data) > 0:
-        return blob
+        return ImageBtf(blob)
     if data[:4] == _ELF:
-        return _section(data, b".BTF")
+        types = _section(data, b".BTF")
+        if types is None:
+            return None
+        return ImageBtf(types, _section(data, b".BTF.base"), 4 * data[4])
     if nesting == 0:
         return None
     if method := _method(data):
@@ -214,7 +236,7 @@ def _btf(data: memoryview, nesting: int, budget: _Budget) -> memoryview | None:
             return _btf(payload, nesting - 1, budget)
         return _btf(memoryview(_decompressed(payload, method, budget)), nesting - 1, budget)
     if found := max(_blobs(data), key=len, default=None):
-        return found
+        return ImageBtf(found)
     return _embedded(data, nesting, budget)
 
 
@@ -293,7 +315,7 @@ def _zboot_payload(data: memoryview) -> memoryview | None:
     return data[offset : offset + size]
 
 
-def _embedded(data: memoryview, nesting: int, budget: _Budget) -> memoryview | None:
+def _embedded(data: memoryview, nesting: int, budget: _Budget) -> ImageBtf | None:
     """BTF of the first compressed kernel that is anywhere in a file."""
     for magic in (_ZSTD, _XZ, _LZ4_LEGACY, _GZIP, _LZMA, _BZIP2):
         for start in _places(data, magic):
@@ -301,7 +323,8 @@ def _embedded(data: memoryview, nesting: int, budget: _Budget) -> memoryview | N
                 budget.tries -= 1
                 try:
                     inner = memoryview(_decompressed(data[start:], method, budget))
-                    if found := _btf(inner, nesting - 1, budget):
+                    found = _btf(inner, nesting - 1, budget)
+                    if found is not None and found.types:
                         return found
                 except _DamagedError:
                     if budget.output < 0:

@@ -1,9 +1,8 @@
-"""Puts tables of BTF together and deduplicates them with libbpf, as a program of its own.
+"""Does things to whole tables of BTF with libbpf, as a program of its own.
 
 It runs on the C library of the packages that libbpf came with, as :mod:`libbpf_worker` does. Each
-line of input is JSON: ``paths`` of raw BTF and ``out``, where to write the deduplicated table. The
-answer is a line with the numbers of types ``before`` and ``after`` and the CPU time in ``seconds``,
-or with an ``error`` number.
+line of input is JSON: what to ``do`` and its arguments, paths of files with BTF. The answer is a
+line with what the functions below return, or with an ``error`` number.
 """
 
 from __future__ import annotations
@@ -12,17 +11,26 @@ import ctypes
 import json
 import sys
 import time
-from ctypes import byref, c_char_p, c_int, c_uint32, c_void_p
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
 
 _SIGNATURES = {
+    "libbpf_major_version": (c_uint32,),
+    "libbpf_minor_version": (c_uint32,),
     "btf__parse_raw": (c_void_p, c_char_p),
+    "btf__parse_raw_split": (c_void_p, c_char_p, c_void_p),
+    "btf__parse_split": (c_void_p, c_char_p, c_void_p),
+    "btf__base_btf": (c_void_p, c_void_p),
+    "btf__pointer_size": (c_size_t, c_void_p),
     "btf__new_empty": (c_void_p,),
+    "btf__new_empty_split": (c_void_p, c_void_p),
     "btf__set_endianness": (c_int, c_void_p, c_int),
     "btf__endianness": (c_int, c_void_p),
     "btf__add_btf": (c_int, c_void_p, c_void_p),
     "btf__dedup": (c_int, c_void_p, c_void_p),
+    "btf__distill_base": (c_int, c_void_p, c_void_p, c_void_p),
+    "btf__relocate": (c_int, c_void_p, c_void_p),
     "btf__type_cnt": (c_uint32, c_void_p),
     "btf__raw_data": (c_void_p, c_void_p, c_void_p),
     "btf__free": (None, c_void_p),
@@ -50,32 +58,98 @@ def checked(result: int | None) -> Any:
     return result
 
 
-def answer(lib: Any, paths: list[str], out: str) -> dict[str, Any]:
-    """Do what one line asks for."""
-    tables = [checked(lib.btf__parse_raw(path.encode())) for path in paths]
-    whole = checked(lib.btf__new_empty())
-    for table in tables:
-        checked(lib.btf__add_btf(whole, table))
-    checked(lib.btf__set_endianness(whole, lib.btf__endianness(tables[0])))
-    before, started = lib.btf__type_cnt(whole) - 1, time.process_time()
-    checked(lib.btf__dedup(whole, None))
-    seconds, size = time.process_time() - started, c_uint32()
-    data = checked(lib.btf__raw_data(whole, byref(size)))
-    Path(out).write_bytes(ctypes.string_at(data, size.value))
-    after = lib.btf__type_cnt(whole) - 1
-    for table in (*tables, whole):
-        lib.btf__free(table)
-    return {"before": before, "after": after, "seconds": seconds}
+class Tables:
+    """What can be asked for. Tables are freed when it was done, those over others first."""
+
+    def __init__(self, lib: Any) -> None:
+        self._lib = lib
+        self._open: list[int] = []
+
+    def free(self) -> None:
+        for table in reversed(self._open):
+            self._lib.btf__free(table)
+        self._open.clear()
+
+    def _read(self, path: str, base: int | None = None) -> int:
+        if base is None:
+            found = checked(self._lib.btf__parse_raw(path.encode()))
+        else:
+            found = checked(self._lib.btf__parse_raw_split(path.encode(), base))
+        self._open.append(found)
+        return found
+
+    def _write(self, table: int, out: str) -> None:
+        size = c_uint32()
+        data = checked(self._lib.btf__raw_data(table, byref(size)))
+        Path(out).write_bytes(ctypes.string_at(data, size.value))
+
+    def version(self) -> dict[str, Any]:
+        """The library's ``version``, as two numbers."""
+        lib = self._lib
+        return {"version": [lib.libbpf_major_version(), lib.libbpf_minor_version()]}
+
+    def dedup(self, paths: list[str], out: str, base: str | None = None) -> dict[str, Any]:
+        """Put tables together, over a base or not, and deduplicate.
+
+        Returns:
+            Numbers of types ``before`` and ``after``, those of the base included, and CPU time in
+            ``seconds``.
+        """
+        lib = self._lib
+        below = self._read(base) if base else None
+        tables = [self._read(path, below) for path in paths]
+        whole = checked(lib.btf__new_empty_split(below) if below else lib.btf__new_empty())
+        self._open.append(whole)
+        for table in tables:
+            checked(lib.btf__add_btf(whole, table))
+        checked(lib.btf__set_endianness(whole, lib.btf__endianness(tables[0])))
+        before, started = lib.btf__type_cnt(whole) - 1, time.process_time()
+        checked(lib.btf__dedup(whole, None))
+        seconds = time.process_time() - started
+        self._write(whole, out)
+        return {"before": before, "after": lib.btf__type_cnt(whole) - 1, "seconds": seconds}
+
+    def distill(self, split: str, base: str, out: str, out_base: str) -> dict[str, Any]:
+        """Write split BTF over its distilled base, and that."""
+        table = self._read(split, self._read(base))
+        found_base, found = c_void_p(), c_void_p()
+        checked(self._lib.btf__distill_base(table, byref(found_base), byref(found)))
+        self._open += [checked(found_base.value), checked(found.value)]
+        self._write(found_base.value, out_base)  # type: ignore[arg-type]
+        self._write(found.value, out)  # type: ignore[arg-type]
+        return {}
+
+    def relocate(self, split: str, distilled: str, base: str, out: str) -> dict[str, Any]:
+        """Write split BTF over another base than its distilled one."""
+        other = self._read(base)
+        table = self._read(split, self._read(distilled))
+        checked(self._lib.btf__relocate(table, other))
+        self._write(table, out)
+        return {}
+
+    def parse(self, path: str, out: str, base: str | None = None) -> dict[str, Any]:
+        """Read an ELF file, over a base or not, and write its BTF.
+
+        Returns:
+            Its number of ``types``, those of its base included, and its ``pointer_size``.
+        """
+        lib = self._lib
+        below = self._read(base) if base else None
+        table = checked(lib.btf__parse_split(path.encode(), below))
+        self._open.append(table)
+        self._write(table, out)
+        return {"types": lib.btf__type_cnt(table), "pointer_size": lib.btf__pointer_size(table)}
 
 
 def main() -> None:
-    lib = library()
+    tables = Tables(library())
     for line in sys.stdin:
         asked = json.loads(line)
         try:
-            told = answer(lib, asked["paths"], asked["out"])
+            told = getattr(tables, asked.pop("do"))(**asked)
         except Refused as error:
             told = {"error": error.args[0]}
+        tables.free()
         print(json.dumps(told), flush=True)
 
 

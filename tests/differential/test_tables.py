@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import libbpf_pool as pool
 import pytest
@@ -15,33 +11,13 @@ import pybpfload
 from pybpfload.btf import Btf, BtfBuilder, BtfEditor, dedup, to_byteorder
 from pybpfload.relocate import CoreKind, minimize, relocate
 from pybpfload.testing.vm import kernels
-from pybpfload.testing.vm.apt import foreign_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.differential
 
-WORKER = Path(__file__).with_name("libbpf_tables.py")
 FOLDERS = ("bpfel", "bpfeb")
-
-
-@pytest.fixture(scope="module")
-def libbpf():
-    """A function from lines of JSON to those of :mod:`libbpf_tables`."""
-    if reason := pool.why_not():
-        pytest.skip(reason)
-    command = [*foreign_command(pool.libbpf_folder(), sys.executable), str(WORKER)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(pool.ROOT), *sys.path])}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-
-        def ask(paths: list[Path], out: Path) -> dict:
-            asked = {"paths": list(map(str, paths)), "out": str(out)}
-            process.stdin.write(json.dumps(asked) + "\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        yield ask
-        process.stdin.close()
 
 
 def fixtures(folder: str) -> list[Btf]:
@@ -77,7 +53,7 @@ def agree(ask, tmp_path: Path, tables: list[Btf]) -> Btf:
     for at, table in enumerate(tables):
         paths.append(tmp_path / f"{at}.btf")
         paths[-1].write_bytes(table.to_bytes())
-    told = ask(paths, tmp_path / "out.btf")
+    told = ask("dedup", paths=list(map(str, paths)), out=tmp_path / "out.btf")
     whole = together(tables)
     assert told.get("before") == len(whole) - 1, told
     ours = dedup(whole).btf
@@ -90,24 +66,24 @@ def agree(ask, tmp_path: Path, tables: list[Btf]) -> Btf:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_each_fixture_alone_and_twice(libbpf, tmp_path, folder):
+def test_each_fixture_alone_and_twice(libbpf_tables, tmp_path, folder):
     tables = fixtures(folder)
     assert len(tables) > 50
     for table in tables:
-        agree(libbpf, tmp_path, [table])
-        agree(libbpf, tmp_path, [table, table])
+        agree(libbpf_tables, tmp_path, [table])
+        agree(libbpf_tables, tmp_path, [table, table])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_all_fixtures(libbpf, tmp_path, folder):
+def test_all_fixtures(libbpf_tables, tmp_path, folder):
     tables = fixtures(folder)
-    assert len(agree(libbpf, tmp_path, tables)) < sum(map(len, tables)) * 2 / 3
+    assert len(agree(libbpf_tables, tmp_path, tables)) < sum(map(len, tables)) * 2 / 3
 
 
 @pytest.mark.parametrize("name", ["5.10", "sid"])
-def test_kernel_twice(libbpf, tmp_path, name):
+def test_kernel_twice(libbpf_tables, tmp_path, name):
     table = kernel(name)
-    agree(libbpf, tmp_path, [table, table])
+    agree(libbpf_tables, tmp_path, [table, table])
 
 
 @pytest.mark.parametrize("name", kernels.KERNELS)
