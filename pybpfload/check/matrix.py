@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_files"]
 
-_PORTION = 16  # objects of one task: enough to be worth sending, few enough to show progress
+# Objects of one task: enough to be worth sending, few enough to show progress. Unpacking a kernel
+# with its modules takes as long as a hundred objects, so where there are kernels for all processors
+# it is done by one process for each.
+_PORTION, _WHOLE = 16, 128
 
 # Types are decoded when they are asked for, which is not for several threads at once. Threads are
 # for those who have an executor of them anyway: they take turns, and processes are faster.
@@ -50,10 +54,11 @@ def check_files(
         OSError: A kernel cannot be read.
     """
     paths = [str(path) for path in objects]
+    portion = _WHOLE if len(kernels) >= (os.cpu_count() or 1) else _PORTION
     tasks = [
-        (paths[start : start + _PORTION], kernel if isinstance(kernel, Kernel) else str(kernel))
+        (paths[start : start + portion], kernel if isinstance(kernel, Kernel) else str(kernel))
         for kernel in kernels
-        for start in range(0, len(paths), _PORTION)
+        for start in range(0, len(paths), portion)
     ]
     if executor is None:
         for names, kernel in tasks:
