@@ -71,9 +71,8 @@ def _list(arguments: Sequence[str]) -> int:
 
 
 def _named(loaded: Sequence[LoadedBtf], text: str) -> LoadedBtf:
-    number = text.removeprefix("id:")
     for each in loaded:
-        if each.name == text or str(each.id) == number:
+        if text and text in (each.name, str(each.id), f"id:{each.id}"):
             return each
     close = did_you_mean(text, {each.name for each in loaded if each.name})
     raise UsageError(f"the kernel holds no BTF {text!r}{close}")

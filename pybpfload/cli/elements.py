@@ -180,7 +180,8 @@ def set_part(variable: Variable, steps: Steps, text: str) -> None:
         except TypeError:  # a bit field, or a byte of an array of them
             break
         del rest[0]
-    variable.value = assign(variable.codec, variable.value, rest, text)
+    codec = variable.codec
+    variable.value = assign(codec, variable.value, rest, text) if rest else _read(codec, text)
 
 
 def _read(codec: Any, text: str) -> Any:

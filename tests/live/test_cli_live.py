@@ -110,7 +110,11 @@ def test_single_variables(capsys):
         assert printed(capsys, "map", "get", constants, "rodata_array[1]") == (
             "rodata_array[1]: 4294967296\n"
         )
-        assert "one by one" in refused(capsys, "map", "set", data, "data_record.corners[0]", 1)
+        printed(capsys, "map", "set", data, "data_record.corners[0]", '{"y": 6}')
+        assert [tuple(corner) for corner in live["data_record"].value.corners] == [(0, 6), (9, 9)]
+        printed(capsys, "map", "set", data, "data_points", '[{"x": 1, "y": 2}, {"x": 3, "y": 4}]')
+        assert [tuple(point) for point in live["data_points"].value] == [(1, 2), (3, 4)]
+        assert "expected" in refused(capsys, "map", "set", data, "data_point", 1)
         assert "did you mean 'data_u32'" in refused(capsys, "map", "get", data, "data_u3")
         assert "no member 'z'" in refused(capsys, "map", "get", data, "data_point.z")
         assert "2 elements, so no [2]" in refused(capsys, "map", "set", data, "data_points[2].x", 1)

@@ -198,6 +198,7 @@ def test_loaded_btf_and_what_uses_it(fake, capsys, monkeypatch):
     assert {"id", "size", "prog_ids", "map_ids", "link_ids", "kernel", "name"} == {*shown}
     assert shown in json.loads(printed(capsys, "btf", "list", "--json"))
     assert refused(capsys, "btf", "show", "vmlinu").endswith("did you mean 'vmlinux'?")
+    assert refused(capsys, "btf", "show", "") == "the kernel holds no BTF ''"
     of_tracing(0)  # freplace: the target is a program
     assert json.loads(printed(capsys, "btf", "show", "vmlinux", "--json"))["link_ids"] == []
     fake.close(held)
