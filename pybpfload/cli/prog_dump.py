@@ -64,12 +64,14 @@ def dump(arguments: Sequence[str]) -> int:
 
 
 def _as_options(arguments: Sequence[str]) -> list[str]:
-    """With what bpftool says in words, ``dump jited id 42``, as options."""
+    """With what bpftool says in words, ``dump jited id 42 opcodes``, as options."""
     words = list(arguments)
     operands = [i for i, word in enumerate(words) if not word.startswith("-")]
     if len(operands) > 1 and words[operands[0]] in ("xlated", "jited"):
-        kind = words.pop(operands[0])
-        words += ["--jited"] * (kind == "jited")
+        if words[operands[-1]] == "opcodes" and len(operands) > 2:
+            words[operands[-1]] = "--bytes"
+        if words.pop(operands[0]) == "jited":
+            words.append("--jited")
     return words
 
 

@@ -192,6 +192,8 @@ def test_what_bpftool_says_in_two_words(words, read):
         (["xlated", "id", "42"], ["id", "42"]),
         (["jited", "42"], ["42", "--jited"]),
         (["jited"], ["jited"]),  # a program of that name
+        (["jited", "tag", "0f", "opcodes"], ["tag", "0f", "--bytes", "--jited"]),
+        (["jited", "opcodes"], ["opcodes", "--jited"]),
     ],
 )
 def test_dump_has_the_words_of_bpftool(words, read):
