@@ -25,6 +25,8 @@ autodoc_typehints = "description"
 napoleon_google_docstring = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # fields of named tuples are documented by their class
+# Sphinx seeks each such field as a name of its own; several classes have a "name" or "size".
+suppress_warnings = ["ref.python"]  # only says that more than one was found
 
 # Pages that are files at the top of the checkout, and how links in them are to be read here.
 _TOP = {"overview": "README.md", "contributing": "CONTRIBUTING.md", "changes": "CHANGELOG.md"}

@@ -87,6 +87,8 @@ class _Seen(NamedTuple):
 class ProgramStats:
     """Runs and run time of all programs of the kernel, from sample to sample.
 
+    ::
+
         with pybpfload.ProgramStats() as stats:
             while True:
                 time.sleep(1)
