@@ -336,15 +336,19 @@ sys.exit(main(["doctor", "--json"]))
 
 
 @pytest.mark.parametrize(
-    ("what", "topic", "says"),
+    ("what", "says"),
     [
-        ("user namespace", "user namespace", "mount a BPF filesystem that delegates"),
-        ("user namespace", "capabilities", "count only in this process' user namespace"),
-        ("another user", "capabilities", "CAP_BPF (for anything)"),
-        ("another user", "programs", "EPERM"),
+        (
+            "user namespace",
+            {
+                "user namespace": "mount a BPF filesystem that delegates",
+                "capabilities": "count only in this process' user namespace",
+            },
+        ),
+        ("another user", {"capabilities": "CAP_BPF (for anything)", "programs": "EPERM"}),
     ],
 )
-def test_the_doctor_of_those_who_may_not(what, topic, says):
+def test_the_doctor_of_those_who_may_not(what, says):
     done = subprocess.run(
         [sys.executable, "-c", CONTAINED, what], cwd=ROOT, capture_output=True, text=True
     )
@@ -352,8 +356,9 @@ def test_the_doctor_of_those_who_may_not(what, topic, says):
     assert done.stderr == ""
     found = {each["topic"]: each for each in json.loads(done.stdout)}
     assert found["bpf(2)"]["state"] == "bad"
-    assert found[topic]["state"] != "ok"
-    assert says in f"{found[topic]['found']} {found[topic]['remedy']}"
+    for topic, text in says.items():
+        assert found[topic]["state"] != "ok"
+        assert text in f"{found[topic]['found']} {found[topic]['remedy']}"
     assert all(each["remedy"] for each in found.values() if each["state"] in ("bad", "limited"))
 
 
