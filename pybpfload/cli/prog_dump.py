@@ -31,6 +31,7 @@ PROG is an id, a name, tag:HEX, or the path of a pin. Machine code is disassembl
 (binutils) or capstone, if one of them is installed.
 """
 
+_HIDDEN = "it needs CAP_SYSLOG, and sysctl kernel.kptr_restrict 0 or 1"
 _CODE_WIDTH = 44
 _HEX_ROW = 16  # bytes
 _BETWEEN_OPERANDS = re.compile(r",\s*(?![^(\[]*[)\]])")  # not the commas of an address
@@ -49,17 +50,9 @@ def dump(arguments: Sequence[str]) -> int:
     options = parser.read(one_word(_as_options(arguments)))
     from pybpfload.runtime.program import Program
 
+    show = _show_jited if options.jited else _show_xlated
     with open_named(Program, options.program) as program:
-        if options.jited:
-            functions = _jited(program)
-            if options.json:
-                print_json([_function(each) for each in functions])
-            else:
-                _print(line for each in functions for line in _machine_code(each, options.bytes))
-        elif options.json:
-            print_json([_instruction(each) for each in program.xlated()])
-        else:
-            _print(_instructions(program.xlated(), options.bytes))
+        show(program, json=options.json, code=options.bytes)
     return 0
 
 
@@ -73,6 +66,28 @@ def _as_options(arguments: Sequence[str]) -> list[str]:
         if words.pop(operands[0]) == "jited":
             words.append("--jited")
     return words
+
+
+def _show_xlated(program: Program, *, json: bool, code: bool) -> None:
+    lines = program.xlated()
+    if any(each.line.text == "call 0x0" and not each.line.comment for each in lines):
+        complain(f"which helpers are called is hidden from this process; {_HIDDEN}")
+    if json:
+        print_json([_instruction(each) for each in lines])
+    else:
+        _print(_instructions(lines, code))
+
+
+def _show_jited(program: Program, *, json: bool, code: bool) -> None:
+    functions = program.jited()
+    try:
+        functions = program.jited(text=True)
+    except NotSupportedError as error:
+        complain(f"{error}; {error.hint}")
+    if json:
+        print_json([_function(each) for each in functions])
+    else:
+        _print(line for each in functions for line in _machine_code(each, code))
 
 
 def _print(lines: Iterator[str]) -> None:
@@ -99,16 +114,6 @@ def _source(source: SourceLine | None, before: SourceLine | None) -> Iterator[st
 
 def _with_comment(text: str, comment: str, width: int) -> str:
     return f"{text:{width}}  ; {visible(comment)}" if comment else text
-
-
-def _jited(program: Program) -> list[JitedFunction]:
-    """Disassembled, if there is something that can."""
-    functions = program.jited()
-    try:
-        return program.jited(text=True)
-    except NotSupportedError as error:
-        complain(f"{error}; {error.hint}")
-    return functions
 
 
 def _machine_code(function: JitedFunction, code: bool) -> Iterator[str]:

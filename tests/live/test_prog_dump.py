@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -208,3 +210,27 @@ def test_machine_code_is_disassembled(capsys):
     assert bytes(opcodes) == function.code == bytes.fromhex(shown["code"])
     for insn, each in zip(shown["insns"], function.insns, strict=True):
         assert each.text.split() == f"{insn['operation']} {','.join(insn['operands'])}".split()
+
+
+def shown_without_syslog(*words):
+    """Run a command in a process that lacks CAP_SYSLOG."""
+    bounding_set_drop, syslog = 24, 34
+    return subprocess.run(
+        [sys.executable, "-m", "pybpfload", *map(str, words)],
+        cwd=FIXTURES.parents[1], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(bounding_set_drop, syslog, 0, 0, 0),
+    )  # fmt: skip
+
+
+def test_addresses_that_are_hidden():
+    if int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) <= 1:
+        pytest.skip("kernel.perf_event_paranoid shows kernel addresses to everybody")
+    with pybpfload.open(FIXTURES / "execsnoop.bpf.o").load() as obj:
+        number = obj.programs["on_exit"].info(code=False).id
+        done = shown_without_syslog("prog", "dump", "--jited", number)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "machine code of program on_exit" in done.stderr
+        assert "CAP_SYSLOG" in done.stderr
+        done = shown_without_syslog("prog", "dump", number)
+        assert (done.returncode, done.stdout.count("call 0x0")) == (0, 5)
+        assert "which helpers are called is hidden" in done.stderr

@@ -185,6 +185,8 @@ def attach(
         error.target = f"iterator {program.name}"
         if error.errno == errno.EINVAL and info:
             error.hint = f"iterator {loaded_for.name} does not take {', '.join(parameters)}"
+        if error.errno == errno.EBADF and "cgroup" in parameters:
+            error.hint = "that is no control group of the unified hierarchy (cgroup2)"
         if error.errno == errno.EINVAL and not info:
             raise NotSupportedError(
                 f"program {program.name}: this kernel cannot attach iterators", since="5.8"
