@@ -77,6 +77,7 @@ def run_of(kernel, **tests):
         (("passed", ""), ("passed", ""), "✓ 2"),
         (("passed", ""), ("skipped", "needs Linux 5.11; this is 5.10"), "✓ 1 of 2"),
         (("skipped", "needs Linux 5.11"), ("skipped", "needs Linux 5.9; this is 5.8"), "5.9"),
+        (("skipped", "this kernel lacks LSM (Linux 5.7): EINVAL"), ("not run", ""), "5.7"),
         (("skipped", "needs Linux 5.11"), ("skipped", "no LSM"), "no"),
         (("passed", ""), ("failed", ""), "**✗ 1**"),
         (("died", ""), ("not run", ""), "**✗ 1**"),
@@ -92,9 +93,10 @@ def test_cells(denies, sleepable, cell):
 
 
 def test_runs_and_reasons():
-    page = render([run_of("6.1", denies=("skipped", "no LSM; this is 6.1"), other=("failed", ""))])
+    lacking = {"denies": ("skipped", "no LSM; this is 6.1")}
+    page = render([run_of("6.1", **lacking, other=("failed", "")), run_of("sid", **lacking)])
     assert "| 6.1 | 6.1.0 | amd64 | 0123456789 | 2026-01-02 | 0 | 1 | 1 |" in page
-    assert "* 6.1: no LSM: lsm" in page
+    assert "* 6.1, sid: no LSM: lsm" in page
 
 
 def test_runs_are_kept(tmp_path):

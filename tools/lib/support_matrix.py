@@ -184,6 +184,8 @@ def main(description: str) -> int:
     parser.add_argument("-k", metavar="WORDS", help="only tests that match, as in pytest")
     parser.add_argument("--timeout", type=float, default=1500, help="seconds for a kernel [1500]")
     options = parser.parse_args()
+    if unknown := set(options.kernels) - set(_COLUMNS):
+        parser.error(f"no column for {', '.join(unknown)}; there are {', '.join(_COLUMNS)}")
     folder = cache_folder() / "support"
     for kernel in options.kernels:
         words = [*wanted(), *(["-k", options.k] if options.k else [])]
@@ -207,7 +209,7 @@ _HEAD = """\
 # Support matrix
 
 What was tested on which kernel. `tools/support-matrix` makes this page from runs of the tests
-(`tests/kernel`, and of `tests/live` those of maps and buffers), on
+(`tests/kernel`, and of `tests/live` those of buffers), on
 [Debian's kernels in virtual machines](testing-kernels.md) and on the machine that it was made on.
 
 | cell | means |
@@ -234,7 +236,7 @@ def _list_of_runs(runs: Iterable[Run]) -> Iterator[str]:
 
 def _tables(runs: Sequence[Run]) -> Iterator[str]:
     for group, features in FEATURES.items():
-        reasons: dict[tuple[str, str], list[str]] = {}
+        lacking: dict[tuple[str, str], list[str]] = {}  # kernels, by reason and feature
         yield from ("", f"## {group}", "")
         yield f"| | {' | '.join(run.kernel for run in runs)} |"
         yield "|---" * (len(runs) + 1) + "|"
@@ -245,12 +247,15 @@ def _tables(runs: Sequence[Run]) -> Iterator[str]:
                 cells.append(_cell(found))
                 if cells[-1] == "no":
                     (reason, _), *_ = collections.Counter(r for _, r in found).most_common(1)
-                    reasons.setdefault((_brief(reason), run.kernel), []).append(feature)
+                    lacking.setdefault((_brief(reason), feature), []).append(run.kernel)
             yield f"| {feature} | {' | '.join(cells)} |"
-        if reasons:
+        together: dict[tuple[str, str], list[str]] = {}  # features, by reason and kernels
+        for (reason, feature), where in lacking.items():
+            together.setdefault((reason, ", ".join(where)), []).append(feature)
+        if together:
             yield ""
-            for (reason, kernel), lacking in reasons.items():
-                yield f"* {kernel}: {reason}: {', '.join(lacking)}"
+        for (reason, where), without in together.items():
+            yield f"* {where}: {reason}: {', '.join(without)}"
 
 
 def wanted() -> list[str]:
@@ -295,7 +300,7 @@ def _cell(tests: Sequence[tuple[str, str]]) -> str:
 
 def _needed(reason: str) -> str | None:
     """The Linux that a test was skipped for, if that was why."""
-    found = re.search(r"needs Linux (\d+\.\d+)", reason)
+    found = re.search(r"(?:needs |lacks .*\()Linux (\d+\.\d+)", reason)
     return found[1] if found else None
 
 
@@ -305,4 +310,4 @@ def _as_numbers(version: str) -> tuple[int, ...]:
 
 def _brief(reason: str) -> str:
     """The reason for a skip, without what differs from kernel to kernel."""
-    return re.split(r"; |\n", reason)[0]
+    return re.split(r"; |: [A-Z]|\n", reason)[0]
