@@ -13,9 +13,10 @@ from pybpfload.btf.cdecl import Declarer, printable, room_for
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pybpfload.btf.table import Btf
+    from pybpfload.charts.bytes import Cell
 
 __all__ = ["CACHE_LINE", "Layout", "Row", "flat_members", "layout"]
 
@@ -110,6 +111,22 @@ class Layout:
             ],
         }
 
+    def svg(self) -> str:
+        """A picture: rows of cache lines, members as boxes, holes and padding hatched.
+
+        A union in a struct is one box with the names of its members; of a union itself each member
+        is drawn alone. What is cut off in a box is shown when it is pointed at.
+        """
+        from pybpfload.charts.bytes import byte_map
+
+        about = "; ".join(self._totals())
+        union = self.head.startswith("union")
+        bands = list(_bands(self.rows)) if union else [("", _cells(self.rows, self.size))]
+        return byte_map(self.head, about, bands, line=self.line)
+
+    def _repr_svg_(self) -> str:
+        return self.svg()
+
     def __str__(self) -> str:
         """The text that ``pahole`` users know: C with offset and size of each member, in bytes."""
         lines = [f"{self.head} {{"]
@@ -147,13 +164,14 @@ class Layout:
             yield f"last cacheline: {self.size % self.line} bytes"
 
 
-def layout(btf: Btf, type_id: int, *, line: int = CACHE_LINE) -> Layout:
+def layout(btf: Btf, type_id: int, *, line: int = CACHE_LINE, expand: bool = False) -> Layout:
     """Lay out a struct or union.
 
     Args:
         btf: The table.
         type_id: The type; typedefs and modifiers in front are stepped over.
         line: Size of a cache line in bytes.
+        expand: Take apart members whose types have names, too.
 
     Raises:
         FormatError: It is something else, has members without size, or contains itself.
@@ -166,7 +184,8 @@ def layout(btf: Btf, type_id: int, *, line: int = CACHE_LINE) -> Layout:
         raise FormatError(f"{btf.describe(type_id)} has no layout", file=btf.name)
     name = target.name or (btf.type_name(type_id) if btf.kind(type_id) == t.Kind.TYPEDEF else "")
     rows: list[Row] = []
-    for row in _rows(Declarer(btf, room_for(btf)), btf, target, 0, 0, ""):
+    walk = _Walk(btf, expand=expand)
+    for row in walk.rows(target, 0, 0, ""):
         rows.append(row)
         if len(rows) > _MAX_ROWS:
             raise FormatError(f"{btf.describe(type_id)} has too many members", file=btf.name)
@@ -212,36 +231,105 @@ def _without_name(btf: Btf, member: t.Member) -> t.Composite | None:
     return inner if isinstance(inner, t.Composite) and not (inner.name and member.name) else None
 
 
-def _rows(
-    declarer: Declarer, btf: Btf, composite: t.Composite, start: int, depth: int, prefix: str
-) -> Iterator[Row]:
-    # Depth is bounded, so this may call itself.
-    if depth > _MAX_DEPTH:
-        raise FormatError(f"{btf.describe(composite.id)} nests too deep", file=btf.name)
-    reached = start
-    union = isinstance(composite, t.Union)
-    for member in composite.members:
-        at = start + member.bit_offset
-        bits = member.bitfield_size or 8 * btf.size(member.type)
-        if at > reached and not union:
-            yield Row("hole", depth, reached, at - reached)
-        path = f"{prefix}{printable(member.name)}"
-        inner = _without_name(btf, member)
-        if inner is None:
-            text = declarer.text(member.type, member.name)
-            if member.bitfield_size:
-                text += f":{member.bitfield_size}"
-            yield Row("member", depth, at, bits, path, text, bool(member.bitfield_size))
+class _Walk:
+    """Makes rows of the members of one type and of what is taken apart in it."""
+
+    def __init__(self, btf: Btf, *, expand: bool) -> None:
+        self._btf = btf
+        self._expand = expand
+        self._declarer = Declarer(btf, room_for(btf))
+
+    def rows(self, composite: t.Composite, start: int, depth: int, prefix: str) -> Iterator[Row]:
+        """Rows of what lies ``start`` bits from the beginning; depth is bounded."""
+        btf = self._btf
+        if depth > _MAX_DEPTH:
+            raise FormatError(f"{btf.describe(composite.id)} nests too deep", file=btf.name)
+        reached = start
+        union = isinstance(composite, t.Union)
+        for member in composite.members:
+            at = start + member.bit_offset
+            bits = member.bitfield_size or 8 * btf.size(member.type)
+            if at > reached and not union:
+                yield Row("hole", depth, reached, at - reached)
+            path = f"{prefix}{printable(member.name)}"
+            inner = self._taken_apart(member)
+            if inner is None:
+                text = self._declarer.text(member.type, member.name)
+                if member.bitfield_size:
+                    text += f":{member.bitfield_size}"
+                yield Row("member", depth, at, bits, path, text, bool(member.bitfield_size))
+            else:
+                head = f"{_keyword(inner)} {printable(inner.name)}".rstrip()
+                yield Row("begin", depth, at, bits, path, head)
+                inside = f"{path}." if member.name else prefix
+                yield from self.rows(inner, at, depth + 1, inside)
+                yield Row("end", depth, at, bits, path, printable(member.name))
+            reached = max(reached, at + bits)
+        end = start + 8 * composite.size
+        if reached < end and not union and composite.members:
+            yield Row("padding", depth, reached, end - reached)
+
+    def _taken_apart(self, member: t.Member) -> t.Composite | None:
+        if not self._expand:
+            return _without_name(self._btf, member)
+        inner = self._btf.strip(member.type)
+        found = self._btf[inner] if self._btf.kind(inner) in (t.Kind.STRUCT, t.Kind.UNION) else None
+        return found if isinstance(found, t.Composite) and found.members else None
+
+
+def _cells(rows: Sequence[Row], size: int) -> list[Cell]:
+    """What a picture of a struct is made of; a union in it is one cell."""
+    from pybpfload.charts.bytes import Cell
+
+    cells: list[Cell] = []
+    inside: list[str] | None = None  # what the union has whose rows these are
+    depth, reached = 0, 0
+    for row in rows:
+        if inside is not None:
+            if row.depth == depth + 1 and row.what in ("member", "end"):
+                inside.append(row.text or "struct")
+            if row.what != "end" or row.depth != depth:
+                continue
+            names = [each.rpartition(" ")[2].lstrip("*") for each in inside]
+            lines = (row.text or "union", " | ".join(names), _at(row))
+            about = f"union {row.path} {{ {'; '.join(inside)} }}".replace("  ", " ")
+            cell, inside = Cell(row.offset, row.bits, lines, f"{about}, {_at(row)}", "union"), None
+        elif row.what == "begin" and row.text.startswith("union"):
+            inside, depth = [], row.depth
+            continue
+        elif row.what == "member":
+            what = "bits" if row.bitfield else "member"
+            name = row.path.rpartition(".")[2] or row.text
+            about = f"{row.text}, {_at(row)}" + (f" ({row.path})" if "." in row.path else "")
+            cell = Cell(row.offset, row.bits, (name, row.text, _at(row)), about, what)
+        elif row.what in ("hole", "padding"):
+            short = f"{row.bits // 8} B" if row.bits % 8 == 0 else _amount(row.bits)
+            about = f"{_amount(row.bits)} {row.what}"
+            cell = Cell(row.offset, row.bits, (f"{short} {row.what}",), about, "gap")
         else:
-            head = f"{_keyword(inner)} {printable(inner.name)}".rstrip()
-            yield Row("begin", depth, at, bits, path, head)
-            inside = f"{path}." if member.name else prefix
-            yield from _rows(declarer, btf, inner, at, depth + 1, inside)
-            yield Row("end", depth, at, bits, path, printable(member.name))
-        reached = max(reached, at + bits)
-    end = start + 8 * composite.size
-    if reached < end and not union and composite.members:
-        yield Row("padding", depth, reached, end - reached)
+            continue
+        if cell.start >= reached and cell.start + cell.bits <= 8 * size:
+            cells.append(cell)
+            reached = cell.start + cell.bits
+    return cells
+
+
+def _bands(rows: Sequence[Row]) -> Iterator[tuple[str, list[Cell]]]:
+    """The members of a union, each with what it is made of."""
+    mine: list[Row] = []
+    for row in rows:
+        mine.append(row)
+        if not row.depth and row.what in ("member", "end"):
+            inner = [each for each in mine if each.depth] or mine
+            yield row.text or "struct", _cells(inner, (row.offset + row.bits) // 8)
+            mine = []
+
+
+def _at(row: Row) -> str:
+    """Offset and size, as short as it can be."""
+    if row.bitfield:
+        return f"@{row.offset // 8}:{row.offset % 8}, {row.bits} bit{'s' if row.bits != 1 else ''}"
+    return f"@{row.offset // 8}, {row.bits // 8} B"
 
 
 def _keyword(composite: t.Composite) -> str:

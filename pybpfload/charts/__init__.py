@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pybpfload.charts.bytes import Cell, byte_map
     from pybpfload.charts.diagram import Box, Diagram, Way
     from pybpfload.charts.flame import flame_graph
     from pybpfload.charts.folded import read_folded, write_folded
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Box",
     "Bucket",
+    "Cell",
     "Column",
     "Diagram",
     "Histogram",
@@ -29,6 +31,7 @@ __all__ = [
     "Way",
     "arrows",
     "by_key",
+    "byte_map",
     "flame_graph",
     "read_folded",
     "write_folded",
@@ -37,6 +40,7 @@ __all__ = [
 _HOMES = {
     "Box": "diagram",
     "Bucket": "histogram",
+    "Cell": "bytes",
     "Column": "pair",
     "Diagram": "diagram",
     "Line": "pair",
@@ -46,6 +50,7 @@ _HOMES = {
     "arrows": "gutter",
     "Histogram": "histogram",
     "by_key": "histogram",
+    "byte_map": "bytes",
     "flame_graph": "flame",
     "read_folded": "folded",
     "write_folded": "folded",

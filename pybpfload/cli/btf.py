@@ -152,12 +152,18 @@ def _layout(arguments: Sequence[str]) -> int:
         "padding, cache lines.",
         "examples:\n"
         "  pybpfload btf layout task_struct                 on the running kernel\n"
-        "  pybpfload btf layout vmlinuz-6.1 'struct sock'\n",
+        "  pybpfload btf layout vmlinuz-6.1 'struct sock'\n"
+        "  pybpfload btf layout sk_buff --svg -o sk_buff.svg\n",
     )
     parser.add_argument("words", metavar="[SRC] TYPE", nargs="+", help="where the BTF is; a type")
     parser.add_argument(
         "--cacheline", metavar="BYTES", type=int, default=64, help="size of a cache line [64]"
     )
+    parser.add_argument(
+        "--expand", action="store_true", help="take apart members whose types have names, too"
+    )
+    parser.add_argument("--svg", action="store_true", help="a picture of it")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to; standard output")
     options = parser.read(arguments)
     if len(options.words) > 2 or options.cacheline < 1:
         raise UsageError(
@@ -168,11 +174,15 @@ def _layout(arguments: Sequence[str]) -> int:
 
     from pybpfload.btf.layout import layout
 
-    made = layout(btf, _one_type(btf, name), line=options.cacheline)
+    made = layout(btf, _one_type(btf, name), line=options.cacheline, expand=options.expand)
     if options.json:
         print_json(made.to_dict())
+        return 0
+    text = made.svg() if options.svg else f"{made}\n"
+    if options.output and options.output != "-":
+        Path(options.output).write_text(text, encoding="utf-8")
     else:
-        print(made)
+        sys.stdout.write(text)
     return 0
 
 

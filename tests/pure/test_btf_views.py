@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xml.etree.ElementTree import fromstring
+
 import pytest
 from btf_samples import sample
 
@@ -140,6 +142,59 @@ def test_layout() -> None:
         "text", "c", "l", "i", "in.c", "in.l", "last",
     ]  # fmt: skip
     assert layout(btf, btf.find("mixed"), line=256).lines == 1
+
+
+def drawn(svg: str) -> list[str]:
+    """What is shown of each box of a picture when it is pointed at."""
+    spaced = "{http://www.w3.org/2000/svg}"
+    return [each.findtext(f"{spaced}title") or "" for each in fromstring(svg).iter(f"{spaced}g")]
+
+
+def test_layout_as_a_picture() -> None:
+    btf = mixed().btf()
+    made = layout(btf, btf.find("mixed_t"))
+    assert made._repr_svg_() == made.svg()
+    boxes = drawn(made.svg())
+    assert boxes[:4] == [
+        "char c, @0, 1 B", "3 bytes hole", "int bits:3, @4:0, 3 bits", "5 bits hole",
+    ]  # fmt: skip
+    assert "union { struct; int i }, @72, 16 B" in boxes
+    assert "long l, @96, 8 B (in.l)" in boxes
+    assert boxes.count("28 bytes padding") == 2  # in the second cache line and in the third
+    for part in ("struct mixed", ">64<", ">128<", "cachelines: 3", "4 B hole"):
+        assert part in made.svg()
+    inside = layout(btf, btf[btf.find("mixed")].members[4].type)  # type: ignore[attr-defined]
+    assert drawn(inside.svg()) == [
+        "char c, @0, 1 B",
+        "7 bytes hole",
+        "long l, @8, 8 B",
+        "int i, @0, 4 B",
+    ]
+
+
+def test_pictures_of_what_strangers_call_their_members() -> None:
+    b = BtfBuilder("<")
+    long = b.add_int("long", 8, t.INT_SIGNED)
+    b.add_struct("a<b>&", 1 << 20, [("</svg>\x1b", b.add_array(long, 1 << 17, long), 0)])
+    b.add_struct("overlapping", 8, [("x", long, 0), ("y", long, 0), ("z", long, 1 << 20)])
+    btf = b.btf()
+    svg = layout(btf, btf.find("a<b>&")).svg()
+    assert "16383 more rows of" in svg
+    assert len(svg) < 1 << 13
+    assert "</svg>\\x1b" in drawn(svg)[0]
+    assert drawn(layout(btf, btf.find("overlapping")).svg()) == ["long x, @0, 8 B"]
+
+
+def test_layout_with_all_taken_apart() -> None:
+    b = BtfBuilder("<")
+    int_ = b.add_int("int", 4, t.INT_SIGNED)
+    inner = b.add_struct("inner", 8, [("i", int_, 0), ("j", int_, 32)])
+    empty = b.add_struct("empty", 0, [])
+    b.add_struct("outer", 8, [("in", b.add_typedef("inner_t", inner), 0), ("no", empty, 64)])
+    btf = b.btf()
+    plain, all_ = (layout(btf, btf.find("outer"), expand=expand) for expand in (False, True))
+    assert [row.path for row in plain.rows] == ["in", "no"]
+    assert [row.path for row in all_.rows if row.what == "member"] == ["in.i", "in.j", "no"]
 
 
 def test_layout_of_something_else() -> None:

@@ -183,8 +183,10 @@ def test_kfuncs_have_prototypes_that_a_macro_hides() -> None:
     assert "struct hidden;\n" in text[:begin]
     assert [line for line in text[begin:].splitlines() if line.startswith("extern")] == [
         "extern void __attribute__((address_space(1))) *alloc(int count__sz) __weak __ksym;",
-        "extern __bpf_fastcall void release(struct hidden *it, "
-        'char __attribute__((btf_type_tag("user"))) *) __weak __ksym;',
+        (
+            "extern __bpf_fastcall void release(struct hidden *it, "
+            'char __attribute__((btf_type_tag("user"))) *) __weak __ksym;'
+        ),
     ]
     assert "other" not in text
     assert text.index("#endif /* BPF_NO_KFUNC_PROTOTYPES */") > text.index("release")

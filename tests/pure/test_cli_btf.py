@@ -227,3 +227,12 @@ def test_debian_package_that_is_a_bomb(monkeypatch) -> None:
     bomb = deb({"a": bytes(1 << 20), **KERNEL}, gzip.compress, ".gz")
     with pytest.raises(FormatError, match="decompresses to more than"):
         kernel_of_deb(bomb)
+
+
+def test_layout_as_a_picture(capsys, raw: str, tmp_path: Path) -> None:
+    svg = said(capsys, "layout", raw, "event", "--svg", "--expand")
+    assert svg.startswith("<?xml")
+    assert "struct event" in svg
+    path = tmp_path / "event.svg"
+    assert said(capsys, "layout", raw, "event", "--svg", "--expand", "-o", str(path)) == ""
+    assert path.read_text() == svg
