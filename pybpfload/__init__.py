@@ -280,22 +280,11 @@ def read_btf(source: str | PathLike[str] | bytes, *, base: Btf | None = None) ->
     from pathlib import Path
 
     from pybpfload.btf import Btf
-    from pybpfload.elf.image import image_btf
     from pybpfload.errors import FormatError
 
     if isinstance(source, bytes):
-        name, found = "BTF", image_btf(source, "BTF")
-    else:
-        path = Path(source)
-        name = str(path)
-        if path.is_char_device() or path.is_block_device():
-            raise FormatError("it is a device, which has no end", file=name)
-        found = image_btf(path.read_bytes(), name)
-    if found.base is None:
-        return Btf.from_bytes(found.types, base=base, name=name, pointer_size=found.pointer_size)
-
-    from pybpfload.btf.distill import read_split
-
-    return read_split(
-        found.types, found.base, base=base, name=name, pointer_size=found.pointer_size
-    )
+        return Btf.from_image(source, base=base)
+    path = Path(source)
+    if path.is_char_device() or path.is_block_device():
+        raise FormatError("it is a device, which has no end", file=str(path))
+    return Btf.from_image(path.read_bytes(), base=base, name=str(path))

@@ -116,7 +116,7 @@ class BtfBuilder:
     def add(
         self,
         kind: int,
-        name: str = "",
+        name: str | bytes = "",
         third: int = 0,
         *,
         vlen: int = 0,

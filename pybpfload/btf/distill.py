@@ -1,4 +1,4 @@
-"""Split BTF that outlives its base: :func:`distill_base`, :func:`relocate_base`.
+"""Split BTF that outlives its base: :func:`distill_base` and :func:`relocate_base`.
 
 Split BTF refers to types of its base by their ids, and those are others in the next build of the
 base. So a kernel module that is not built together with its kernel brings a *distilled base* along,
@@ -8,7 +8,8 @@ and puts their ids in place of those of the distilled base. Linux does so since 
 1.5; ``pahole --btf_features=distilled_base`` makes such modules.
 
 Which types have a match, and which have too many, is decided here by the rules of ``btf_relocate``,
-which libbpf and the kernel share. They are told where they are implemented, see :meth:`_Type.fits`.
+which libbpf and the kernel share. They are told where they are implemented, see
+:meth:`_Outline.fits`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pybpfload.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["distill_base", "read_split", "relocate_base"]
+__all__ = ["base_name", "distill_base", "relocate_base"]
 
 _SCALARS = frozenset({Kind.INT, Kind.FLOAT})
 _SIZED = _SCALARS | ENUM_KINDS
@@ -34,6 +35,15 @@ _NAMED = _SIZED | COMPOSITE_KINDS | {Kind.FWD}
 _BY_VALUE = MODIFIERS | {Kind.TYPEDEF, Kind.ARRAY}
 _REFERRED = _NAMED | _BY_VALUE | {Kind.PTR, Kind.FUNC_PROTO}
 _ENUM_SIZES = (1, 2, 4, 8)
+_STEPS, _STEPS_PER_TYPE = 1 << 20, 1 << 5  # of comparing types; a kernel takes one or two for each
+
+
+def base_name(split: str) -> str:
+    """What to call the distilled base of a table in messages."""
+    return f"{split}, distilled base"
+
+
+# Distilling
 
 
 def distill_base(split: Btf) -> Renumbered:
@@ -62,25 +72,25 @@ def distill_base(split: Btf) -> Renumbered:
     if split.base is None:
         raise ValueError(f"{split.name} has no base")
     require_known_kinds(split, "distilled")
-    needed = _needed(split)
+    records = _Records(split)
+    needed = _needed(records)
     ids = array("I", bytes(4 * len(split)))
 
     outlines = BtfBuilder(split.byteorder)
     for type_id in needed:
-        kind, name = split.kind(type_id), split.type_name(type_id)
-        if kind in _SCALARS or kind == Kind.FWD:
-            ids[type_id] = outlines.add_type(split[type_id])
-        elif name and kind in COMPOSITE_KINDS:
-            ids[type_id] = outlines.add(kind, name, split.size(type_id))
-        elif name and kind in ENUM_KINDS:
-            size = split.size(type_id)
-            if size not in _ENUM_SIZES:
-                raise FormatError(
-                    f"{split.describe(type_id)} has {size} bytes", file=split.name, section=".BTF"
-                )
-            ids[type_id] = outlines.add(Kind.ENUM, name, size)
+        each = records.outline(type_id)
+        if each.kind == Kind.INT:
+            ids[type_id] = outlines.add(Kind.INT, each.name, each.size, extra=(each.integer,))
+        elif each.kind in (Kind.FLOAT, Kind.FWD):
+            ids[type_id] = outlines.add(each.kind, each.name, each.size, kflag=each.kflag)
+        elif each.name and each.kind in COMPOSITE_KINDS:
+            ids[type_id] = outlines.add(each.kind, each.name, each.size)
+        elif each.name and each.kind in ENUM_KINDS:
+            if each.size not in _ENUM_SIZES:
+                raise _damaged(split, f"{split.describe(type_id)} has {each.size} bytes")
+            ids[type_id] = outlines.add(Kind.ENUM, each.name, each.size)
     base = Btf.from_bytes(
-        outlines.build(), name=_base_name(split.name), pointer_size=split.pointer_size
+        outlines.build(), name=base_name(split.name), pointer_size=split.pointer_size
     )
 
     moved = [type_id for type_id in needed if not ids[type_id]]
@@ -94,26 +104,26 @@ def distill_base(split: Btf) -> Renumbered:
     return Renumbered(builder.btf(split.name), ids)
 
 
-def _needed(split: Btf) -> list[int]:
+def _needed(records: _Records) -> list[int]:
     """Types of the base that have to be known, ascending."""
-    references = _References(split)
+    split = records.btf
     needed: set[int] = set()
-    waiting = [to for type_id in split.own_ids() for to in references.of(type_id)]
+    waiting = [to for type_id in split.own_ids() for to in records.references(type_id)]
     while waiting:
         type_id = waiting.pop()
         if not 0 < type_id < split.start_id or type_id in needed:
             continue
         kind = split.kind(type_id)
         if kind not in _REFERRED:
-            raise FormatError(
-                f"it refers to {split.describe(type_id)} of its base, which cannot be distilled",
-                file=split.name,
-                section=".BTF",
-            )
+            what = f"it refers to {split.describe(type_id)} of its base, which cannot be distilled"
+            raise _damaged(split, what)
         needed.add(type_id)
-        if kind not in COMPOSITE_KINDS or not split.type_name(type_id):
-            waiting += references.of(type_id)
+        if kind not in COMPOSITE_KINDS or not records.outline(type_id).name:
+            waiting += records.references(type_id)
     return sorted(needed)
+
+
+# Relocating
 
 
 def relocate_base(split: Btf, base: Btf) -> Renumbered:
@@ -151,52 +161,25 @@ def relocate_base(split: Btf, base: Btf) -> Renumbered:
     return Renumbered(builder.btf(split.name), ids)
 
 
-def read_split(
-    types: Any, distilled: Any, *, base: Btf | None, name: str, pointer_size: int | None = None
-) -> Btf:
-    """Read what a module has in its sections ``.BTF`` and ``.BTF.base``.
-
-    As libbpf's ``btf__parse_split``.
-
-    Args:
-        types: Contents of ``.BTF``: bytes, or any buffer.
-        distilled: Contents of ``.BTF.base``.
-        base: BTF of the kernel onto which it is relocated; without one the distilled base stays.
-        name: What to call it in messages.
-        pointer_size: Size of a pointer in bytes, if it is known.
-
-    Raises:
-        FormatError: A part is damaged, or does not fit to ``base``.
-    """
-    try:
-        own = Btf.from_bytes(distilled, name=_base_name(name), pointer_size=pointer_size)
-    except FormatError as error:
-        error.file, error.section = name, ".BTF.base"
-        raise
-    split = Btf.from_bytes(types, base=own, name=name)
-    return split if base is None else relocate_base(split, base).btf
-
-
-def _base_name(split: str) -> str:
-    return f"{split}, distilled base"
-
-
 def _matches(split: Btf, distilled: Btf, base: Btf) -> Iterator[int]:
     """For each type of the distilled base the id of the one that it is in the other base."""
-    wanted = list(_types(distilled))
+    wanted = list(_outlines(distilled))
     for each in wanted:
         if each.kind not in _DISTILLED or not each.name:
-            raise _unfit(
-                split, f"its base is not distilled: {distilled.describe(each.id)} is in it"
-            )
-    candidates: dict[bytes, list[_Type]] = {each.name: [] for each in wanted}
+            what = f"its base is not distilled: {distilled.describe(each.id)} is in it"
+            raise _unfit(split, what)
+    candidates: dict[bytes, list[_Outline]] = {each.name: [] for each in wanted}
     for layer in base.layers():
-        for have in _types(layer, candidates):
+        for have in _outlines(layer, candidates):
             if have.kind in _NAMED:
                 candidates[have.name].append(have)
     embedded = _embedded(split)
+    left = _STEPS + _STEPS_PER_TYPE * (len(base) + len(wanted))
     for each in wanted:
         same = candidates[each.name]
+        left -= len(same)
+        if left < 0:
+            raise _unfit(split, f"too many types have the name of {distilled.describe(each.id)}")
         namesakes = sum(have.kind in COMPOSITE_KINDS for have in same)
         found: list[int] = []
         for have in same:
@@ -205,21 +188,70 @@ def _matches(split: Btf, distilled: Btf, base: Btf) -> Iterator[int]:
             if each.fits(have, embedded=inside, namesakes=namesakes):
                 found.append(have.id)
         if len(found) != 1:
-            raise _no_match(split, each, same, found, base)
+            raise _unfit(split, _no_match(distilled, each, same, found, base))
         yield found[0]
 
 
-class _Type(NamedTuple):
-    """What is compared of a type: in its record but for the encoding, which integers have."""
+def _embedded(split: Btf) -> set[int]:
+    """Structs and unions of the base that are members of own ones, or elements of such members."""
+    records = _Records(split)
+    found: set[int] = set()
+    seen: set[int] = set()
+    for composite, kind in zip(split.own_ids(), split.own_kinds(), strict=True):
+        if kind not in COMPOSITE_KINDS:
+            continue
+        for type_id in records.references(composite):
+            while type_id not in seen and split.kind(type_id) in _BY_VALUE:
+                seen.add(type_id)
+                type_id = records.references(type_id)[0]  # of an array that of its elements
+            if type_id < split.start_id and split.kind(type_id) in COMPOSITE_KINDS:
+                found.add(type_id)
+    return found
+
+
+def _no_match(
+    distilled: Btf, each: _Outline, same: list[_Outline], found: list[int], base: Btf
+) -> str:
+    what = _told(distilled, each)
+    if found:
+        return f"{what} has several matches in {base.name}: types {', '.join(map(str, found[:4]))}"
+    if not same:
+        return f"{what} is not in {base.name}"
+    there = ", ".join([_told(base, have) for have in same[:4]])
+    return f"{what} has no match in {base.name}, where there is {there}"
+
+
+def _told(btf: Btf, each: _Outline) -> str:
+    size = "" if each.kind == Kind.FWD else f" of {each.size} bytes"
+    return btf.describe(each.id) + size
+
+
+# Types, word by word
+
+
+class _Outline(NamedTuple):
+    """What is kept and compared of a type: the words that its record begins with.
+
+    Attributes:
+        size: In bytes; of a forward declaration 0.
+        integer: The fourth word of an INT: encoding, offset and width; else 0.
+    """
 
     id: int
     name: bytes
     kind: int
     kflag: bool
     size: int
-    encoding: int
+    integer: int
 
-    def fits(self, have: _Type, *, embedded: bool, namesakes: int) -> bool:
+    @classmethod
+    def read(cls, type_id: int, words: Any, at: int, name: bytes) -> _Outline:
+        info = words[at + 1]
+        kind = info >> 24 & 0x7F
+        integer = words[at + 3] if kind == Kind.INT else 0
+        return cls(type_id, name, kind, bool(info >> 31), words[at + 2], integer)
+
+    def fits(self, have: _Outline, *, embedded: bool, namesakes: int) -> bool:
         """Whether a type of the distilled base can be that type of the same name.
 
         Args:
@@ -244,69 +276,38 @@ class _Type(NamedTuple):
             return have.kind == (Kind.UNION if have.kflag else Kind.STRUCT)
         if self.kind == Kind.ENUM:
             return have.kind in ENUM_KINDS
-        return self.kind == have.kind and self.encoding == have.encoding
+        return self.kind == have.kind and self.integer >> 24 & 0xF == have.integer >> 24 & 0xF
 
 
-def _types(table: Btf, names: dict[bytes, list[_Type]] | None = None) -> Iterator[_Type]:
+def _outlines(table: Btf, names: dict[bytes, list[_Outline]] | None = None) -> Iterator[_Outline]:
     """The own types of a table, or those with certain names."""
     words, texts = table._words, Texts(table)
     for type_id, at in enumerate(table._offsets, table.start_id):
         name = texts[words[at]]
         if names is None or name in names:
-            info = words[at + 1]
-            kind = info >> 24 & 0x7F
-            encoding = words[at + 3] >> 24 & 0xF if kind == Kind.INT else 0
-            yield _Type(type_id, name, kind, bool(info >> 31), words[at + 2], encoding)
+            yield _Outline.read(type_id, words, at, name)
 
 
-def _embedded(split: Btf) -> set[int]:
-    """Structs and unions of the base that are members of own ones, or elements of such members."""
-    references = _References(split)
-    found: set[int] = set()
-    seen: set[int] = set()
-    for composite, kind in zip(split.own_ids(), split.own_kinds(), strict=True):
-        if kind not in COMPOSITE_KINDS:
-            continue
-        for type_id in references.of(composite):
-            while type_id not in seen and split.kind(type_id) in _BY_VALUE:
-                seen.add(type_id)
-                type_id = references.of(type_id)[0]  # of an array that of its elements
-            if type_id < split.start_id and split.kind(type_id) in COMPOSITE_KINDS:
-                found.add(type_id)
-    return found
-
-
-class _References:
-    """The types to which a type refers, in the order in which they lie in its record."""
+class _Records:
+    """Single types of a table and its bases."""
 
     def __init__(self, btf: Btf) -> None:
-        self._btf = btf
+        self.btf = btf
         self._places = Places("t")
+        self._texts = Texts(btf)
 
-    def of(self, type_id: int) -> list[int]:
-        owner, at = self._btf._locate(type_id)
+    def outline(self, type_id: int) -> _Outline:
+        owner, at = self.btf._locate(type_id)
+        return _Outline.read(type_id, owner._words, at, self._texts[owner._words[at]])
+
+    def references(self, type_id: int) -> list[int]:
+        """The types to which it refers, in the order in which they lie in its record."""
+        owner, at = self.btf._locate(type_id)
         return [owner._words[at + place] for place in self._places[owner._words[at + 1]]]
 
 
-def _no_match(
-    split: Btf, each: _Type, same: list[_Type], found: list[int], base: Btf
-) -> FormatError:
-    assert split.base is not None
-    what = f"{split.base.describe(each.id)} of {each.size} bytes"
-    if found:
-        told = f"has several matches in {base.name}: types {', '.join(map(str, found[:4]))}"
-    elif same:
-        told = f"has no match in {base.name}, where there is {_told(base, same)}"
-    else:
-        told = f"is not in {base.name}"
-    return _unfit(split, f"{what} {told}")
-
-
-def _told(base: Btf, same: list[_Type]) -> str:
-    sizes = (f" of {each.size} bytes" if each.kind != Kind.FWD else "" for each in same[:4])
-    return ", ".join(
-        base.describe(each.id) + size for each, size in zip(same[:4], sizes, strict=True)
-    )
+def _damaged(split: Btf, what: str) -> FormatError:
+    return FormatError(what, file=split.name, section=".BTF")
 
 
 def _unfit(split: Btf, what: str) -> FormatError:

@@ -153,6 +153,40 @@ class Btf:
         btf._pointer_size = pointer_size
         return btf
 
+    @classmethod
+    def from_image(cls, data: Any, *, base: Btf | None = None, name: str = "BTF") -> Btf:
+        """Read the BTF in the contents of a file, see :mod:`pybpfload.elf.image` for which.
+
+        That of a module with a section ``.BTF.base`` (Linux 6.11) extends the distilled base in it;
+        it is relocated onto ``base`` if that is given. As libbpf's ``btf__parse_split``.
+
+        Args:
+            data: Bytes, or any buffer.
+            base: BTF that it extends: vmlinux for that of a module.
+            name: What to call it in messages.
+
+        Raises:
+            FormatError: There is no BTF in it, it is damaged, or ``base`` lacks types it needs.
+        """
+        from pybpfload.elf.image import image_btf
+
+        found = image_btf(data, name)
+        if found.base is None:
+            return cls.from_bytes(
+                found.types, base=base, name=name, pointer_size=found.pointer_size
+            )
+        from pybpfload.btf.distill import base_name, relocate_base
+
+        try:
+            distilled = cls.from_bytes(
+                found.base, name=base_name(name), pointer_size=found.pointer_size
+            )
+        except FormatError as error:
+            error.file, error.section = name, ".BTF.base"
+            raise
+        split = cls.from_bytes(found.types, base=distilled, name=name)
+        return split if base is None else relocate_base(split, base).btf
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Btf:
         return self  # it never changes
 

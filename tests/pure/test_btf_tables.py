@@ -106,6 +106,27 @@ def test_append_to_a_split_table():
         BtfBuilder(base=sample().btf()).add_btf(split)
 
 
+def test_split_over_split():
+    """Names and strings are found in every layer; the first of a split one follows no NUL."""
+    lower = BtfBuilder()
+    lower.add_int("int", 4)
+    lower = lower.btf()
+    middle = BtfBuilder(base=lower)
+    middle.add_struct("mid", 4, [("first", 1, 0)])
+    middle = middle.btf()
+    b = BtfBuilder(base=middle)
+    for name in ("int", "mid", "first", "own"):
+        b.add_typedef(name, 2)
+    top = b.btf()
+    assert top.layers() == [lower, middle, top]
+    assert top._strings == b"own\0"
+    found = {name: top.find_all(name) for name in ("int", "mid", "first", "own", "other")}
+    assert found == {"int": [1, 3], "mid": [2, 4], "first": [5], "own": [6], "other": []}
+    assert [top.find_own(name) for name in found] == [3, 4, 5, 6, 0]
+    again = Btf.from_bytes(top.to_bytes(), base=middle)
+    assert all_types(again) == all_types(top)
+
+
 def test_unknown_kinds_are_not_appended_or_swapped():
     odd = Btf.from_bytes(layout_blob(), name="odd")
     with pytest.raises(FormatError, match="type 2 is of unknown kind 25, which cannot be appended"):
