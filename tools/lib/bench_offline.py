@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench_check import check
 from bench_result import Result, median_and_spread
 from environment import ROOT
 
@@ -190,6 +191,7 @@ OFFLINE: dict[str, Callable[[int], Iterator[Result]]] = {
     "help": _help,
     "relocate": _relocate,
     "inspect": _inspect,
+    "check": check,
     "open": _open,
     "btf": _btf,
     "events": _events,
