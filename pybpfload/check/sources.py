@@ -151,7 +151,7 @@ def _of_image(path: Path, below: Kernel | None) -> Kernel:
     if _MODULE.fullmatch(path.name):
         if below is None:
             below = _below(path)
-        module = _btf(btf_from_image(data, str(path)), path, below.target.btf)
+        module = Btf.from_image(data, base=below.target.btf, name=str(path))
         more = Target(below.target.btf, [module])
         return Kernel(
             str(path), more, kconfig=below.kconfig, symbols=below.symbols, release=below.release
@@ -163,7 +163,7 @@ def _of_image(path: Path, below: Kernel | None) -> Kernel:
     if release:
         kconfig = _text(path.parent / f"config-{release}")
         symbols = _symbols(path.parent / f"System.map-{release}")
-    btf = _btf(blob, path, below.target.btf if below else None)
+    btf = Btf.from_bytes(blob, base=below.target.btf if below else None, name=str(path))
     files = _of_release(path, release) if named else []
     return Kernel(
         str(path),
@@ -214,7 +214,7 @@ def _reader(files: list[Path], base: Btf | None) -> Callable[[], Iterator[Btf]]:
     def modules() -> Iterator[Btf]:
         for path in files:
             try:
-                yield _btf(btf_from_image(path.read_bytes(), str(path)), path, base)
+                yield Btf.from_image(path.read_bytes(), base=base, name=str(path))
             except (FormatError, NotSupportedError, OSError):
                 continue  # something else, or a module without BTF
 
@@ -252,7 +252,7 @@ def _of_package(path: Path) -> Kernel:
     def modules() -> Iterator[Btf]:
         for name, content in members_of_deb(path.read_bytes(), str(path), _MODULE.fullmatch):
             try:
-                yield _btf(btf_from_image(content, name), Path(name), base)
+                yield Btf.from_image(content, base=base, name=str(Path(name)))
             except (FormatError, NotSupportedError):
                 continue
 
@@ -314,10 +314,6 @@ def _loaded(text: str) -> Kernel:
 def _need_linux() -> None:
     if not sys.platform.startswith("linux"):
         raise NotSupportedError(f"this needs a running Linux kernel, and this is {sys.platform}")
-
-
-def _btf(blob: bytes, path: Path, base: Btf | None) -> Btf:
-    return Btf.from_bytes(blob, base=base, name=str(path))
 
 
 def _text(path: Path) -> str | None:
