@@ -229,7 +229,7 @@ def _list_of_runs(runs: Iterable[Run]) -> Iterator[str]:
     for run in runs:
         count = collections.Counter(outcome for outcome, _ in run.tests.values())
         failed = count.total() - count["passed"] - count["skipped"] - count["not run"]
-        cells = (run.kernel, run.release, run.machine, run.commit, run.date)
+        cells = (run.title, run.release, run.machine, run.commit, run.date)
         counts = (count["passed"], count["skipped"], failed)
         yield f"| {' | '.join(map(str, [*cells, *counts]))} |"
 
@@ -238,7 +238,7 @@ def _tables(runs: Sequence[Run]) -> Iterator[str]:
     for group, features in FEATURES.items():
         lacking: dict[tuple[str, str], list[str]] = {}  # kernels, by reason and feature
         yield from ("", f"## {group}", "")
-        yield f"| | {' | '.join(run.kernel for run in runs)} |"
+        yield f"| | {' | '.join(run.title for run in runs)} |"
         yield "|---" * (len(runs) + 1) + "|"
         for feature, patterns in features.items():
             cells = []
@@ -247,7 +247,7 @@ def _tables(runs: Sequence[Run]) -> Iterator[str]:
                 cells.append(_cell(found))
                 if cells[-1] == "no":
                     (reason, _), *_ = collections.Counter(r for _, r in found).most_common(1)
-                    lacking.setdefault((_brief(reason), feature), []).append(run.kernel)
+                    lacking.setdefault((_brief(reason), feature), []).append(run.title)
             yield f"| {feature} | {' | '.join(cells)} |"
         together: dict[tuple[str, str], list[str]] = {}  # features, by reason and kernels
         for (reason, feature), where in lacking.items():

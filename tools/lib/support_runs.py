@@ -45,6 +45,12 @@ class Run:
     date: str
     tests: dict[str, tuple[str, str]]
 
+    @property
+    def title(self) -> str:
+        """The kernel's name, with its version if the name does not tell."""
+        version = ".".join(self.release.split(".")[:2])
+        return self.kernel if self.kernel.startswith(version) else f"{self.kernel} ({version})"
+
 
 def tests() -> list[str]:
     """The tests that there are, without their parameters, as pytest's node ids."""
