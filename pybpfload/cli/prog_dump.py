@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, print_json
@@ -10,6 +11,7 @@ from pybpfload.cli.failure import complain, visible
 from pybpfload.cli.live import one_word, open_named
 from pybpfload.cli.style import DIM, TITLE, paint
 from pybpfload.errors import NotSupportedError
+from pybpfload.isa.insn import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +75,7 @@ def _show_xlated(program: Program, *, json: bool, code: bool) -> None:
     if any(each.line.text == "call 0x0" and not each.line.comment for each in lines):
         complain(f"which helpers are called is hidden from this process; {_HIDDEN}")
     if json:
-        print_json([_instruction(each) for each in lines])
+        print_json([_instruction(each, code) for each in lines])
     else:
         _print(_instructions(lines, code))
 
@@ -150,7 +152,7 @@ def _said(source: SourceLine | None) -> dict[str, Any]:
     return {"src": source.text, "file": source.file, "line_num": source.number}
 
 
-def _instruction(each: XlatedLine) -> dict[str, Any]:
+def _instruction(each: XlatedLine, code: bool) -> dict[str, Any]:
     """An instruction, with the keys of ``bpftool -j prog dump xlated``."""
     return {
         **({"function": each.function} if each.function else {}),
@@ -160,7 +162,24 @@ def _instruction(each: XlatedLine) -> dict[str, Any]:
         "index": each.line.index,
         "comment": each.line.comment,
         "code": each.code.hex(),
+        **({"opcodes": _fields(each.code)} if code else {}),
     }
+
+
+def _fields(code: bytes) -> dict[str, Any]:
+    """The bytes of an instruction by field; a second slot belongs to the immediate."""
+    insn = decode(code, "<" if sys.byteorder == "little" else ">")[0]
+    return {
+        "code": f"{insn.code:#x}",
+        "src_reg": f"{insn.src:#x}",
+        "dst_reg": f"{insn.dst:#x}",
+        "off": _hex_bytes(code[2:4]),
+        "imm": _hex_bytes(code[4:]),
+    }
+
+
+def _hex_bytes(data: bytes) -> list[str]:
+    return [f"{byte:#04x}" for byte in data]
 
 
 def _function(each: JitedFunction) -> dict[str, Any]:
@@ -181,7 +200,7 @@ def _machine_instruction(each: JitedInsn) -> dict[str, Any]:
         **_said(each.source),
         "pc": hex(each.offset),
         "operation": operation,
-        "operands": _BETWEEN_OPERANDS.split(operands) if operands else [],
+        "operands": _BETWEEN_OPERANDS.split(operands) if operands else [None],
         "comment": each.comment,
-        "opcodes": [hex(byte) for byte in each.code],
+        "opcodes": _hex_bytes(each.code),
     }

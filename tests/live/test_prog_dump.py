@@ -163,6 +163,17 @@ def test_instructions_are_those_of_bpftool(programs, at_least, record_property):
     assert instructions >= at_least
 
 
+@needs_bpftool
+def test_bytes_of_instructions_are_those_of_bpftool(capsys):
+    with pybpfload.open(FIXTURES / "execsnoop.bpf.o").load() as obj:
+        number = str(obj.programs["on_exit"].info(code=False).id)
+        assert main(["--json", "prog", "dump", "xlated", "id", number, "opcodes"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        theirs = bpftool("prog", "dump", "xlated", "id", number, "opcodes")
+    assert [each["opcodes"] for each in shown] == [each["opcodes"] for each in theirs]
+    assert {len(each["opcodes"]["imm"]) for each in shown} == {4, 12}
+
+
 def test_machine_code_is_where_the_kernel_says():
     """Boundaries and names of functions, and what calls go to, against ``/proc/kallsyms``."""
     with pybpfload.open(FIXTURES / "subprogs.bpf.o").load() as obj:
@@ -209,7 +220,8 @@ def test_machine_code_is_disassembled(capsys):
     opcodes = [int(byte, 16) for insn in shown["insns"] for byte in insn["opcodes"]]
     assert bytes(opcodes) == function.code == bytes.fromhex(shown["code"])
     for insn, each in zip(shown["insns"], function.insns, strict=True):
-        assert each.text.split() == f"{insn['operation']} {','.join(insn['operands'])}".split()
+        operands = ",".join(filter(None, insn["operands"]))  # None if there are none
+        assert each.text.split() == f"{insn['operation']} {operands}".split()
 
 
 def shown_without_syslog(*words):

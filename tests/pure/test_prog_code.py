@@ -136,8 +136,10 @@ def test_what_objdump_prints(monkeypatch, kernel):
         (5, "e9f6efff41", "jmp 0xffffffff82000000", "return_thunk"),
         (10, "c3", "ret", ""),
     ]
-    first, *_ = _function(function)["insns"]
+    first, _, last = _function(function)["insns"]
     assert (first["operation"], first["operands"]) == ("nopl", ["0x0(%rax,%rax,1)"])
+    assert (last["pc"], last["operation"], last["operands"]) == ("0xa", "ret", [None])
+    assert last["opcodes"] == ["0xc3"]
 
 
 @pytest.mark.parametrize("trouble", [OSError("no"), subprocess.TimeoutExpired("objdump", 1), 1])
