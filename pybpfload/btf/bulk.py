@@ -16,7 +16,7 @@ from pybpfload.errors import FormatError
 from pybpfload.formats import btf as fmt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from pybpfload.btf.table import Btf
 
@@ -38,6 +38,8 @@ class Bulk:
 
     Attributes:
         kinds: The kind of each type, by id.
+        words: The records of all types.
+        starts: Where in the words the record of each type is, by id.
     """
 
     def __init__(self, btf: Btf) -> None:
@@ -47,31 +49,36 @@ class Bulk:
         tables.reverse()
         self.kinds = b"\0" + b"".join(table.own_kinds() for table in tables)
         self._names = _Names(btf, b"".join([table._strings for table in tables]))
-        self._starts = array("I", [0])  # where in the words the record of each type is
-        self._words: Any = tables[0]._words
-        self._starts.extend(tables[0]._offsets)
+        self.starts = array("I", [0])
+        self.words: Any = tables[0]._words
+        self.starts.extend(tables[0]._offsets)
         for table in tables[1:]:
-            before = len(self._words)
-            self._words = array("I", bytes(self._words) + bytes(table._words))
-            self._starts.extend([before + at for at in table._offsets])
+            before = len(self.words)
+            self.words = array("I", bytes(self.words) + bytes(table._words))
+            self.starts.extend([before + at for at in table._offsets])
+
+    def ids(self, kinds: Collection[int], start: int = 0) -> list[int]:
+        """The ids of all types of some kinds, ascending, from one on."""
+        pattern = re.compile(b"[%b]" % re.escape(bytes(kinds)))
+        return [found.start() for found in pattern.finditer(self.kinds, start)]
 
     def name(self, type_id: int) -> str:
         """The name of a type; ``""`` if it has none."""
-        return self._names[self._words[self._starts[type_id]]]
+        return self._names[self.words[self.starts[type_id]]]
 
     def third(self, type_id: int) -> int:
         """The third word of a type: of most its size, or the type that it is made of."""
-        return int(self._words[self._starts[type_id] + 2])
+        return int(self.words[self.starts[type_id] + 2])
 
     def made_of(self, type_id: int) -> int:
         """The type of an array's elements; of what else is made of one type, that type."""
         if self.kinds[type_id] == Kind.ARRAY:
-            return int(self._words[self._starts[type_id] + fmt.TYPE_WORDS])
+            return int(self.words[self.starts[type_id] + fmt.TYPE_WORDS])
         return self.third(type_id)
 
     def kflag(self, type_id: int) -> bool:
         """The kind flag of a type."""
-        return bool(self._words[self._starts[type_id] + 1] >> 31)
+        return bool(self.words[self.starts[type_id] + 1] >> 31)
 
     def members(self, type_id: int) -> Iterable[tuple[str, int, int, int]]:
         """Members of a struct or union: name; type; offset and width of a bit field in bits.
@@ -108,9 +115,9 @@ class Bulk:
 
     def _elements(self, type_id: int, size: int) -> list[int]:
         """The words of the elements of a type, of which each has so many."""
-        at = self._starts[type_id]
-        start, count = at + fmt.TYPE_WORDS, self._words[at + 1] & 0xFFFFFF
-        found: list[int] = self._words[start : start + size * count].tolist()
+        at = self.starts[type_id]
+        start, count = at + fmt.TYPE_WORDS, self.words[at + 1] & 0xFFFFFF
+        found: list[int] = self.words[start : start + size * count].tolist()
         return found
 
 

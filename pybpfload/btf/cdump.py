@@ -167,12 +167,11 @@ class CHeader:
         self._put(_HEAD)
         if roots is None:
             lonely = []
-            for type_id, kind in zip(btf.own_ids(), btf.own_kinds(), strict=True):
-                if kind in _DEFINED:
-                    if bulk.name(type_id):
-                        self._define(type_id)
-                    elif kind in t.ENUM_KINDS:
-                        lonely.append(type_id)
+            for type_id in bulk.ids(_DEFINED, btf.start_id):
+                if bulk.name(type_id):
+                    self._define(type_id)
+                elif bulk.kinds[type_id] in t.ENUM_KINDS:
+                    lonely.append(type_id)
             self._define_lonely_enums(lonely)
             self._declare_kfuncs()
         else:
@@ -236,24 +235,24 @@ class CHeader:
 
     def _mentioned(self, type_id: int, *, complete: bool) -> list[_Need]:
         """What the declaration of something of a type needs; complete if it takes up space."""
-        kinds, third = self.bulk.kinds, self.bulk.third
+        kinds, words, starts = self.bulk.kinds, self.bulk.words, self.bulk.starts
         found: list[_Need] = []
         todo = [(type_id, complete)]
         while todo:
             type_id, complete = todo.pop()
             kind = kinds[type_id] if type_id < len(kinds) else self.btf.kind(type_id)  # raises
             if kind == t.Kind.PTR:
-                todo.append((third(type_id), False))
+                todo.append((words[starts[type_id] + 2], False))
             elif kind in _COMPOSITES:
                 found.append((type_id, complete or not self.bulk.name(type_id)))
             elif kind == t.Kind.TYPEDEF:
                 found.append((type_id, True))
                 if complete:
-                    todo.append((third(type_id), True))
+                    todo.append((words[starts[type_id] + 2], True))
             elif kind == t.Kind.ARRAY:  # C wants its elements complete, even behind a pointer
                 todo.append((self.bulk.made_of(type_id), True))
             elif kind == t.Kind.FUNC_PROTO:
-                todo.append((third(type_id), False))
+                todo.append((words[starts[type_id] + 2], False))
                 todo += [(each, False) for each in self.bulk.param_types(type_id)]
             elif kind == t.Kind.FWD:
                 found.append((self._resolve(type_id), False))
@@ -263,7 +262,7 @@ class CHeader:
                 if self.bulk.name(type_id):
                     found.append((type_id, True))
             elif kind in _CHANGED:
-                todo.append((third(type_id), complete))
+                todo.append((words[starts[type_id] + 2], complete))
             self._steps -= 1
             if self._steps < 0:
                 raise self._error(_ENTANGLED)
@@ -272,11 +271,9 @@ class CHeader:
     def _resolve(self, forward: int) -> int:
         """The definition that belongs to a forward declaration, or itself if there is none."""
         if self._definitions is None:
-            kinds, name_of = self.bulk.kinds, self.bulk.name
             self._definitions = {
-                (name_of(type_id), kinds[type_id] == t.Kind.UNION): type_id
-                for type_id in reversed(range(len(kinds)))
-                if kinds[type_id] in _COMPOSITES
+                (self.bulk.name(type_id), self.bulk.kinds[type_id] == t.Kind.UNION): type_id
+                for type_id in reversed(self.bulk.ids(_COMPOSITES))
             }
         found, name = self.btf[forward], self.bulk.name(forward)
         assert isinstance(found, t.Fwd)
