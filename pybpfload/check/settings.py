@@ -55,6 +55,8 @@ class Settings:
                 remedy = "put it beside the kernel, as config-RELEASE or in a directory as config"
                 self.unknown.append(Finding(what, "kconfig", remedy=remedy))
             return
+        if not externs:
+            return
         text = self.kernel.kconfig.encode()
         try:
             found = parse_kconfig(text, externs, {}, f"configuration of {self.kernel.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import tarfile
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -300,7 +301,7 @@ def test_settings_decide_what_is_reached():
     name = "CONFIG_BPF_SYSCALL"
     on, off = reached(**{name: b"\1"}), reached(**{name: b"\0"})
     assert on | off == reached()
-    assert on - off, "what is behind the condition"
+    assert off - on, "what is there for its being off"
 
 
 # --- the few rules of the verifier that are judged ------------------------------------------------
@@ -361,3 +362,40 @@ def test_functions_of_the_kernel_that_programs_may_not_call():
     assert "none that programs may call" not in said(allowed.problems)
     assert "may call bpf_rcu_read" in said(allowed.unknown)
     assert "none that programs may call" not in said(check(spec, types()).problems), "not marked"
+
+
+# --- probes of several kernels --------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path, module, vmlinux) -> list[str]:
+    (tmp_path / "5.10.btf").write_bytes(kernel_btf("5.10", "do_work", "do_old"))
+    folder = tmp_path / "7.2"
+    folder.mkdir()
+    (folder / "vmlinux").write_bytes(vmlinux)
+    (folder / "nf_tables").write_bytes(module)
+    return ["--btf", str(tmp_path / "5.10.btf"), "--btf", str(folder)]
+
+
+def test_which_kernels_have_a_place(two, capsys):
+    assert main(["probes", *two, "fentry/do_*", "fentry/schedule"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["SECTION", two[1], two[3]], "one release is not known"
+    assert [line.split()[1:] for line in lines[1:]] == [["yes", "-"], ["yes", "-"], ["yes", "yes"]]
+    assert main(["probes", *two, "--json", "fentry/do_work"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)
+    assert list(entry["prototypes"].values()) == ["int do_work(void)"]
+    assert main(["probes", *two, "-v", "fentry/do_work"]) == 0
+    out = capsys.readouterr().out
+    assert ": int do_work(void)" in out
+    assert ": not there" in out
+
+
+def test_places_in_modules_beside_a_kernel(two, capsys):
+    assert main(["probes", "--btf", two[3], "fentry/nf_tables_new*"]) == 0
+    assert capsys.readouterr().out == "fentry/nf_tables:nf_tables_newtable  [nf_tables]\n"
+
+
+def test_a_function_that_is_not_there_may_be_meant(two, capsys):
+    assert main(["probes", "--btf", two[1], "fentry/do_wrok"]) == 1
+    assert "fentry/do_wrok: did you mean do_work?" in capsys.readouterr().err

@@ -37,6 +37,7 @@ class Target:
         self.btf = btf
         self._modules = modules
         self._loaded: list[Btf] | None = None
+        self._in_modules: dict[tuple[str, int], list[Candidate]] = {}
 
     @property
     def modules(self) -> list[Btf]:
@@ -44,6 +45,14 @@ class Target:
         if self._loaded is None:
             self._loaded = list(self._modules() if callable(self._modules) else self._modules)
         return self._loaded
+
+    def in_modules(self, name: str, kind: int) -> list[Candidate]:
+        """Types of the modules, of which there may be thousands: each is looked for once."""
+        found = self._in_modules.get((name, kind))
+        if found is None:
+            found = [each for module in self.modules for each in _named(module, name, kind)]
+            self._in_modules[name, kind] = found
+        return found
 
 
 class Candidates:
@@ -75,17 +84,12 @@ class Candidates:
         kind = self.local.kind(type_id)
         if self._target.btf is None:
             return []
-        found = self._named(self._target.btf, name, kind)
-        if not found:
-            for module in self._target.modules:
-                found += self._named(module, name, kind)
-        return found
+        return _named(self._target.btf, name, kind) or list(self._target.in_modules(name, kind))
 
-    @staticmethod
-    def _named(btf: Btf, name: str, kind: int) -> list[Candidate]:
-        return [
-            Candidate(btf, type_id)
-            for type_id in btf.find_essential(name)
-            if btf.kind(type_id) == kind
-            or (btf.kind(type_id) in t.ENUM_KINDS and kind in t.ENUM_KINDS)
-        ]
+
+def _named(btf: Btf, name: str, kind: int) -> list[Candidate]:
+    return [
+        Candidate(btf, type_id)
+        for type_id in btf.find_essential(name)
+        if btf.kind(type_id) == kind or (btf.kind(type_id) in t.ENUM_KINDS and kind in t.ENUM_KINDS)
+    ]
