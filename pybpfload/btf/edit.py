@@ -161,7 +161,7 @@ class BtfEditor(BtfBuilder):
         Args:
             type_id: The type.
             table: 256 bytes, as :func:`bytes.maketrans` makes them; it must map nothing but NUL to
-            NUL.
+                NUL.
             count: Only that many bytes at the start of the name.
 
         Raises:
