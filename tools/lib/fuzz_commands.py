@@ -39,7 +39,7 @@ _LONGEST_LINE = 20000
 LIVE = ("run", "iter run", "test-run")
 """Commands that load into a kernel, or run what it has."""
 
-_TELLS_MORE = ("run",)  # of each program that cannot be attached
+_TELLS_MORE = ("run", "iter run")  # of each program that cannot be attached or run
 _SCRIPT = "print(obj, btf); dir(obj)"
 
 
