@@ -25,7 +25,7 @@ import fuzz_commands
 import fuzz_seeds
 from environment import ROOT
 
-from pybpfload.btf import Btf, BtfExt
+from pybpfload.btf import Btf, BtfExt, distill_base, relocate_base
 from pybpfload.btf import types as t
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.btf.cdecl import declare, define
@@ -168,6 +168,9 @@ def _split_btf(data: bytes) -> None:
     if btf is not None:
         _types(btf)
         attempt(lambda: Target(_base(data[:1] == b"\x9f"), [btf]))
+        made = attempt(lambda: distill_base(btf).btf)
+        if made is not None and btf.base is not None:
+            attempt(lambda: relocate_base(made, btf.base))
 
 
 def _types(btf: Btf) -> None:
