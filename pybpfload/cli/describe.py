@@ -138,7 +138,7 @@ class _Accesses:
         ]
 
     def _words(self, kind: int, type_id: int, access: str) -> dict[str, str | None]:
-        unknown = {"type": None, "path": None}
+        unknown: dict[str, str | None] = {"type": None, "path": None}
         if self.btf is None or kind not in CoreKind._value2member_map_ or self._left < 0:
             return unknown
         try:
