@@ -143,13 +143,16 @@ class Declarer:
         btf: The table.
         room: How many characters the texts of all types may have together: those of strangers'
             types could double with each.
+
+    Attributes:
+        known: What :meth:`parts` found so far, by type id.
     """
 
     def __init__(self, btf: Btf, room: int = _ROOM) -> None:
         self._btf = btf
         self._kind: Callable[[int], int] = btf.kind
         self._room = room
-        self._parts: dict[int, tuple[str, str]] = {}
+        self.known: dict[int, tuple[str, str]] = {}
         # How many texts were made that hold only where they stand; what has one is not kept.
         self._passing = 0
 
@@ -170,10 +173,10 @@ class Declarer:
         Raises:
             FormatError: As of :func:`declare`.
         """
-        parts = self._parts.get(type_id)
+        parts = self.known.get(type_id)
         if parts is not None:
             return parts
-        known, passing = self._parts, self._passing
+        known, passing = self.known, self._passing
         chain: list[int] = []  # from the type to what its declaration begins with
         inner = type_id
         while parts is None:

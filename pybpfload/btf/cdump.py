@@ -427,20 +427,21 @@ class CHeader:
     def _composite(self, type_id: int, head: str, members: list[_Member]) -> str:
         """The definition of a struct or union whose layout is known, without ``;``."""
         packed, _, plain = self._layouts[type_id]
-        parts, room = self._spelling.parts, self._left
+        known, room = self._spelling.known, self._left
         lines = []
         for name, of, _, width in members:
-            if name:
-                before, after = parts(of)
-                line = f"\t{before}{name}{after}"
-            else:
-                line = f"\t{self._nameless(of)}"
+            end = f": {width};\n" if width else ";\n"
+            parts = known.get(of)
+            if name and parts:
+                line = f"\t{parts[0]}{name}{parts[1]}{end}"
+            else:  # something may be written out here, which takes many lines
+                text = self._spelling.text(of, name) if name else self._nameless(of)
+                text = text.replace("\n", "\n\t")
+                line = f"\t{text}{end}"
             room -= len(line)
             if room < 0:
                 raise self._error(_ENTANGLED)
-            if "\n" in line:
-                line = line.replace("\n", "\n\t")
-            lines.append(f"{line}: {width};\n" if width else f"{line};\n")
+            lines.append(line)
         if not plain:
             lines = self._with_gaps(type_id, members, lines)
         body = "".join(lines)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pybpfload.cli import btf_loaded
 from pybpfload.cli.common import Parser, open_object, print_json
 from pybpfload.cli.failure import UsageError, complain, did_you_mean, visible
 from pybpfload.cli.group import Command, run_group
@@ -347,6 +346,12 @@ def _min(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _loaded(arguments: Sequence[str]) -> int:
+    from pybpfload.cli import btf_loaded
+
+    return btf_loaded.run(arguments)
+
+
 def _place(bits: int) -> int | str:
     return f"{bits // 8}:{bits % 8}" if bits % 8 else bits // 8
 
@@ -358,5 +363,6 @@ COMMANDS = {
     "diff": Command(_diff, "what changed from one kernel to another"),
     "find": Command(_find, "types by name, size, members"),
     "min": Command(_min, "the least BTF that objects need"),
-    **btf_loaded.COMMANDS,
+    "list": Command(_loaded, "what the running kernel holds, and what uses it"),
+    "show": Command(_loaded, "the same"),
 }

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.cli import NEEDS
 from pybpfload.cli.common import Parser
 from pybpfload.cli.failure import UsageError, did_you_mean
-from pybpfload.cli.group import Command
 from pybpfload.cli.live import Owners, needs_linux, print_list, print_one
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from pybpfload.runtime.loaded_btf import LoadedBtf
 
-__all__ = ["COMMANDS", "record"]
+__all__ = ["record", "run"]
 
 _COLUMNS = {
     "ID": "id",
@@ -43,7 +42,8 @@ def record(loaded: LoadedBtf) -> dict[str, Any]:
     return made
 
 
-def _list(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
+    """Run ``btf list`` or ``btf show`` and return the exit status."""
     parser = Parser(
         "btf list",
         "List the BTF that the running kernel holds, and what uses it, or show one.",
@@ -76,10 +76,3 @@ def _named(loaded: Sequence[LoadedBtf], text: str) -> LoadedBtf:
             return each
     close = did_you_mean(text, {each.name for each in loaded if each.name})
     raise UsageError(f"the kernel holds no BTF {text!r}{close}")
-
-
-COMMANDS = {
-    "list": Command(_list, "what the running kernel holds, and what uses it"),
-    "show": Command(_list, "the same"),
-}
-"""Its commands."""
