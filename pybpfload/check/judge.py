@@ -145,8 +145,13 @@ class _Check:
                 continue
             if found is None:
                 self.missing.add(name)
-            else:
-                self.symbols[name] = found
+                continue
+            self.symbols[name] = found
+            # The kernel takes the type from BTF, and then the address from its symbols.
+            if extern.kind == ExternKind.KSYM and self.kernel.has_symbol(extern.name) is False:
+                what = f"the kernel's types have the variable {extern.name}, its symbols have not"
+                remedy = "it was built without CONFIG_KALLSYMS_ALL, or lost the variable"
+                self.problem(what, "extern", remedy=remedy)
         self.verdict.problems += self.settings.problems
         self.verdict.unknown += self.settings.unknown
 

@@ -154,8 +154,10 @@ class _Progress:
             return
         self.shown = True
         full = count * _WIDTH // self.total
-        left = passed / count * (self.total - count)
+        left = ""
+        if count * 20 >= self.total:  # before, it would be a guess
+            left = f" {passed / count * (self.total - count):.0f} s left,"
         bar = f"[{'#' * full}{'.' * (_WIDTH - full)}]"
-        line = f"{bar} {count} of {self.total}, {left:.0f} s left, {Path(verdict.object).name}"
+        line = f"{bar} {count} of {self.total},{left} {Path(verdict.object).name}"
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{line[:width]}\x1b[K", end="", file=sys.stderr, flush=True)

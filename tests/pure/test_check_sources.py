@@ -17,6 +17,8 @@ from pybpfload.btf.build import BtfBuilder
 from pybpfload.check import FAILS, LOADS, Kernel, check, check_files, find_kernels
 from pybpfload.check.kernel import module_name
 from pybpfload.check.reach import explore
+from pybpfload.cli import check as cli_check
+from pybpfload.cli import check_report as report
 from pybpfload.cli import main
 from pybpfload.cli.check_report import _columns
 from pybpfload.isa import insn as isa
@@ -362,6 +364,39 @@ def test_functions_of_the_kernel_that_programs_may_not_call():
     assert "none that programs may call" not in said(allowed.problems)
     assert "may call bpf_rcu_read" in said(allowed.unknown)
     assert "none that programs may call" not in said(check(spec, types()).problems), "not marked"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "passed", "shown"), [
+    (Terminal, 2.0, True), (Terminal, 0.5, False), (io.StringIO, 2.0, False),
+])  # fmt: skip
+def test_a_bar_on_a_terminal_after_a_second(monkeypatch, stream, passed, shown):
+    monkeypatch.setattr("sys.stderr", written := stream())
+    verdict = check(opened("minimal"), kernel("7.2"))
+    with cli_check._Progress(100) as progress:
+        progress.start -= passed
+        progress.show(1, verdict)
+        progress.show(50, verdict)
+    text = written.getvalue()
+    assert bool(text) == shown
+    if shown:
+        first, second, end = text.split("\r")[1:]
+        assert "1 of 100, minimal.bpf.o" in first
+        assert "#####" in second
+        assert "50 of 100, 2 s left" in second
+        assert end == "\x1b[K", "and nothing is left of it"
+
+
+def test_signs_of_terminals_without_unicode(monkeypatch):
+    verdicts = list(check_files([OBJECTS / "arena.bpf.o"], [kernel("5.10"), kernel("7.2")]))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    shown = list(report.text(verdicts, [verdicts[0].object], ["5.10", "7.2"]))
+    assert shown[1].split() == ["arena.bpf.o", "x", "+"]
+    assert all(line.isascii() for line in shown)
 
 
 # --- probes of several kernels --------------------------------------------------------------------
