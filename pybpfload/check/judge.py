@@ -201,7 +201,7 @@ class _Check:
         if known is None and need.since is not None:
             known = self.kernel.has_come(need.since)
         if known is False:
-            remedy = _REMEDIES.get(need.kind, "")
+            remedy = _REMEDIES.get(need.kind, "").replace("...", need.name.removeprefix("bpf_"))
             if need.kind == "instruction" and need.since in _CPUS:
                 remedy = f"compile it with {_CPUS[need.since]}"
             what = f"{prefix}the kernel has no {need}"
