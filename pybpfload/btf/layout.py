@@ -86,6 +86,11 @@ class Layout:
         """Bits behind its last member."""
         return sum(row.bits for row in self.rows if row.what == "padding" and not row.depth)
 
+    def _taken(self, *, bitfields: bool) -> int:
+        """Bits that its own members take up: bit fields, or all others."""
+        own = [row for row in self.rows if not row.depth and row.what in ("member", "begin")]
+        return sum(row.bits for row in own if row.bitfield == bitfields)
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON; offsets and sizes in bits where so called."""
         return {
@@ -152,12 +157,13 @@ class Layout:
 
     def _totals(self) -> Iterator[str]:
         yield f"size: {self.size}, cachelines: {self.lines}, members: {self.members}"
-        for what, holes in (
-            ("holes", [row.bits for row in self.holes if row.bits % 8 == 0]),
-            ("bit holes", [row.bits for row in self.holes if row.bits % 8]),
+        for members, taken, what, holes in (
+            ("members", False, "holes", [r.bits for r in self.holes if r.bits % 8 == 0]),
+            ("bitfield members", True, "bit holes", [r.bits for r in self.holes if r.bits % 8]),
         ):
             if holes:
-                yield f"{what}: {len(holes)}, sum {what}: {_amount(sum(holes))}"
+                of_members = f"sum {members}: {_amount(self._taken(bitfields=taken))}"
+                yield f"{of_members}, {what}: {len(holes)}, sum {what}: {_amount(sum(holes))}"
         if self.padding:
             yield f"padding: {_amount(self.padding)}"
         if self.size % self.line:

@@ -126,8 +126,8 @@ struct mixed {
 	/* XXX 28 bytes padding */
 
 	/* size: 136, cachelines: 3, members: 7 */
-	/* holes: 2, sum holes: 7 bytes */
-	/* bit holes: 2, sum bit holes: 27 bits */
+	/* sum members: 97 bytes, holes: 2, sum holes: 7 bytes */
+	/* sum bitfield members: 5 bits, bit holes: 2, sum bit holes: 27 bits */
 	/* padding: 28 bytes */
 	/* last cacheline: 8 bytes */
 };"""
