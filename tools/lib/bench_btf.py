@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from bench_process import processor_seconds
 from bench_result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _BAR = 6  # times bpftool's time
 _RUNS = 9  # at most
@@ -37,9 +35,11 @@ def btf_c(runs: int) -> Iterator[Result]:
     for path in kernels:
         ours = [sys.executable, "-m", "pybpfload", "btf", "c", path]
         theirs = [bpftool, "btf", "dump", "file", path, "format", "c"]
-        _seconds(ours)  # fills caches
-        _seconds(theirs)
-        pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(min(runs, _RUNS))]
+        processor_seconds(ours)  # fills caches
+        processor_seconds(theirs)
+        pairs = [
+            (processor_seconds(ours), processor_seconds(theirs)) for _ in range(min(runs, _RUNS))
+        ]
         mine, other = (statistics.median(each) for each in zip(*pairs, strict=True))
         ratios = sorted(a / b for a, b in pairs)
         quarter = len(ratios) // 4
@@ -47,20 +47,3 @@ def btf_c(runs: int) -> Iterator[Result]:
         note = f"{mine * 1e3:.0f} ms, bpftool {other * 1e3:.0f} ms"
         what = f"btf c of {path.stem}"
         yield Result("btf-c", what[:59], "x bpftool", mine / other, spread, note, _BAR)
-
-
-def _seconds(command: list[str | Path]) -> float:
-    """Processor time of a process, with what it starts."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return usage.ru_utime + usage.ru_stime

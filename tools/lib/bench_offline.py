@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -10,7 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench_btf import btf_c
 from bench_check import check
+from bench_process import ENVIRONMENT, processor_seconds
 from bench_result import Result, median_and_spread
 from environment import ROOT
 
@@ -21,8 +22,6 @@ FIXTURES = ROOT / "fixtures" / "bpfel"
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 _BARE = ["-c", "pass"]
-# Compiled modules are kept, as they are where a package is installed.
-_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 # Peak memory of the process itself; that of getrusage() would begin with the parent's.
 _PRINT_PEAK = """
 import re
@@ -37,17 +36,7 @@ spec.relocate(pybpfload.read_btf({str(VMLINUX)!r}))
 
 def _seconds(arguments: list[str]) -> float:
     """Processor time of a fresh process of Python."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=_ENVIRONMENT,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return usage.ru_utime + usage.ru_stime
+    return processor_seconds([sys.executable, *arguments])
 
 
 def _beside_bare(arguments: list[str], runs: int) -> tuple[list[float], list[float]]:
@@ -101,7 +90,7 @@ def _relocate(runs: int) -> Iterator[Result]:
 
     def peak(code: str) -> float:
         command = [sys.executable, "-c", code + _PRINT_PEAK]
-        return int(subprocess.check_output(command, env=_ENVIRONMENT)) * 1024 / 1e6
+        return int(subprocess.check_output(command, env=ENVIRONMENT)) * 1024 / 1e6
 
     pairs = [(peak(_RELOCATE), peak("")) for _ in range(runs)]
     median, spread = median_and_spread([own - bare for own, bare in pairs])
@@ -192,6 +181,7 @@ OFFLINE: dict[str, Callable[[int], Iterator[Result]]] = {
     "relocate": _relocate,
     "inspect": _inspect,
     "check": check,
+    "btf-c": btf_c,
     "open": _open,
     "btf": _btf,
     "events": _events,
