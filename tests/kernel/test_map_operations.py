@@ -25,6 +25,7 @@ FIXTURES = (
 )
 # What kernels say to commands that a type does not have; 524 is ENOTSUPP.
 REFUSALS = {524, errno.EOPNOTSUPP, errno.EINVAL}
+SOCKETS = {MapType.SOCKMAP, MapType.SOCKHASH, MapType.REUSEPORT_SOCKARRAY}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,8 @@ def test_what_a_type_can_do(made, things, kind):
     m, (keys, values) = made[kind], things
     key = struct.pack("=I", keys.get(kind, 0)).ljust(m.key_size, b"\0") if m.key_size else None
     room = max(m._values.size, 16)
-    value = struct.pack("=I", values.get(kind, 0)).ljust(room, b"\0")
+    is_wide = kind in SOCKETS and m._values.size == 8  # else it is, or begins with, 32 bits
+    value = struct.pack("=Q" if is_wide else "=I", values.get(kind, 0)).ljust(room, b"\0")
     fd = m.fileno()
     # In this order: what is updated is there to be looked up and deleted.
     attempts = {

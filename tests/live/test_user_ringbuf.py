@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
     from pybpfload.runtime.object import Object
 
-pytestmark = [pytest.mark.live, pytest.mark.vm, pytest.mark.kernel("6.1")]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.vm,
+    pytest.mark.kernel("6.1"),
+    pytest.mark.needs_feature("jit"),  # samples are given to a callback
+]
 
 
 NATIVE = "bpfel" if sys.byteorder == "little" else "bpfeb"
