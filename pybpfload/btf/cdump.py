@@ -446,6 +446,7 @@ class CHeader:
             lines = self._with_gaps(type_id, members, lines)
         body = "".join(lines)
         tail = "} __attribute__((packed))" if packed else "}"
+        self._spend(len(head) + len(body))  # what is written out in others may multiply
         return f"{head} {{\n{body}{tail}" if body else f"{head} {{{tail}"
 
     def _with_gaps(self, type_id: int, members: list[_Member], lines: list[str]) -> list[str]:
