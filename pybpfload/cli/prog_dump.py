@@ -170,7 +170,7 @@ def _fields(code: bytes) -> dict[str, Any]:
     """The bytes of an instruction by field; a second slot belongs to the immediate."""
     insn = decode(code, "<" if sys.byteorder == "little" else ">")[0]
     return {
-        "code": f"{insn.code:#x}",
+        "code": f"{insn.code:#04x}",
         "src_reg": f"{insn.src:#x}",
         "dst_reg": f"{insn.dst:#x}",
         "off": _hex_bytes(code[2:4]),
