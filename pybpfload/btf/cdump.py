@@ -409,7 +409,7 @@ class CHeader:
         if not values:
             return head
         size = bulk.third(type_id)
-        highest = (1 << 8 * size) - 1
+        highest = (1 << 8 * min(size, 8)) - 1  # a damaged one may be of 4 GB
         suffix = ""
         if bulk.kinds[type_id] == t.Kind.ENUM64:
             suffix = "LL" if bulk.kflag(type_id) else "ULL"

@@ -260,3 +260,11 @@ def test_hostile(hostile) -> None:
     with pytest.raises(FormatError):
         dump_c(btf)
     assert time.process_time() - start < 2
+
+
+def test_an_enum_of_4_gigabytes_takes_no_time() -> None:
+    b = Types()
+    b.add_typedef("e", b.add_enum("", 0xFFFFFFFF, [(f"E{n}", n) for n in range(64)]))
+    start = time.process_time()
+    assert "E63 = 63" in dump_c(b.btf())
+    assert time.process_time() - start < 2
