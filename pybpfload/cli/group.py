@@ -40,8 +40,8 @@ def run_group(
         about: What it is for.
         commands: The commands by name.
         arguments: What follows the name of the group; options may stand before the command.
-        examples: Worked examples for the help of the group, a line each; the first one of each
-            command by default.
+        examples: Worked examples for the help of the group, a line each; by default the first of
+            each command in the help of that.
 
     Raises:
         UsageError: There is no such command.
@@ -51,7 +51,7 @@ def run_group(
     if at is None:
         width = max(map(len, commands))
         lines = [f"  {name:{width}}  {command.about}" for name, command in commands.items()]
-        examples = examples or "\n".join(_first_examples(commands))
+        examples = examples or "\n".join(_examples(group, commands))
         parser = Parser(group, about, "\n".join(["commands:", *lines, "", "examples:", examples]))
         parser.add_argument("command", metavar="COMMAND", choices=commands, help="what to do")
         asked = bool({"-h", "--help"} & {*rest})
@@ -64,9 +64,9 @@ def run_group(
     return commands[name].run(rest)
 
 
-def _first_examples(commands: Mapping[str, Command]) -> Iterator[str]:
-    for command in {each.run: each for each in commands.values()}.values():
+def _examples(group: str, commands: Mapping[str, Command]) -> Iterator[str]:
+    for name, command in commands.items():
         parser = parser_of(command.run)
-        _, _, examples = parser.examples.partition("examples:\n") if parser else ("", "", "")
-        if examples:
-            yield examples.splitlines()[0]
+        lines = parser.examples.splitlines() if parser else []
+        words = ["pybpfload", group, name]
+        yield from [line for line in lines if line.split()[:3] == words][:1]

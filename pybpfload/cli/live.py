@@ -34,6 +34,7 @@ __all__ = [
 
 _SAME = 15  # characters of a name that the kernel keeps
 _LONGEST_ID = 10  # digits of a number of 32 bits
+_MOST = 20  # for which a cell could have room
 
 
 class Owners:
@@ -260,7 +261,19 @@ def print_one(record: dict[str, Any], *, json: bool) -> None:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return _several([_text(each) for each in value])
     return value if isinstance(value, int) or value is None else shorten(_text(value))
+
+
+def _several(texts: list[str]) -> str:
+    """As many as there is room for: of an id that is cut the rest would be another id."""
+    for shown in range(min(len(texts), _MOST), 1, -1):
+        more = f" and {len(texts) - shown} more" if shown < len(texts) else ""
+        text = ", ".join(texts[:shown]) + more
+        if shorten(text) == text:
+            return text
+    return shorten(", ".join(texts))
 
 
 def _text(value: Any) -> str:

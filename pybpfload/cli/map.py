@@ -35,7 +35,10 @@ examples:
   pybpfload map dump counts --json
   pybpfload map get execsnoo.bss dropped
   pybpfload map set tracer.data 'limits[2].bytes' 4096
+  pybpfload map del flows --all
   pybpfload map push queue 7
+  pybpfload map pop queue
+  pybpfload map watch events
 """
 
 
@@ -136,9 +139,12 @@ def _set(arguments: Sequence[str]) -> int:
             return 0
         key = elements.key(options.key)
         value = elements.value(options.value)
-        elements.map.put(key, value, noexist=options.noexist, exist=options.exist, cpu=options.cpu)
-        if hasattr(value, "close"):
-            value.close()
+        only = {"noexist": options.noexist, "exist": options.exist}
+        try:
+            elements.map.put(key, value, **only, cpu=options.cpu)
+        finally:
+            if hasattr(value, "close"):
+                value.close()
     return 0
 
 

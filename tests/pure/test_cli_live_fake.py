@@ -16,6 +16,7 @@ import pybpfload
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.cli import cgroup, link, main, net
 from pybpfload.cli.group import Command, run_group
+from pybpfload.cli.live import print_list
 from pybpfload.formats.pcap import read_pcap
 from pybpfload.kernel import bpf, linkinfo, token
 from pybpfload.kernel.errors import kernel_error
@@ -319,13 +320,29 @@ def test_pins_are_found_by_mounts(fake):
     fake.obj.maps["counts"].unpin()
 
 
+def test_no_id_is_cut_in_two(capsys):
+    """What is left of it would look like another one."""
+    records = [{"id": 1, "map_ids": list(range(128700, 128700 + count))} for count in (7, 8, 900)]
+    print_list(records, {"ID": "id", "MAPS": "map_ids"}, "no programs", json=False)
+    _, whole, *cut = capsys.readouterr().out.splitlines()
+    assert whole.split(maxsplit=1)[1] == "128700, 128701, 128702, 128703, 128704, 128705, 128706"
+    assert [line.split(maxsplit=1)[1] for line in cut] == [
+        "128700, 128701, 128702, 128703, 128704, 128705 and 2 more",
+        "128700, 128701, 128702, 128703, 128704, 128705 and 894 more",
+    ]
+
+
 def test_groups_say_what_they_have(capsys):
     assert (
         refused(capsys, "link", "detachh")
         == "link has no command 'detachh', did you mean 'detach'?"
     )
     assert main(["map"]) == 2
-    assert re.search(r"^  dump +show all elements$", capsys.readouterr().err, re.MULTILINE)
+    shown = capsys.readouterr().err
+    assert re.search(r"^  dump +show all elements$", shown, re.MULTILINE)
+    examples = re.findall(r"^  pybpfload map (\w+)", shown, re.MULTILINE)
+    assert examples == [*dict.fromkeys(examples)]
+    assert {"list", "show", "get", "set", "del", "pop", "watch"} <= {*examples}
     called = []
     commands = {"do": Command(lambda words: called.append(words) or 0, "does")}
     assert run_group("x", "", commands, ["-v", "do", "this"]) == 0
