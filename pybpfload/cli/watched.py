@@ -24,10 +24,9 @@ class _Visible(logging.Formatter):
 @contextmanager
 def watched() -> Iterator[None]:
     """Print calls to the kernel and relocations on standard error for a while."""
-    with logs.shown(logs.SYSCALLS, logs.RELOCATIONS, formatter=_Visible()):
-        door.follow_logger()
-        try:
+    try:
+        with logs.shown(logs.SYSCALLS, logs.RELOCATIONS, formatter=_Visible()):
+            door.follow_logger()
             yield
-        finally:
-            door.log_calls(False)
-    door.log_calls(None)
+    finally:
+        door.follow_logger()

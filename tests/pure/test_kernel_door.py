@@ -15,6 +15,7 @@ import pytest
 
 import pybpfload
 from pybpfload import logs
+from pybpfload.cli.watched import watched
 from pybpfload.errors import KernelError, NotSupportedError
 from pybpfload.kernel import bpf, door, perf
 from pybpfload.kernel.attrs import layout
@@ -105,6 +106,19 @@ def test_logging(caplog: pytest.LogCaptureFixture) -> None:
         "bpf(MAP_CREATE, map_type=HASH, key_size=4, value_size=4) = -EINVAL",
         "ioctl(5, PERF_EVENT_IOC_SET_BPF, 7) = -EBADF",
     ]
+
+
+def test_watching_leaves_the_logger_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    with FakeKernel() as fake:
+        with pytest.raises(KernelError), watched():
+            assert door.current() is not fake
+            bpf.map_create(MapType.HASH, 4, 4, 0)
+        assert door.current() is fake
+        with caplog.at_level(logging.DEBUG, logs.SYSCALLS):
+            door.follow_logger()
+            bpf.map_create(MapType.HASH, 4, 4, 1)
+        door.follow_logger()
+    assert len(lines_of(caplog)) == 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc/self/mem")
