@@ -176,5 +176,5 @@ def seconds(text: str) -> float:
 def count(text: str) -> int:
     """Read how often or how many, 1 to what 32 bits hold, for ``type=`` of an argument."""
     if not text.isdecimal() or not 0 < int(text) < 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count: 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no count, 1 to {(1 << 32) - 1}")
     return int(text)

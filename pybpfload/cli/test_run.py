@@ -24,7 +24,7 @@ examples:
   pybpfload test-run drop_udp --pcap udp.pcap
   pybpfload test-run rewrite --pcap in.pcap --write out.pcap
   pybpfload test-run drop_udp --data ffffffffffff0000000000010800... --repeat 1000000
-  pybpfload test-run on_exec --ctx 0000000000000000
+  pybpfload test-run count_syscalls --ctx 00000000000000000000000000000000
 """
 
 

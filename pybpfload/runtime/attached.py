@@ -25,8 +25,11 @@ from pybpfload.uapi import AttachFlag, AttachType, QueryFlag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeAlias
 
     from pybpfload.runtime.handles import HasFileno
+
+    _Queried: TypeAlias = int | FileDescriptor | Map[Any, Any]
 
 __all__ = ["Attachment", "attached", "cgroups", "detach"]
 
@@ -278,7 +281,7 @@ def _of_receiver(device: FileDescriptor) -> Iterator[Attachment]:
 
 
 def _answers(
-    target: HasFileno,
+    target: _Queried,
     types: tuple[AttachType, ...],
     feature: str,
     since: str,
@@ -288,7 +291,7 @@ def _answers(
     found = {}
     for attach_type in types:
         for options in ways or ({},):
-            there = _query(target.fileno(), attach_type, **options)
+            there = _query(target, attach_type, **options)
             if there is not None:
                 found[attach_type] = there
                 break
@@ -302,15 +305,26 @@ def _answers(
 
 
 def _query(
-    target: int, attach_type: AttachType, silent: tuple[int, ...] = _UNKNOWN_TYPE, **options: Any
+    target: _Queried,
+    attach_type: AttachType,
+    silent: tuple[int, ...] = _UNKNOWN_TYPE,
+    **options: Any,
 ) -> bpf.ProgQuery | None:
     """Ask for the programs of one type; ``None`` if the kernel has no such type there."""
+    number = target if isinstance(target, int) else target.fileno()
     try:
-        return bpf.prog_query(target, attach_type, **options)
+        return bpf.prog_query(number, attach_type, **options)
     except KernelError as error:
         if error.errno in silent:
             return None
+        error.target = _named(target)
         raise
+
+
+def _named(target: _Queried) -> str:
+    if isinstance(target, int):
+        return f"network device {door.interface_name(target) or target}"
+    return f"map {target.name}" if isinstance(target, Map) else target.what
 
 
 def _programs(kind: str, place: str, there: bpf.ProgQuery | None) -> Iterator[Attachment]:

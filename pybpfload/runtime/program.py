@@ -305,6 +305,8 @@ class Program(Handle):
             error.target = f"program {self.name}"
             if error.errno == errno.EINVAL:
                 error.hint = _what_a_test_takes(self.spec.prog_type, memoryview(data).nbytes)
+            elif error.errno == errno.EFAULT and self.spec.prog_type == ProgType.TRACING:
+                error.hint = "of tracing programs only fentry, fexit and fmod_ret can be tested so"
             raise
 
     def pin(self, path: str | os.PathLike[str]) -> None:

@@ -46,6 +46,13 @@ def test_a_context_that_is_too_short(capsys):
         assert out.startswith("returned 0, ")
 
 
+def test_a_program_of_a_tracepoint_with_btf(capsys):
+    with pybpfload.open(FIXTURES / "execsnoop.bpf.o").load() as obj:
+        number = obj.programs["on_exec"].info(code=False).id
+        _, err = said(capsys, "test-run", number, "--ctx", bytes(24).hex(), status=1)
+    assert "only fentry, fexit and fmod_ret" in err
+
+
 def test_iterators_of_one_process(capsys):
     path = FIXTURES / "iters.bpf.o"
     out, err = said(capsys, "--json", "iter", "run", "--pid", os.getpid(), path)

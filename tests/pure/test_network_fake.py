@@ -290,6 +290,14 @@ class TestCgroupsWithoutLinks:
                 pybpfload.attached("/cgroup")
         assert fake.leaked() == []
 
+    def test_a_refusal_says_of_what(self):
+        with kernel() as fake:
+            fake.filesystem_type = lambda path: 0x63677270
+            fake.refuses["PROG_QUERY"] = errno.EPERM
+            with pytest.raises(pybpfload.NotPermittedError, match="BPF_PROG_QUERY of /cgroup: "):
+                pybpfload.attached("/cgroup")
+        assert fake.leaked() == []
+
     def test_flags_of_each_program_before_6_0(self):
         """They are asked for, and when that is refused what is told of all of them is taken."""
 
