@@ -67,8 +67,12 @@ class JitedFunction(NamedTuple):
 
     def source_at(self, offset: int) -> SourceLine | None:
         """The line of C of a byte."""
-        found = bisect_right([start for start, _ in self.sources], offset) - 1
+        found = bisect_right(self.sources, offset, key=_start) - 1
         return self.sources[found][1] if found >= 0 else None
+
+
+def _start(source: tuple[int, SourceLine]) -> int:
+    return source[0]
 
 
 def jited(info: ProgInfo, *, text: bool = False) -> list[JitedFunction]:
