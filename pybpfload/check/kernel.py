@@ -75,7 +75,7 @@ class Kernel:
 
     @classmethod
     def read(cls, source: str | Path = "", *, base: str | Path = "") -> Kernel:
-        """Read a kernel.
+        """Read a kernel; its name is the source as it was given.
 
         Args:
             source: A file with BTF (raw, ELF, ``vmlinux``, ``vmlinuz``, a module), a Debian kernel
@@ -96,6 +96,7 @@ class Kernel:
         from pybpfload.check.sources import read_kernel
 
         kernel = read_kernel(source, base=base)
+        kernel.name = str(source) or kernel.name
         kernel._source = (str(source), str(base))
         return kernel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pybpfload.check.judge import check
@@ -15,7 +16,6 @@ from pybpfload.errors import BpfError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor
-    from pathlib import Path
 
     from pybpfload.object.spec import ObjectSpec
 
@@ -47,7 +47,8 @@ def check_files(
             own; in this thread by default. Processes are worth it for hundreds of pairs.
 
     Yields:
-        Verdicts, as they come. What is left is given up when nobody takes them any more.
+        Verdicts, as they come, with the paths of objects and sources of kernels as given. What is
+        left is given up when nobody takes them any more.
 
     Raises:
         FormatError: There is no BTF in a kernel.
@@ -88,14 +89,24 @@ def _kernel(kernel: str | Kernel) -> Kernel:
 
 def _one(path: str, kernel: Kernel) -> Verdict:
     try:
-        return check(_spec(path), kernel)
+        verdict = check(_spec(path, _version(path)), kernel)
+        verdict.object = path  # as it was given, not as the object spells it
+        return verdict
     except (BpfError, OSError) as error:
-        what = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+        file = getattr(error, "file", None) or path
+        what = str(error).removeprefix(f"{file}: ").removeprefix(f"{file}, ")
         return Verdict(path, kernel.name, [Finding(what, "object")], release=kernel.release)
 
 
+def _version(path: str) -> tuple[int, ...]:
+    """What changes when somebody compiles an object anew."""
+    known = Path(path).stat()
+    return known.st_ino, known.st_size, known.st_mtime_ns
+
+
 @lru_cache(maxsize=64)
-def _spec(path: str) -> ObjectSpec:
+def _spec(path: str, version: tuple[int, ...]) -> ObjectSpec:
+    """The object in a file, read once for all kernels as long as the file is the same."""
     from pybpfload import open as open_object
 
     return open_object(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
@@ -188,6 +189,22 @@ class TestManyAtOnce:
         assert main(["check", minimal, "--kernel", kernels[1], "--json"]) == 0
         [verdict] = json.loads(capsys.readouterr().out)
         assert verdict["result"] == LOADS
+
+    def test_files_are_called_as_they_were_given(self, kernels, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        shutil.copy(OBJECTS / "minimal.bpf.o", tmp_path)
+        objects, sources = ["./minimal.bpf.o", ".//minimal.bpf.o"], ["./5.10", "7.2//"]
+        names = [(v.object, v.kernel) for v in check_files(objects, sources)]
+        assert names == [(path, source) for source in sources for path in objects]
+        assert main(["check", "--json", *objects, "--kernel", *sources]) == 0
+        assert len(json.loads(capsys.readouterr().out)) == 4
+        assert main(["check", *objects, "--kernel", *sources]) == 0
+
+    def test_an_object_that_was_compiled_anew_is_read_anew(self, kernels, tmp_path):
+        path = tmp_path / "tracer.bpf.o"
+        for name, result in (("arena", FAILS), ("minimal", LOADS)):
+            shutil.copy(OBJECTS / f"{name}.bpf.o", path)
+            assert [each.result for each in check_files([path], kernels[:1])] == [result]
 
     def test_a_kernel_that_is_none(self, tmp_path, capsys):
         assert main(["check", str(OBJECTS / "minimal.bpf.o"), "--kernel", str(tmp_path)]) == 1
