@@ -102,7 +102,9 @@ class Elements:
             return open_named(Program if self.map.type == MapType.PROG_ARRAY else Map, text)
         if self.map.type in PER_CPU and text.startswith("["):
             return [_from_json(self.map.value_codec, each) for each in _json(text)]
-        return _read(self.map.value_codec, text)
+        one = _read(self.map.value_codec, text)
+        # A list would be a value for each CPU.
+        return tuple(one) if self.map.type in PER_CPU and isinstance(one, list) else one
 
     def front(self, *, take: bool) -> bytes:
         """The next value of a queue or stack as bytes.

@@ -165,6 +165,21 @@ def test_values_of_all_kinds_read_back_as_they_are_shown(capsys):
         assert tried >= 3
 
 
+def test_an_array_is_set_on_all_cpus_or_on_each(capsys):
+    with pybpfload.open(FIXTURES / "maps.bpf.o").load() as obj:
+        arrays = obj.maps["percpu_array"]
+        number = arrays.info().id
+        printed(capsys, "map", "set", number, 1, "7,8,9")
+        count = len(arrays[1])
+        assert arrays[1] == [(7, 8, 9)] * count
+        each = [[cpu, 0, 0] for cpu in range(count)]
+        printed(capsys, "map", "set", number, 1, json.dumps(each))
+        assert arrays[1] == [*map(tuple, each)]
+        assert f"the {count} possible CPUs" in refused(
+            capsys, "map", "set", number, 1, json.dumps([*each, [0, 0, 0]])
+        )
+
+
 def test_names_longer_than_the_kernel_keeps_come_from_btf(capsys):
     with pybpfload.open(FIXTURES / "subprogs.bpf.o").load() as obj:
         long = next(p for name, p in obj.programs.items() if len(name) > 15)
