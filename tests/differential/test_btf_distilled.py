@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.differential
 
 MODULES = int(os.environ.get("PYBPFLOAD_MODULES", "3"))
-GENERATED = int(os.environ.get("PYBPFLOAD_GENERATED", "400"))
-KERNELS = [name for name in kernels.KERNELS if name != "5.10"]  # BTF of modules came with 5.11
+GENERATED = int(os.environ.get("PYBPFLOAD_GENERATED", "250"))
+KERNELS = ["6.1", "6.12-s390x", "sid"]  # the oldest with BTF of modules, big endian, the newest
+if MODULES > 3:
+    KERNELS = [name for name in kernels.KERNELS if name != "5.10"]
 OTHERS = [("6.1", "6.12"), ("6.12", "6.1"), ("6.12", "sid"), ("sid", "6.12")]
 
 
@@ -133,7 +135,7 @@ def references(value) -> list[int]:
     return single + [each.type for part in parts for each in part]
 
 
-@pytest.mark.parametrize("name", ["6.1", "6.12-s390x", "sid"])
+@pytest.mark.parametrize("name", ["6.12-s390x", "sid"])
 def test_modules_deduplicated(libbpf_tables, tmp_path, name):
     """Types of the kernel that a module has once more are merged with the kernel's.
 
