@@ -73,7 +73,8 @@ def doubts(program: ProgramSpec, kernel: Kernel) -> Iterator[Doubt]:
 
 def _tracepoint(where: str, name: str, kernel: Kernel) -> Iterator[Doubt]:
     if not _owner(kernel, f"btf_trace_{name}", t.Kind.TYPEDEF):
-        yield Doubt(f"the kernel has no tracepoint {where!r}", kernel.tells_tracepoints)
+        what = f"the kernel has no tracepoint {where!r}{_without_modules(kernel)}"
+        yield Doubt(what, kernel.tells_tracepoints)
 
 
 def _kprobe(name: str, kernel: Kernel) -> Iterator[Doubt]:
@@ -103,12 +104,13 @@ def _in_types(program: ProgramSpec, where: str, kernel: Kernel) -> Iterator[Doub
             text = f"there is no BTF of module {module}, whose {what} {name!r} it is for"
             yield Doubt(text, True, f"load the module, or give the kernel with {module}'s BTF")
             return
-        modules = "" if kernel.target.modules else " (BTF of modules was not given)"
         typedef = kind == t.Kind.TYPEDEF
         sure = kernel.tells_tracepoints if typedef else kernel.tells_functions
         place = f"module {module}" if module else "the kernel"
         remedy = _instead(name, kernel) if not prefix else ""
-        yield Doubt(f"{place} has no {what} {name!r} to attach to{modules}", sure, remedy)
+        yield Doubt(
+            f"{place} has no {what} {name!r} to attach to{_without_modules(kernel)}", sure, remedy
+        )
         return
     if program.expected_attach_type not in _TRAMPOLINES:
         return
@@ -120,6 +122,10 @@ def _in_types(program: ProgramSpec, where: str, kernel: Kernel) -> Iterator[Doub
         yield Doubt(text, False, "it may where the kernel has ALLOW_ERROR_INJECTION for it")
     elif program.sec is not None and program.sec.sleepable:
         yield Doubt(f"whether {name!r} may sleep: types do not say", False)
+
+
+def _without_modules(kernel: Kernel) -> str:
+    return "" if kernel.target.modules else " (BTF of modules was not given)"
 
 
 def _instead(name: str, kernel: Kernel) -> str:

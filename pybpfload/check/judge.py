@@ -33,8 +33,9 @@ __all__ = ["check"]
 
 _OF_MAPS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
 _SETTING_OF = rules.needed_settings()
+_MOST_FAILURES = 64  # programs that cannot be relocated; for each of them all is done once more
 _CONTEXT_SINCE = "7.0"  # before, for all programs; Linux 7.2 goes by the type of the program
-_STACKS_SINCE = "6.12"
+_STACKS_SINCE = "6.13"
 _REMEDIES = {
     "helper": "ask before calling it: bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_...)",
     "program type": "leave the program out on such kernels: autoload = False",
@@ -109,7 +110,7 @@ class _Check:
     def relocated(self) -> Relocation:
         """Relocate, without the programs that cannot be, so that each of them is told."""
         left, spec = dict(self.spec.loaded_programs), self.spec
-        while True:
+        for _ in range(_MOST_FAILURES):
             try:
                 return relocate(spec, self.target)
             except RelocationError as error:
@@ -118,8 +119,12 @@ class _Check:
                 for key in named or list(left):
                     del left[key]
                 if not left:
-                    return Relocation(spec, self.target, {}, [])
+                    break
                 spec = _with_programs(self.spec, set(left))
+        else:
+            what = f"whether {len(left)} more programs can be relocated: {_MOST_FAILURES} cannot"
+            self.unknown(what, "relocation")
+        return Relocation(spec, self.target, {}, [])
 
     def externs(self, relocation: Relocation) -> None:
         """Look for kernel symbols and settings."""

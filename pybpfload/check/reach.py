@@ -123,10 +123,15 @@ class _Walk:
         self.insns: Sequence[Insn] = program.insns
         self.spec = spec
         self.missing = missing
-        self.settings = settings
+        # Values of the kernel's configuration by offset and size: they are read as a whole.
+        self.settings = {
+            (spec.externs[name].offset, len(value)): int.from_bytes(value, sys.byteorder)
+            for name, value in settings.items()
+        }
         self.given = given
         self.references = {each.insn: each for each in program.references}
         self.states: dict[int, tuple[Value, ...]] = {}
+        self.jumping: tuple[Value, ...] | None = None  # what all gotox together find
         self.work: list[int] = []
         self.tables = [t for targets in program.jump_tables.values() for t in targets]
         called = {
@@ -161,11 +166,19 @@ class _Walk:
             return
         known = self.states.get(index)
         if known is not None:
-            state = tuple(_join(a, b) for a, b in zip(known, state, strict=True))
+            state = _joined(known, state)
             if state == known:
                 return
         self.states[index] = state
         self.work.append(index)
+
+    def jump_anywhere(self, state: tuple[Value, ...]) -> None:
+        """Jump through a table (gotox), to all that any table has: in one go for all such jumps."""
+        joined = state if self.jumping is None else _joined(self.jumping, state)
+        if joined != self.jumping:
+            self.jumping = joined
+            for target in self.tables or range(len(self.insns)):
+                self.enter(target, joined)
 
     def step(self, index: int, state: tuple[Value, ...]) -> None:
         insn = self.insns[index]
@@ -182,9 +195,8 @@ class _Walk:
             elif insn.code == isa.EXIT:
                 pass
             elif insn.op == isa.JMP_JA:
-                if insn.code & isa.SRC_MASK:  # gotox
-                    for each in self.tables or range(len(self.insns)):
-                        self.enter(each, state)
+                if insn.code & isa.SRC_MASK:
+                    self.jump_anywhere(state)
                 elif target is not None:
                     self.enter(target, state)
             else:
@@ -238,7 +250,7 @@ class _Walk:
     def read(self, name: str, start: int, size: int, mode: int) -> Value:
         """A number in a section that nobody can change any more."""
         if name == _SETTINGS:
-            return self.setting(start, size)
+            return self.settings.get((start, size))
         found = self.spec.maps.get(name)
         contents = found.contents if found is not None and found.kind == MapKind.RODATA else None
         if contents is None or not 0 <= start <= len(contents) - size:
@@ -246,14 +258,6 @@ class _Walk:
         order: Any = "little" if self.spec.byteorder == "<" else "big"
         number = int.from_bytes(bytes(contents[start : start + size]), order)
         return sign_extend(number, 8 * size) if mode == isa.MODE_MEMSX else number
-
-    def setting(self, start: int, size: int) -> Value:
-        """A value of the kernel's configuration, read as a whole."""
-        for name, value in self.settings.items():
-            extern = self.spec.externs[name]
-            if (extern.offset, len(value)) == (start, size):
-                return int.from_bytes(value, sys.byteorder)
-        return None
 
     def arithmetic(self, insn: Insn, state: tuple[Value, ...]) -> Value:
         wide = insn.insn_class == isa.ALU64
@@ -305,6 +309,11 @@ class _Walk:
         if equal and known is None:
             return (*state[: insn.dst], insn.imm & MASK64, *state[insn.dst + 1 :])
         return state
+
+
+def _joined(a: tuple[Value, ...], b: tuple[Value, ...]) -> tuple[Value, ...]:
+    """What is known of the registers whichever of two ways was taken."""
+    return tuple(map(_join, a, b))
 
 
 def _join(a: Value, b: Value) -> Value:

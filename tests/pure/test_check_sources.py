@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pybpfload.btf.build import BtfBuilder
 from pybpfload.check import FAILS, LOADS, Kernel, check, check_files, find_kernels
 from pybpfload.check.kernel import module_name
 from pybpfload.check.reach import explore
+from pybpfload.check.rules import GPL_HELPERS
 from pybpfload.cli import check as cli_check
 from pybpfload.cli import check_report as report
 from pybpfload.cli import main
@@ -24,6 +26,7 @@ from pybpfload.cli.check_report import _columns
 from pybpfload.isa import insn as isa
 from pybpfload.relocate import Target, relocate
 from pybpfload.testing import ObjectBuilder
+from pybpfload.uapi import Helper
 
 OBJECTS = Path(__file__).parents[2] / "fixtures" / "bpfel"
 CONFIG = "# Linux/x86 7.2.13 Kernel Configuration\nCONFIG_BPF_SYSCALL=y\nCONFIG_BPF_EVENTS=y\n"
@@ -263,6 +266,11 @@ def test_licences():
     assert not [e for e in check(spec, kernel("7.2")).problems if e.kind == "license"]
 
 
+def test_the_helpers_under_the_gpl_are_helpers():
+    helpers = {f"bpf_{each.name.lower()}" for each in Helper}
+    assert not GPL_HELPERS - helpers
+
+
 def test_symbols_without_a_type():
     spec = opened("bad_ksym_typeless")
     [name] = [e.name for e in spec.externs.values() if not e.is_typed]
@@ -341,6 +349,30 @@ def test_more_stack_than_there_is():
     spec = made(isa.st(isa.SIZE_DW, 10, -520, 0), isa.mov64_imm(0, 0), isa.exit_())
     assert kinds(spec, "5.10") == ["size"]
     assert kinds(made(isa.mov64_imm(0, 0), isa.exit_()), "5.10") == []
+
+
+# --- files from strangers: no more work than they are long ---------------------------------------
+
+
+def test_many_computed_jumps_to_anywhere():
+    jump = isa.Insn(isa.JMP | isa.JMP_JA | isa.SRC_X, 1, 0, 0, 0)
+    code = [each for n in range(2000) for each in (isa.mov64_imm(n % 10, n), jump)]
+    spec = made(*code, isa.exit_())
+    started = time.process_time()
+    assert len(explore(relocate(spec).programs["main"], spec).alive) == len(code) + 1
+    assert time.process_time() - started < 5  # a minute and more if each led to all by itself
+
+
+def test_many_programs_that_cannot_be_relocated():
+    built = ObjectBuilder()
+    built.license()
+    number = built.btf.add_int("int", 4)
+    for n in range(80):
+        built.program(f"raw_tp/{n}", [isa.mov64_imm(0, 0), isa.exit_()], f"p{n}")
+        built.core[f"raw_tp/{n}"] = [(0, number, "0", 99)]
+    verdict = check(pybpfload.open(built.build()), kernel("6.12"))
+    assert [each.program for each in verdict.problems] == [f"p{n}" for n in range(64)]
+    assert "whether 16 more programs can be relocated" in said(verdict.unknown)
 
 
 def test_functions_of_the_kernel_that_programs_may_not_call():
