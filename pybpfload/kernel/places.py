@@ -75,6 +75,8 @@ def _kprobes(wanted: Wanted, prototypes: bool) -> Iterator[Place]:
 
 def _tracepoints(wanted: Wanted, prototypes: bool) -> Iterator[Place]:
     for category in tracefs.tracepoints():
+        if category == "ftrace":
+            continue  # what tracers print; no program can be attached to that
         for name in tracefs.tracepoints(category):
             whole = f"{category}/{name}"
             if wanted.name(whole) or wanted.name(name):

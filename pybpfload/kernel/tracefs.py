@@ -37,6 +37,7 @@ INVALID = "__ftrace_invalid_address___"
 
 _PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
+_NO_TRACEPOINTS = frozenset({"enable", "filter", "header_event", "header_page"})  # files
 
 
 def root() -> str:
@@ -238,7 +239,7 @@ def tracepoints(category: str | None = None) -> list[str]:
         names = door.list_dir(path)
     except OSError as error:
         raise kernel_error(error.errno or errno.EIO, "open", path) from None
-    return [name for name in names if name not in ("enable", "filter", "header_event")]
+    return [name for name in names if name not in _NO_TRACEPOINTS]
 
 
 def _read(category: str, name: str, file: str) -> str:

@@ -211,6 +211,22 @@ def test_pins_in_a_bpffs_of_its_own():
     assert shown["pinned"] == ["/sys/fs/bpf/pybpfload-test"]
 
 
+IN_A_TRACEFS = """
+from pybpfload.cli import main
+from pybpfload.kernel import tracefs
+mount(b"tracefs", b"/sys/kernel/tracing")
+assert main(["--json", "probes", "tp"]) == 0
+for category in tracefs.tracepoints():
+    assert os.path.isdir("/sys/kernel/tracing/events/" + category), category
+"""
+
+
+def test_tracepoints_in_a_tracefs_of_its_own():
+    found = [each["section"] for each in json.loads(in_own_mounts(IN_A_TRACEFS))]
+    assert {"tp/sched/sched_process_exec", "tp/timer/timer_start"} <= {*found}
+    assert not [section for section in found if section.startswith("tp/ftrace/")]
+
+
 def test_links(obj, capsys):
     (link,) = obj.links
     number = link.info().id

@@ -127,7 +127,11 @@ def running(kernel):
         f"{tracing}/available_filter_functions": b"do_work\nnft_do [nf_tables]\n__pfx_do_work\n",
         f"{tracing}/events/sched/wake/format": FORMAT,
         f"{tracing}/events/sched/wake/id": b"7\n",
-        f"{tracing}/events/enable": b"0\n",
+        f"{tracing}/events/ftrace/print/format": FORMAT,
+        f"{tracing}/events/sched/filter": b"none\n",
+        **dict.fromkeys(
+            f"{tracing}/events/{name}" for name in ("enable", "header_event", "header_page")
+        ),
     }
     with FakeKernel(files=files) as fake:
         yield fake
