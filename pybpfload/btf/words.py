@@ -46,7 +46,6 @@ class Places(dict[int, tuple[int, ...]]):
     """
 
     def __init__(self, role: str) -> None:
-        self._role = role
         self._per_kind = {
             kind: tuple(
                 [at for at, what in enumerate(words) if what == role]

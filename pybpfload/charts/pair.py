@@ -22,7 +22,7 @@ _MARKER: Final = (
 
 
 class Line(NamedTuple):
-    """A line of a shown.
+    """A line of a column.
 
     Attributes:
         text: What it says.
@@ -65,7 +65,7 @@ class Pair(NamedTuple):
 
     def svg(self) -> str:
         """One SVG file that needs nothing else, the same for the same pair."""
-        widths = [_width(shown) for shown in (self.left, self.right)]
+        widths = [_width(column) for column in (self.left, self.right)]
         lefts = [_MARGIN, _MARGIN + widths[0] + _BETWEEN]
         height = max(_height(self.left), _height(self.right))
         body = [
@@ -99,36 +99,36 @@ def _short(text: str) -> str:
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 
 
-def _room(shown: Column) -> float:
+def _room(column: Column) -> float:
     """Width that the places take."""
-    longest = max((len(line.place) for line in shown.lines), default=0)
+    longest = max((len(line.place) for line in column.lines), default=0)
     return (longest + 2) * LETTER if longest else 0.0
 
 
-def _width(shown: Column) -> float:
-    texts = [len(_short(line.text)) * LETTER for line in shown.lines]
-    wanted = max(texts, default=0.0) + _room(shown)
-    return max(wanted, len(_short(shown.title)) * LETTER) + 2 * _PADDING
+def _width(column: Column) -> float:
+    texts = [len(_short(line.text)) * LETTER for line in column.lines]
+    wanted = max(texts, default=0.0) + _room(column)
+    return max(wanted, len(_short(column.title)) * LETTER) + 2 * _PADDING
 
 
-def _height(shown: Column) -> float:
-    return _LINE * (1 + len(shown.lines)) + 2 * _PADDING
+def _height(column: Column) -> float:
+    return _LINE * (1 + len(column.lines)) + 2 * _PADDING
 
 
 def _middle(row: int) -> float:
-    """Height of the middle of a line of a shown."""
+    """Height of the middle of a line of a column."""
     return _HEAD + _PADDING + _LINE * (row + 1.5)
 
 
-def _column(shown: Column, left: float, width: float, mark: str) -> list[str]:
+def _column(column: Column, left: float, width: float, mark: str) -> list[str]:
     top = _HEAD + _LINE
-    size = f'width="{number(width)}" height="{number(_height(shown) - _LINE)}"'
+    size = f'width="{number(width)}" height="{number(_height(column) - _LINE)}"'
     made = [
-        _text(left, _HEAD + FONT_SIZE, _short(shown.title), "title"),
+        _text(left, _HEAD + FONT_SIZE, _short(column.title), "title"),
         f'<rect class="box" x="{number(left)}" y="{number(top)}" {size} rx="3"/>',
     ]
-    start = left + _PADDING + _room(shown)
-    for row, line in enumerate(shown.lines):
+    start = left + _PADDING + _room(column)
+    for row, line in enumerate(column.lines):
         middle = _middle(row)
         if line.marked:
             made.append(
