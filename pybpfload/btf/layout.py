@@ -39,7 +39,8 @@ class Row:
         bits: Its size in bits; of a bit field its width.
         path: Names of the member and those around it, ``in.pid``; ``""`` if it has none.
         text: C declaration of a member without ``;``, head of what begins, ``""`` of others.
-        bitfield: Whether it is a bit field.
+        bitfield: Whether it is a bit field; of a hole or padding, whether it is the rest of what
+            the bit field in front of it is stored in.
     """
 
     what: str
@@ -148,7 +149,7 @@ class Layout:
             if row.what == "begin":
                 lines.append(f"{indent}{row.text} {{")
             elif row.what in ("hole", "padding"):
-                lines.append(f"{indent}/* XXX {_amount(row.bits)} {row.what} */")
+                lines.append(f"{indent}/* XXX {_gap(row)} {row.what} */")
             else:
                 text = f"{row.text};" if row.what == "member" else f"}} {row.text}".rstrip() + ";"
                 lines.append(f"{indent}{text:<{56 - 8 * row.depth}}/* {_place(row)} */")
@@ -158,14 +159,16 @@ class Layout:
     def _totals(self) -> Iterator[str]:
         yield f"size: {self.size}, cachelines: {self.lines}, members: {self.members}"
         for members, taken, what, holes in (
-            ("members", False, "holes", [r.bits for r in self.holes if r.bits % 8 == 0]),
-            ("bitfield members", True, "bit holes", [r.bits for r in self.holes if r.bits % 8]),
+            ("members", False, "holes", [r.bits for r in self.holes if not r.bitfield]),
+            ("bitfield members", True, "bit holes", [r.bits for r in self.holes if r.bitfield]),
         ):
             if holes:
-                of_members = f"sum {members}: {_amount(self._taken(bitfields=taken))}"
-                yield f"{of_members}, {what}: {len(holes)}, sum {what}: {_amount(sum(holes))}"
-        if self.padding:
-            yield f"padding: {_amount(self.padding)}"
+                amount = _bits if taken else _amount
+                of_members = f"sum {members}: {amount(self._taken(bitfields=taken))}"
+                yield f"{of_members}, {what}: {len(holes)}, sum {what}: {amount(sum(holes))}"
+        last = [row for row in self.rows if row.what == "padding" and not row.depth]
+        for row in reversed(last):  # bytes before bits, as pahole
+            yield f"{'bit padding' if row.bitfield else 'padding'}: {_gap(row)}"
         if self.size % self.line:
             yield f"last cacheline: {self.size % self.line} bytes"
 
@@ -250,13 +253,13 @@ class _Walk:
         btf = self._btf
         if depth > _MAX_DEPTH:
             raise FormatError(f"{btf.describe(composite.id)} nests too deep", file=btf.name)
-        reached = start
+        reached = stored = start  # ends of the members so far, of what holds the last bit field
         union = isinstance(composite, t.Union)
         for member in composite.members:
             at = start + member.bit_offset
             bits = member.bitfield_size or 8 * btf.size(member.type)
-            if at > reached and not union:
-                yield Row("hole", depth, reached, at - reached)
+            if not union:
+                yield from _gaps("hole", depth, reached, stored, at)
             path = f"{prefix}{printable(member.name)}"
             inner = self._taken_apart(member)
             if inner is None:
@@ -271,9 +274,11 @@ class _Walk:
                 yield from self.rows(inner, at, depth + 1, inside)
                 yield Row("end", depth, at, bits, path, printable(member.name))
             reached = max(reached, at + bits)
-        end = start + 8 * composite.size
-        if reached < end and not union and composite.members:
-            yield Row("padding", depth, reached, end - reached)
+            if member.bitfield_size:
+                unit = 8 * btf.size(member.type) or 8
+                stored = start + (member.bit_offset // unit + 1) * unit
+        if not union and composite.members:
+            yield from _gaps("padding", depth, reached, stored, start + 8 * composite.size)
 
     def _taken_apart(self, member: t.Member) -> t.Composite | None:
         if not self._expand:
@@ -281,6 +286,15 @@ class _Walk:
         inner = self._btf.strip(member.type)
         found = self._btf[inner] if self._btf.kind(inner) in (t.Kind.STRUCT, t.Kind.UNION) else None
         return found if isinstance(found, t.Composite) and found.members else None
+
+
+def _gaps(what: str, depth: int, start: int, stored: int, end: int) -> Iterator[Row]:
+    """What is free from ``start`` to ``end``: bits of a bit field's storage, bytes behind it."""
+    middle = min(max(start, stored), end)
+    if start < middle:
+        yield Row(what, depth, start, middle - start, bitfield=True)
+    if middle < end:
+        yield Row(what, depth, middle, end - middle)
 
 
 def _cells(rows: Sequence[Row], size: int) -> list[Cell]:
@@ -309,8 +323,8 @@ def _cells(rows: Sequence[Row], size: int) -> list[Cell]:
             about = f"{row.text}, {_at(row)}" + (f" ({row.path})" if "." in row.path else "")
             cell = Cell(row.offset, row.bits, (name, row.text, _at(row)), about, what)
         elif row.what in ("hole", "padding"):
-            short = f"{row.bits // 8} B" if row.bits % 8 == 0 else _amount(row.bits)
-            about = f"{_amount(row.bits)} {row.what}"
+            short = _gap(row) if row.bitfield else f"{row.bits // 8} B"
+            about = f"{_gap(row)} {row.what}"
             cell = Cell(row.offset, row.bits, (f"{short} {row.what}",), about, "gap")
         else:
             continue
@@ -334,7 +348,7 @@ def _bands(rows: Sequence[Row]) -> Iterator[tuple[str, list[Cell]]]:
 def _at(row: Row) -> str:
     """Offset and size, as short as it can be."""
     if row.bitfield:
-        return f"@{row.offset // 8}:{row.offset % 8}, {row.bits} bit{'s' if row.bits != 1 else ''}"
+        return f"@{row.offset // 8}:{row.offset % 8}, {_bits(row.bits)}"
     return f"@{row.offset // 8}, {row.bits // 8} B"
 
 
@@ -342,10 +356,19 @@ def _keyword(composite: t.Composite) -> str:
     return "struct" if isinstance(composite, t.Struct) else "union"
 
 
+def _gap(row: Row) -> str:
+    return _bits(row.bits) if row.bitfield else _amount(row.bits)
+
+
+def _bits(bits: int) -> str:
+    return f"{bits} bit{'s' if bits != 1 else ''}"
+
+
 def _amount(bits: int) -> str:
     """``4 bytes``, or bits where bytes do not come out even."""
-    number, unit = (bits // 8, "byte") if bits % 8 == 0 else (bits, "bit")
-    return f"{number} {unit}{'s' if number != 1 else ''}"
+    if bits % 8:
+        return _bits(bits)
+    return f"{bits // 8} byte{'s' if bits != 8 else ''}"
 
 
 def _place(row: Row) -> str:

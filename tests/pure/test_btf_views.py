@@ -144,6 +144,28 @@ def test_layout() -> None:
     assert layout(btf, btf.find("mixed"), line=256).lines == 1
 
 
+def test_what_is_free_behind_bit_fields() -> None:
+    """As pahole counts: bits of the unit that holds the bit field, bytes behind it."""
+    b = BtfBuilder("<")
+    int_ = b.add_int("int", 4, t.INT_SIGNED)
+    long = b.add_int("long", 8, t.INT_SIGNED)
+    members = [("a", int_, 0, 15), ("l", long, 64), ("z", int_, 128, 8)]
+    added = b.add_struct("s", 24, members)
+    made = layout(b.btf(), added)
+    gaps = [(r.what, r.offset, r.bits, r.bitfield) for r in made.rows if r.what != "member"]
+    assert gaps == [
+        ("hole", 15, 17, True), ("hole", 32, 32, False),
+        ("padding", 136, 24, True), ("padding", 160, 32, False),
+    ]  # fmt: skip
+    assert str(made).partition("\n\n")[2].splitlines()[1:-2] == [
+        "\t/* sum members: 8 bytes, holes: 1, sum holes: 4 bytes */",
+        "\t/* sum bitfield members: 23 bits, bit holes: 1, sum bit holes: 17 bits */",
+        "\t/* padding: 4 bytes */",
+        "\t/* bit padding: 24 bits */",
+    ]
+    assert (len(made.holes), made.padding) == (2, 56)
+
+
 def drawn(svg: str) -> list[str]:
     """What is shown of each box of a picture when it is pointed at."""
     spaced = "{http://www.w3.org/2000/svg}"
@@ -232,6 +254,7 @@ def test_layouts_of_hostile_types() -> None:
         ({"member_type": "unsigned long"}, {"both"}),
         ({"member_type": "char"}, {"event"}),  # an array of them
         ({"member_type": "enum flags"}, {"both"}),
+        ({"member_type": "flags"}, {"both"}),
         ({"member_type": "struct flags"}, set()),
         ({"member_type": "char *"}, set()),
         ({"kind": t.Kind.TYPEDEF}, {"both_t"}),
