@@ -23,11 +23,13 @@ __all__ = ["Found", "search"]
 _SIZED = frozenset(
     {t.Kind.INT, t.Kind.STRUCT, t.Kind.UNION, t.Kind.FLOAT, t.Kind.DATASEC, *t.ENUM_KINDS}
 )
-_TAGS = {
+_TAGS: dict[str, tuple[t.Kind, ...]] = {
     "struct": (t.Kind.STRUCT, t.Kind.FWD),
     "union": (t.Kind.UNION, t.Kind.FWD),
     "enum": (t.Kind.ENUM, t.Kind.ENUM64),
 }
+_TAGS[""] = tuple({kind for kinds in _TAGS.values() for kind in kinds})
+_UNTAGGED = (t.Kind.INT, t.Kind.FLOAT, t.Kind.TYPEDEF)  # C names these without
 _COMPOSITES = (t.Kind.STRUCT, t.Kind.UNION)
 _MEMBERS, _BYTES_PER_MEMBER = 1 << 16, 8  # looked at for one search; kernels have one in 40 bytes
 _TYPE = re.compile(r"\s*(?:(struct|union|enum)\s+)?([^*]*[^*\s])\s*((?:\*\s*)*)")
@@ -82,7 +84,8 @@ def search(
         kind: Of the type itself.
         member: Name of a member, or such a pattern; also one inside a type without name.
         member_type: Type of a member in C: ``struct list_head``, ``pid_t``, ``struct sock *``.
-            Qualifiers, and how many elements it is an array of, do not matter.
+            Qualifiers, and how many elements it is an array of, do not matter; nor need
+            ``struct``, ``union`` and ``enum`` be said, unless a typedef has that name, too.
         size: Size in bytes.
 
     Yields:
@@ -149,11 +152,9 @@ class _WantedType:
         tag, name, stars = found.groups()
         self._btf = btf
         self._stars = stars.count("*")
-        self._ids = {
-            type_id
-            for type_id in btf.find_all(" ".join(name.split()))
-            if btf.kind(type_id) in _TAGS.get(tag, (t.Kind.INT, t.Kind.FLOAT, t.Kind.TYPEDEF))
-        }
+        called = [(i, btf.kind(i)) for i in btf.find_all(" ".join(name.split()))]
+        untagged = {i for i, kind in called if kind in _UNTAGGED} if not tag else set()
+        self._ids = untagged or {i for i, kind in called if kind in _TAGS[tag or ""]}
         self._void = name == "void" and not tag
         self._known: dict[int, bool] = {}
 

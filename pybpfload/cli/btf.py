@@ -169,6 +169,8 @@ def _layout(arguments: Sequence[str]) -> int:
             f"one source, one type, and a cache line of bytes; see {parser.prog} --help"
         )
     *source, name = options.words
+    if not source and _is_source(name):
+        raise UsageError(f"{name}: which of its types? see {parser.prog} --help")
     btf = read_source("".join(source), base=options.base)
 
     from pybpfload.btf.layout import layout
@@ -238,7 +240,8 @@ def _find(arguments: Sequence[str]) -> int:
         print_json([each.to_dict() for each in results])
         return 0
     if not results:
-        complain(f"{btf.name} has no such type")
+        no_file = f", and there is no file {name!r}" if "." in name and not source else ""
+        complain(f"{btf.name} has no such type{no_file}")
         return 1
     rows: list[Iterable[Any]] = []
     for each in results:

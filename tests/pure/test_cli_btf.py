@@ -65,6 +65,7 @@ def test_layout(capsys, raw: str) -> None:
     assert (document["name"], document["cachelines"]) == ("struct event", 2)
     assert "cache line" in said(capsys, "layout", raw, "event", "--cacheline", "0", status=2)
     assert "no layout" in said(capsys, "layout", raw, "flags", status=1)
+    assert "which of its types?" in said(capsys, "layout", raw, status=2)
 
 
 def test_find(capsys, raw: str) -> None:
