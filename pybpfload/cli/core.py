@@ -51,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     made = listings(spec, target, functions=functions)
     if options.insn is not None:
         made = [_only(listing, options.insn) for listing in made]
+        if not any(listing.core for listing in made):
+            raise UsageError(f"no relocation at instruction {options.insn}; try without --insn")
     if options.svg:
         found = [decision for listing in made for _, decision in listing.core]
         if len(found) != 1:
@@ -124,6 +126,8 @@ def _text(path: str, files: list[str], made: list[Listing]) -> Iterator[str]:
 
     against = ", ".join(files) or "no BTF: it needs none"
     yield paint(f"{visible(path)}, relocated against {visible(against)}", TITLE)
+    if not any(listing.core for listing in made):
+        yield "no CO-RE relocations"
     for listing in made:
         for index, decision, source in _decisions(listing):
             offered = [f"[{number}] of {name}" for name, number in decision.candidates]

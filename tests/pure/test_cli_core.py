@@ -73,6 +73,13 @@ def test_what_is_refused_is_one_line(capsys):
     assert (status, err[:26]) == (2, "pybpfload: no program 'nop")
 
 
+def test_nothing_to_explain_is_said(capsys):
+    status, out, _ = run(capsys, str(LITTLE / "minimal.bpf.o"))
+    assert (status, out.splitlines()[1]) == (0, "no CO-RE relocations")
+    status, _, err = run(capsys, "--insn", "1", str(LITTLE / "core_bits.bpf.o"))
+    assert (status, "no relocation at instruction 1;" in err) == (2, True)
+
+
 def test_a_picture_has_both_sides_and_arrows(capsys):
     path = LITTLE / "core_local.bpf.o"
     chosen = ("--program", "fields", "--insn", "24", str(path))
