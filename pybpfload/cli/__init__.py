@@ -6,6 +6,7 @@ and nothing else does; notices and errors go to standard error, an error in one 
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pybpfload.cli.style import WHEN, chosen
@@ -110,6 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         kernel, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by >&-: what is said there goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
     with chosen(_color(arguments)):
         return _main(arguments)
 
@@ -123,16 +128,12 @@ def _main(arguments: list[str]) -> int:
         try:
             return _dispatch(arguments)
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
         # Whoever reads has had enough. Python flushes once more at its end: let that go nowhere.
-        import os
-
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130

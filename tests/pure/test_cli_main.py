@@ -229,6 +229,21 @@ def test_a_full_disk_is_one_line():
     assert done.stderr == "pybpfload: No space left on device\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that can close descriptors")
+@pytest.mark.parametrize("arguments", [("gen", "stubs", MINIMAL), ("inspect", "no such file")])
+def test_closed_output(arguments):
+    """What is said on a descriptor that is closed goes nowhere, and not to the other one."""
+    command = [sys.executable, "-m", "pybpfload", *arguments]
+    status = int(arguments[0] == "inspect")
+    for closed, left in (">&-", "stderr"), ("2>&-", "stdout"):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == status
+        assert bool(getattr(done, left)) == (status == (left == "stderr"))
+
+
 def test_any_encoding_will_do():
     done = subprocess.run(
         [sys.executable, "-m", "pybpfload", "inspect", MINIMAL],
