@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from itertools import accumulate, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pybpfload.btf.types import Kind
 from pybpfload.errors import FormatError
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from pybpfload.btf.table import Btf
 
-__all__ = ["Bulk", "identifier"]
+__all__ = ["Bulk", "Member", "identifier"]
+
+Member: TypeAlias = "tuple[str, int, int, int]"
+"""Of a struct or union: name; type; offset and width of a bit field in bits, 0 of what is none."""
 
 # Each byte as C allows it in an identifier; the end of a string is kept.
 _IN_C = bytes(
@@ -43,10 +46,7 @@ class Bulk:
     """
 
     def __init__(self, btf: Btf) -> None:
-        tables = [btf]
-        while (base := tables[-1].base) is not None:
-            tables.append(base)
-        tables.reverse()
+        tables = btf.layers()
         self.kinds = b"\0" + b"".join(table.own_kinds() for table in tables)
         self._names = _Names(btf, b"".join([table._strings for table in tables]))
         self.starts = array("I", [0])
@@ -80,11 +80,8 @@ class Bulk:
         """The kind flag of a type."""
         return bool(self.words[self.starts[type_id] + 1] >> 31)
 
-    def members(self, type_id: int) -> Iterable[tuple[str, int, int, int]]:
-        """Members of a struct or union: name; type; offset and width of a bit field in bits.
-
-        The width of what is no bit field is 0.
-        """
+    def members(self, type_id: int) -> Iterable[Member]:
+        """Members of a struct or union."""
         run = self._elements(type_id, 3)
         names, offsets = map(self._names.__getitem__, run[::3]), run[2::3]
         if not self.kflag(type_id):

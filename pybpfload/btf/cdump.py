@@ -21,17 +21,18 @@ their members, are not. Other functions and variables are left out.
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pybpfload.btf import types as t
 from pybpfload.btf.bulk import Bulk, identifier
 from pybpfload.btf.cdecl import Declarer, room_for
-from pybpfload.btf.placing import Gaps, place, round_up
+from pybpfload.btf.placing import Placing
 from pybpfload.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pybpfload.btf.bulk import Member
     from pybpfload.btf.table import Btf
 
 __all__ = ["CHeader", "dump_c"]
@@ -84,11 +85,9 @@ _INLINE_DEPTH = 32  # structs without name in each other
 _OUTPUT_RATIO = 8  # characters of text for each byte of BTF; kernels need less than one
 _STEPS_PER_TYPE = 8  # kernels need two
 _ENTANGLED = "the types are so entangled that their text has no end"
-_ALIGNMENTS = frozenset({8, 16, 32, 64, 128})  # bits
 
-_COMPOSITES = frozenset({t.Kind.STRUCT, t.Kind.UNION})
 _NUMBERS = frozenset({t.Kind.INT, t.Kind.FLOAT})
-_TAGGED = _COMPOSITES | t.ENUM_KINDS | {t.Kind.FWD}
+_TAGGED = t.COMPOSITE_KINDS | t.ENUM_KINDS | {t.Kind.FWD}
 _DEFINED = _TAGGED | {t.Kind.TYPEDEF}
 _CHANGED = t.MODIFIERS | {t.Kind.FUNC, t.Kind.VAR, t.Kind.DECL_TAG}  # made of one other type
 _KEYWORDS: dict[int, str] = {
@@ -115,21 +114,6 @@ def dump_c(btf: Btf, roots: Iterable[int] | None = None) -> str:
 
 
 _Need: TypeAlias = "tuple[int, bool]"  # a type, and whether defined or only declared
-_Member: TypeAlias = "tuple[str, int, int, int]"  # as Bulk.members() has them
-
-
-class _Layout(NamedTuple):
-    """How a struct or union has to be written.
-
-    Attributes:
-        packed: With ``__attribute__((packed))``.
-        align: Its alignment in bits then.
-        plain: Without anything between or behind its members.
-    """
-
-    packed: bool
-    align: int
-    plain: bool
 
 
 class CHeader:
@@ -152,8 +136,7 @@ class CHeader:
         self._definitions: dict[tuple[str, bool], int] | None = None
         self._tags: dict[str, int] = {}
         self._identifiers: dict[str, int] = {_BUILTIN: 1}
-        self._layouts: dict[int, _Layout] = {}
-        self._extents: dict[int, tuple[int, int]] = {}
+        self._placing = Placing(btf, self.bulk)
         self._arrays = count(1)
         self._depth = 0
         self._enums_inlined: set[int] = set()
@@ -222,7 +205,7 @@ class CHeader:
     def _needs(self, type_id: int) -> Iterator[_Need]:
         """What has to be written before a type; what comes next is only asked for when it is."""
         kind = self.bulk.kinds[type_id]
-        if kind in _COMPOSITES:
+        if kind in t.COMPOSITE_KINDS:
             ready = self._ready
             for of in self.bulk.member_types(type_id):
                 if of not in ready:
@@ -243,7 +226,7 @@ class CHeader:
             kind = kinds[type_id] if type_id < len(kinds) else self.btf.kind(type_id)  # raises
             if kind == t.Kind.PTR:
                 todo.append((words[starts[type_id] + 2], False))
-            elif kind in _COMPOSITES:
+            elif kind in t.COMPOSITE_KINDS:
                 found.append((type_id, complete or not self.bulk.name(type_id)))
             elif kind == t.Kind.TYPEDEF:
                 found.append((type_id, True))
@@ -273,7 +256,7 @@ class CHeader:
         if self._definitions is None:
             self._definitions = {
                 (self.bulk.name(type_id), self.bulk.kinds[type_id] == t.Kind.UNION): type_id
-                for type_id in reversed(self.bulk.ids(_COMPOSITES))
+                for type_id in reversed(self.bulk.ids(t.COMPOSITE_KINDS))
             }
         found, name = self.btf[forward], self.bulk.name(forward)
         assert isinstance(found, t.Fwd)
@@ -329,9 +312,9 @@ class CHeader:
     def _write(self, type_id: int) -> None:
         kind = self.bulk.kinds[type_id]
         self._arrays = count(1)
-        if kind in _COMPOSITES:
+        if kind in t.COMPOSITE_KINDS:
             members = list(self.bulk.members(type_id))
-            self._layouts[type_id] = self._lay_out(type_id, members)
+            self._placing.lay_out(type_id, members)
             if self.bulk.name(type_id):
                 name = self.name(type_id)
                 text = self._composite(type_id, name, members)
@@ -424,9 +407,9 @@ class CHeader:
         tail = f" __attribute__((mode({mode})))" if mode and not wide else ""
         return f"{head} {{\n{''.join(lines)}}}{tail}"
 
-    def _composite(self, type_id: int, head: str, members: list[_Member]) -> str:
+    def _composite(self, type_id: int, head: str, members: list[Member]) -> str:
         """The definition of a struct or union whose layout is known, without ``;``."""
-        packed, _, plain = self._layouts[type_id]
+        packed, _, plain = self._placing.layouts[type_id]
         known, room = self._spelling.known, self._left
         lines = []
         for name, of, _, width in members:
@@ -443,89 +426,20 @@ class CHeader:
                 raise self._error(_ENTANGLED)
             lines.append(line)
         if not plain:
-            lines = self._with_gaps(type_id, members, lines)
+            lines = self._placing.with_gaps(type_id, members, lines, self._arrays)
         body = "".join(lines)
         tail = "} __attribute__((packed))" if packed else "}"
         self._spend(len(head) + len(body))  # what is written out in others may multiply
         return f"{head} {{\n{body}{tail}" if body else f"{head} {{{tail}"
-
-    def _with_gaps(self, type_id: int, members: list[_Member], lines: list[str]) -> list[str]:
-        """Lines of members, and what has to be between them so that C comes to their offsets."""
-        packed, align, _ = self._layouts[type_id]
-        union = self.bulk.kinds[type_id] == t.Kind.UNION
-        gaps = Gaps(align, self._arrays)
-        found: list[str] = []
-        end = 0  # in bits
-        for line, (name, of, offset, width) in zip(lines, members, strict=True):
-            size, unit = self._extent(of)
-            natural = place(0 if union else end, width, size, unit, packed=packed)
-            if offset < natural:
-                found.append(f"\t/* {name} overlaps what is in front of it */\n")
-            elif offset > natural and union:
-                found.append(f"\t/* {name} does not start where the union does */\n")
-            else:
-                if offset > natural:
-                    found += gaps.fill(end, offset)
-                found.append(line)
-                end = max(end, offset + (width or size))
-        whole = 8 * self.bulk.third(type_id)
-        if round_up(end, align) < whole:
-            found += [f"\t{gaps.array(whole // 8)}\n"] if union else gaps.fill(end, whole)
-        return found
 
     def _nameless(self, type_id: int) -> str:
         """Declaration of a member that has no name."""
         # Newer kernels are compiled with -fms-extensions: a struct that has a name may be
         # a member that has none. Written out, it is the same without that option.
         inner = self.btf.strip(type_id)
-        if self.bulk.kinds[inner] in _COMPOSITES:
+        if self.bulk.kinds[inner] in t.COMPOSITE_KINDS:
             return self.inline(inner)
         return self._spelling.text(type_id)
-
-    # Layout
-
-    def _lay_out(self, type_id: int, members: list[_Member]) -> _Layout:
-        """How a struct or union has to be written to come to its offsets and size."""
-        union = self.bulk.kinds[type_id] == t.Kind.UNION
-        extents = self._extents
-        align, end, packed, plain = 8, 0, False, True
-        for name, of, offset, width in members:
-            size, unit = extents.get(of) or self._extent(of)
-            if unit > align and (name or not width):
-                align = unit
-            if width or union:
-                natural = place(0 if union else end, width, size, unit)
-            else:
-                natural = (end + unit - 1) // unit * unit  # as place() says
-            if natural != offset:
-                plain = False
-                packed = packed or place(offset, width, size, unit) != offset
-            size = width or size
-            if offset + size > end:
-                end = offset + size
-        whole = 8 * self.bulk.third(type_id)
-        if packed or whole % align:
-            return _Layout(packed=True, align=8, plain=False)
-        return _Layout(packed=False, align=align, plain=plain and round_up(end, align) >= whole)
-
-    def _extent(self, type_id: int) -> tuple[int, int]:
-        """Size and alignment of a type in bits, in this header; structs inside are laid out."""
-        known = self._extents.get(type_id)
-        if known is None:
-            btf, kinds = self.btf, self.bulk.kinds
-            if kinds[type_id] == t.Kind.PTR:
-                size = align = 8 * btf.pointer_size
-            else:
-                size = 8 * btf.size(type_id)
-                inner = btf.strip(type_id)
-                while kinds[inner] == t.Kind.ARRAY:  # its size is known, so it ends
-                    inner = btf.strip(self.bulk.made_of(inner))
-                if kinds[inner] in _COMPOSITES:
-                    align = self._layouts[inner].align
-                else:
-                    align = 8 * btf.size(inner)
-            known = self._extents[type_id] = size, align if align in _ALIGNMENTS else 8
-        return known
 
 
 class _Spelling(Declarer):
