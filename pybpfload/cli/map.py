@@ -139,9 +139,10 @@ def _set(arguments: Sequence[str]) -> int:
             return 0
         key = elements.key(options.key)
         value = elements.value(options.value)
-        only = {"noexist": options.noexist, "exist": options.exist}
         try:
-            elements.map.put(key, value, **only, cpu=options.cpu)
+            elements.map.put(
+                key, value, noexist=options.noexist, exist=options.exist, cpu=options.cpu
+            )
         finally:
             if hasattr(value, "close"):
                 value.close()
