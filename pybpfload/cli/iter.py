@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,11 @@ def _run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--program", metavar="NAME", action="append", default=[], help="only this; may be repeated"
     )
-    parser.add_argument("--map", metavar="MAP", help="the map that it goes over: id, name or pin")
-    parser.add_argument("--pid", metavar="PID", type=int, help="only this process (Linux 6.1)")
-    parser.add_argument("--tid", metavar="TID", type=int, help="only this thread (Linux 6.1)")
-    parser.add_argument("--cgroup", metavar="DIR", help="the control group where it begins")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--map", metavar="MAP", help="the map that it goes over: id, name or pin")
+    one.add_argument("--pid", metavar="PID", type=_number, help="only this process (Linux 6.1)")
+    one.add_argument("--tid", metavar="TID", type=_number, help="only this thread (Linux 6.1)")
+    one.add_argument("--cgroup", metavar="DIR", help="the control group where it begins")
     options = parser.read(arguments)
     given = {"pid": options.pid, "tid": options.tid, "cgroup": options.cgroup}
     over: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -65,6 +67,13 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _number(text: str) -> int:
+    """Read a number of a process or thread; to the kernel 0 is every one."""
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise ArgumentTypeError(f"{text!r} is no number of a process or thread")
+    return int(text)
+
+
 def _choose(spec: ObjectSpec, names: Sequence[str], over: set[str]) -> None:
     """Load the iterators that were asked for, or all that go over what was said."""
     check_names(names, spec.programs)
@@ -82,6 +91,8 @@ def _choose(spec: ObjectSpec, names: Sequence[str], over: set[str]) -> None:
     for name in names:
         if name not in fitting:
             raise UsageError(f"program {name} cannot be told --{' or --'.join(sorted(over))}")
+        if not over and (option := _needed(iterators[name])):
+            raise UsageError(f"program {name} goes over what {option} says")
     chosen = names or fitting
     if not chosen:
         raise UsageError(f"no iterator of {visible(spec.path)} goes over that")
@@ -91,16 +102,22 @@ def _choose(spec: ObjectSpec, names: Sequence[str], over: set[str]) -> None:
 
 def _fitting(iterators: Mapping[str, ProgramSpec], over: set[str]) -> list[str]:
     """Iterators that go over what was said, or that need not be told."""
-    from pybpfload.runtime.attach.iter import needs_parameters, parameter
+    from pybpfload.runtime.attach.iter import parameter
 
     if over:
         kinds = {_KINDS.get(option, option) for option in over}
         return [name for name, program in iterators.items() if parameter(program) in kinds]
     for name, program in iterators.items():
-        if needs_parameters(program):
-            option = _OPTIONS[parameter(program)]
+        if option := _needed(program):
             complain(f"program {visible(name)} is left out: it goes over what {option} says")
-    return [name for name, program in iterators.items() if not needs_parameters(program)]
+    return [name for name, program in iterators.items() if not _needed(program)]
+
+
+def _needed(program: ProgramSpec) -> str:
+    """The option without which an iterator cannot run, if there is one."""
+    from pybpfload.runtime.attach.iter import needs_parameters, parameter
+
+    return _OPTIONS[parameter(program)] if needs_parameters(program) else ""
 
 
 _KINDS = {"pid": "task", "tid": "task"}

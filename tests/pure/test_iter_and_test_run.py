@@ -57,6 +57,10 @@ def test_iterators_that_go_over_what_was_said(over, found, capsys):
         (["--program", "iter_tcp", "--pid", "1", "iters"], "iter_tcp cannot be told --pid"),
         (["--map", "counts", "iter_task"], "no iterator of"),
         (["minimal"], "has no iterator programs"),
+        (["--program", "iter_sockmap", "iters"], "iter_sockmap goes over what --map MAP says"),
+        (["--pid", "0", "iters"], "'0' is no number of a process"),
+        (["--tid", "-5", "iters"], "'-5' is no number of a process"),
+        (["--pid", "1", "--map", "counts", "iters"], "not allowed with"),
     ],
 )
 def test_iterators_that_do_not_go_over_that(words, said, capsys):
