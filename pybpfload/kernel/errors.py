@@ -51,7 +51,8 @@ _OTHERWISE = {
     "BPF_LINK_UPDATE": "another program is in place than the one named as the old one",
     "BPF_PROG_ATTACH": "the place has a program already, and it or one above it does not share "
     "(ALLOW_MULTI, ALLOW_OVERRIDE)",
-    "BPF_OBJ_PIN": "the directory is not in a BPF filesystem",
+    "BPF_OBJ_PIN": "the directory is not in a BPF filesystem, or the name has a dot, which names "
+    "there may not have",
 }
 
 

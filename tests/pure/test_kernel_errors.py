@@ -129,7 +129,7 @@ def test_reasons_that_have_nothing_to_do_with_privilege() -> None:
     assert "frozen" in hint("BPF_MAP_DELETE_BATCH")
     assert "another program" in hint("BPF_LINK_UPDATE")
     assert "ALLOW_MULTI" in hint("BPF_PROG_ATTACH")
-    assert "not in a BPF filesystem" in hint("BPF_OBJ_PIN")
+    assert "not in a BPF filesystem, or the name has a dot" in hint("BPF_OBJ_PIN")
     assert "CAP_BPF" in hint("BPF_MAP_UPDATE_ELEM", files={STATUS: NO_CAPABILITIES})
 
 
