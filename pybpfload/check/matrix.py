@@ -93,9 +93,16 @@ def _one(path: str, kernel: Kernel) -> Verdict:
         verdict.object = path  # as it was given, not as the object spells it
         return verdict
     except (BpfError, OSError) as error:
-        file = getattr(error, "file", None) or path
-        what = str(error).removeprefix(f"{file}: ").removeprefix(f"{file}, ")
-        return Verdict(path, kernel.name, [Finding(what, "object")], release=kernel.release)
+        return Verdict(path, kernel.name, [_unreadable(error)], release=kernel.release)
+
+
+def _unreadable(error: BpfError | OSError) -> Finding:
+    """Why there is no object; the file is told beside it."""
+    if not isinstance(error, BpfError):
+        return Finding(error.strerror or str(error), "object")
+    file, remedy = getattr(error, "file", None), error.hint or ""
+    what = str(error).removeprefix(f"{file}: ").removeprefix(f"{file}, ")
+    return Finding(what.removesuffix(f"; {remedy}"), "object", remedy=remedy)
 
 
 def _version(path: str) -> tuple[int, ...]:

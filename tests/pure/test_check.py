@@ -200,6 +200,16 @@ class TestManyAtOnce:
         assert len(json.loads(capsys.readouterr().out)) == 4
         assert main(["check", *objects, "--kernel", *sources]) == 0
 
+    def test_what_is_no_object(self, kernels, tmp_path):
+        broken = tmp_path / "broken.o"
+        broken.write_bytes(b"hello")
+        found = check_files([broken, tmp_path / "gone.o"], kernels[:1])
+        [damaged], [absent] = [each.problems for each in found]
+        assert damaged.what.startswith("not an ELF file")
+        assert "clang -target bpf" in damaged.remedy
+        assert "clang" not in damaged.what
+        assert absent.what == "No such file or directory"
+
     def test_an_object_that_was_compiled_anew_is_read_anew(self, kernels, tmp_path):
         path = tmp_path / "tracer.bpf.o"
         for name, result in (("arena", FAILS), ("minimal", LOADS)):
