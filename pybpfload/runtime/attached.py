@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pybpfload.runtime.handles import HasFileno
 
-    _Queried: TypeAlias = int | FileDescriptor | Map[Any, Any]
+    _Asked: TypeAlias = int | FileDescriptor | Map[Any, Any]
 
 __all__ = ["Attachment", "attached", "cgroups", "detach"]
 
@@ -167,13 +167,17 @@ def _detach(target: Any, there: Attachment) -> None:
         with Program.from_id(there.prog_id) as program, ExitStack() as stack:
             kinds = {place: attach_type for attach_type, place in _OF_DEVICES.items()}
             attach_type = kinds.get((there.kind, there.place))
+            place: _Asked
             if attach_type is not None:
-                number = netdev.interface_index(target)
+                place = netdev.interface_index(target)
             else:
                 attach_type = AttachType[there.place.upper()]
-                opened = _opened(_OWN if target is None else target)
-                number = stack.enter_context(opened).fileno()
-            bpf.prog_detach(number, attach_type, prog_fd=program.fileno())
+                place = stack.enter_context(_opened(_OWN if target is None else target))
+            try:
+                bpf.prog_detach(_number(place), attach_type, prog_fd=program.fileno())
+            except KernelError as error:
+                error.target = _named(place)
+                raise
 
 
 def cgroups(root: str = "") -> Iterator[str]:
@@ -214,7 +218,9 @@ def _inherited_by_none(effective: bool, found: Iterator[Attachment]) -> list[Att
 
 def _opened(target: Any) -> FileDescriptor:
     if hasattr(target, "fileno"):
-        return duplicate(target, "what programs are attached to")
+        sockmap = isinstance(target, Map)
+        what = f"map {target.name}" if sockmap else f"descriptor {target.fileno()}"
+        return duplicate(target, what)
     path = os.fspath(target)
     try:
         return FileDescriptor(door.open_fd(path), path)
@@ -273,15 +279,15 @@ def _of_receiver(device: FileDescriptor) -> Iterator[Attachment]:
         error.target = device.what
         if error.errno == errno.EINVAL:
             error.hint = (
-                "programs are attached to network devices, control groups, network namespaces, "
-                "maps of sockets and infrared receivers; it is none of these"
+                "programs are attached to network devices, control groups (version 2), network "
+                "namespaces, maps of sockets and infrared receivers; it is none of these"
             )
         raise
     yield from _programs("lirc", "lirc_mode2", there)
 
 
 def _answers(
-    target: _Queried,
+    target: _Asked,
     types: tuple[AttachType, ...],
     feature: str,
     since: str,
@@ -305,15 +311,14 @@ def _answers(
 
 
 def _query(
-    target: _Queried,
+    target: _Asked,
     attach_type: AttachType,
     silent: tuple[int, ...] = _UNKNOWN_TYPE,
     **options: Any,
 ) -> bpf.ProgQuery | None:
     """Ask for the programs of one type; ``None`` if the kernel has no such type there."""
-    number = target if isinstance(target, int) else target.fileno()
     try:
-        return bpf.prog_query(number, attach_type, **options)
+        return bpf.prog_query(_number(target), attach_type, **options)
     except KernelError as error:
         if error.errno in silent:
             return None
@@ -321,7 +326,11 @@ def _query(
         raise
 
 
-def _named(target: _Queried) -> str:
+def _number(target: _Asked) -> int:
+    return target if isinstance(target, int) else target.fileno()
+
+
+def _named(target: _Asked) -> str:
     if isinstance(target, int):
         return f"network device {door.interface_name(target) or target}"
     return f"map {target.name}" if isinstance(target, Map) else target.what

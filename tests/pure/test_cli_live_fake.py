@@ -541,8 +541,9 @@ def test_detaching_what_has_no_link(fake, target, there, attach_type):
     assert where == {None: "/proc/thread-self/ns/net", "lo": 1}.get(target, target)
     assert fields["attach_type"] == attach_type
     fake.on("PROG_DETACH", lambda call: -errno.ENOENT)
-    with pytest.raises(pybpfload.KernelError, match=r"have to be detached: 1$"):
+    with pytest.raises(pybpfload.KernelError, match=r"have to be detached: 1$") as caught:
         pybpfload.detach(target, Attachment(*there, fake.prog))
+    assert caught.value.target == {"lo": "network device lo"}.get(target, where)
 
 
 def test_other_network_namespaces(fake, capsys):
