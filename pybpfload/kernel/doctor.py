@@ -169,7 +169,7 @@ def _trampolines() -> Finding:
     if answer.has:
         return Finding("trampolines", "ok", answer.why)
     found = f"no fentry, fexit, fmod_ret, LSM, freplace: {answer.why}"
-    remedy = "use tp_btf, raw tracepoints or kprobes instead, unless it is for what is not ok above"
+    remedy = "use tp_btf or raw tracepoints instead, unless it is for what is not ok above"
     return Finding("trampolines", "limited", found, remedy)
 
 
