@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CAUSES", "Cause", "find"]
 
+_LONGEST = 1024  # characters of a sentence (the kernel's BPF_VERIFIER_TMP_LOG_SIZE)
+_MOST = 100  # sentences, of which the last is what the verifier said in the end
 _GROUP = re.compile(r"\{(\w+)\}")
 
 
@@ -42,13 +44,14 @@ def find(reasons: Sequence[str]) -> Cause | None:
     """The cause that fits what the verifier said.
 
     Args:
-        reasons: Its sentences.
+        reasons: Its sentences; only the end is looked at of more than a verifier would say.
 
     Returns:
         The cause, with what the sentence names filled in, or ``None``.
     """
+    lines = [line[:_LONGEST] for line in reasons[: -_MOST - 1 : -1]]
     for pattern, cause in CAUSES:
-        for line in reversed(reasons):
+        for line in lines:
             if found := pattern.search(line):
                 # A group that several branches have is told apart by a number behind its name.
                 known = {k.rstrip("0123456789"): v for k, v in found.groupdict("").items() if v}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,16 @@ def test_sentence(line):
 def test_a_cause_says_what_the_sentence_names():
     assert "not on pkt" in find(["BPF_ATOMIC stores into R2 pkt is not allowed"]).why
     assert "and 1 is not" in find(["fd 1 is not pointing to valid bpf_map"]).why
+
+
+def test_sentences_that_no_verifier_says_take_no_longer():
+    started = time.process_time()
+    assert find(["iterator " * 20_000]) is None
+    assert find(["R1 is odd"] * 100_000) is None
+    assert time.process_time() - started < 1  # the first one alone took 15 seconds
+    assert (
+        find(["nothing", "jump out of range from insn 1 to 9", *["."] * 99]).name == "unreachable"
+    )
 
 
 def test_statistics_behind_an_unfinished_line():
