@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.cli import NEEDS
 from pybpfload.cli.common import Parser
 from pybpfload.cli.failure import UsageError, did_you_mean
-from pybpfload.cli.live import Owners, needs_linux, print_list, print_one
+from pybpfload.cli.live import Owners, needs_linux, one_word, print_list, print_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         needs=NEEDS["live"],
     )
     parser.add_argument("btf", metavar="BTF", nargs="?", help="an id, or a module's name")
-    options = parser.read(arguments)
+    options = parser.read(one_word(arguments))
     needs_linux()
     from pybpfload.runtime.loaded_btf import loaded_btf
 

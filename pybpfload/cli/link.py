@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, print_json
 from pybpfload.cli.group import Command, run_group
-from pybpfload.cli.live import Kind, commands, object_name, open_named
+from pybpfload.cli.live import Kind, commands, object_name, one_word, open_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,7 @@ def _detach(arguments: Sequence[str]) -> int:
         "so: end the process that holds them, or remove their pin.\n",
     )
     parser.add_argument("link", metavar="LINK", help="an id, its program's name, or a pin's path")
-    options = parser.read(arguments)
+    options = parser.read(one_word(arguments))
     with open_named(_class(), options.link) as link:
         number = link.info().id
         link.detach()

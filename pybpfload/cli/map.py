@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pybpfload.cli.common import Parser, print_json, seconds
 from pybpfload.cli.failure import UsageError, visible
 from pybpfload.cli.group import Command, run_group
-from pybpfload.cli.live import Kind, commands, open_named
+from pybpfload.cli.live import Kind, commands, one_word, open_named
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -75,7 +75,7 @@ def record(opened: Any) -> dict[str, Any]:
 
 
 def _dump(arguments: Sequence[str]) -> int:
-    options = _parser("dump", "Show all elements of a map.").read(arguments)
+    options = _parser("dump", "Show all elements of a map.").read(one_word(arguments))
     with _elements(options) as elements:
         if options.json:
             print_json([elements.document(*each) for each in elements])
@@ -175,12 +175,14 @@ def _push(arguments: Sequence[str]) -> int:
 
 
 def _pop(arguments: Sequence[str]) -> int:
-    options = _parser("pop", "Take the next value out of a queue or stack.").read(arguments)
+    options = _parser("pop", "Take the next value out of a queue or stack.").read(
+        one_word(arguments)
+    )
     return _front(options, take=True)
 
 
 def _peek(arguments: Sequence[str]) -> int:
-    options = _parser("peek", "Show the value that pop would take.").read(arguments)
+    options = _parser("peek", "Show the value that pop would take.").read(one_word(arguments))
     return _front(options, take=False)
 
 
@@ -204,7 +206,7 @@ def _watch(arguments: Sequence[str]) -> int:
         "--consume", action="store_true", help="take events away from whoever else reads them"
     )
     parser.add_argument("--type", metavar="NAME", help="the type of the events")
-    options = parser.read(arguments)
+    options = parser.read(one_word(arguments))
     from pybpfload.cli.stream import Stop
     from pybpfload.cli.watch import BUFFERS, watch_changes, watch_events
 

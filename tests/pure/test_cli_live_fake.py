@@ -103,6 +103,14 @@ def test_a_program_by_id_name_and_tag(fake, capsys, word):
     assert document["pids"] == [{"pid": 7, "comm": "tracer"}]
 
 
+@pytest.mark.parametrize("words", ["map show", "map dump", "link show", "prog show"])
+def test_two_words_name_what_one_does(fake, capsys, words):
+    kind = words.split()[0]
+    number = str({"map": fake.map, "prog": fake.prog, "link": 1}[kind])
+    one = printed(capsys, *words.split(), number, "--json")
+    assert printed(capsys, *words.split(), "id", number, "--json") == one
+
+
 def test_by_pin(fake, capsys):
     printed(capsys, "map", "pin", "counts", "/sys/fs/bpf/here")
     assert (
