@@ -22,6 +22,8 @@ __all__ = ["CONFIG_HEAD", "Kernel", "kernel_of", "module_name"]
 CONFIG_HEAD = re.compile(r"^# Linux/\S+ (\S+) Kernel Configuration$", re.MULTILINE)
 """The line of a kernel's configuration that tells its version."""
 _NEAR = 4  # characters that a name that may be meant is longer or shorter
+_BEGINNING = 2  # characters that it begins with, too
+_CLONE = re.compile(rb" [tTwW] ((\w+)\.[\w.]+)(?=\s|$)", re.MULTILINE)
 _THREE = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 # Class of pybpfload.uapi -> the kernel's enum.
@@ -152,18 +154,33 @@ class Kernel:
         in symbols), then names that are alike.
         """
         if name not in self._alike:
-            made: set[str] = set()
-            if self.symbols is not None:
-                clone = rb" [tTwW] (" + re.escape(name.encode()) + rb"\.[\w.]+)(?=\s|$)"
-                made = {each.decode() for each in re.findall(clone, self.symbols, re.MULTILINE)}
-            # Comparing with all of sixty thousand takes a second.
+            clones = self._clones.get(name.partition(".")[0], ())
             near = [
                 each
-                for each in self.functions
-                if each[:2] == name[:2] and abs(len(each) - len(name)) <= _NEAR
+                for each in self._by_beginning.get(name[:_BEGINNING], ())
+                if abs(len(each) - len(name)) <= _NEAR
             ]
-            self._alike[name] = sorted(made) + get_close_matches(name, near, n=2, cutoff=0.8)
+            self._alike[name] = [
+                *sorted(each for each in clones if each.startswith(f"{name}.")),
+                *get_close_matches(name, near, n=2, cutoff=0.8),
+            ]
         return self._alike[name]
+
+    @cached_property
+    def _clones(self) -> dict[str, set[str]]:
+        """What the compiler made of functions, by their names."""
+        found: dict[str, set[str]] = {}
+        for clone, name in _CLONE.findall(self.symbols or b""):
+            found.setdefault(name.decode(), set()).add(clone.decode())
+        return found
+
+    @cached_property
+    def _by_beginning(self) -> dict[str, list[str]]:
+        """Functions by their first letters: comparing with all of sixty thousand takes a second."""
+        found: dict[str, list[str]] = {}
+        for name in self.functions:
+            found.setdefault(name[:_BEGINNING], []).append(name)
+        return found
 
     @cached_property
     def functions(self) -> list[str]:
