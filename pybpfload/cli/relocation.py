@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload import read_btf
 from pybpfload.cli.common import check_names
-from pybpfload.cli.failure import UsageError
+from pybpfload.cli.failure import UsageError, complain
 from pybpfload.errors import FormatError
 from pybpfload.isa.insn import encode
 from pybpfload.relocate import CoreKind, Relocation, Target, relocate
@@ -67,6 +67,8 @@ def read_target(spec: ObjectSpec, paths: list[str]) -> tuple[list[str], Target]:
     except FormatError as error:
         error.hint = error.hint or "the first BTF is the kernel's; that of a module comes after it"
         raise
+    if base.byteorder != spec.byteorder:
+        complain(f"{spec.path} has the other byte order than {base.name}: it will not load there")
     return paths, Target(base, [_read_module(path, base) for path in paths[1:]])
 
 

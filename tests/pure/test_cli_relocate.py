@@ -131,6 +131,14 @@ def test_what_a_kernel_must_fill_in_is_named(capsys):
     assert len(offsets) > 1
 
 
+def test_the_other_byte_order_is_told(capsys):
+    path = FIXTURES / "bpfeb" / "core_bits.bpf.o"
+    for btf, told in ("bpfeb", False), ("bpfel", True):
+        types = str(FIXTURES / btf / "core_target.bpf.o")
+        assert main(["relocate", "--btf", types, str(path)]) == 0
+        assert ("the other byte order" in capsys.readouterr().err) == told
+
+
 def test_names_and_decisions_are_beside_the_instructions(capsys):
     path = LITTLE / "subprogs.bpf.o"
     assert main(["relocate", "--btf", types_for(path), str(path)]) == 0
