@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.common import Parser, print_json
-from pybpfload.cli.failure import UsageError, complain, visible
+from pybpfload.cli.failure import UsageError, complain, did_you_mean, visible
 from pybpfload.cli.sources import SOURCES, read_kernel_source
 
 if TYPE_CHECKING:
@@ -185,8 +185,9 @@ def _in_types(kernel: Kernel, patterns: Sequence[str], prototypes: bool) -> Iter
     for pattern in patterns:
         wanted = _wanted(pattern)
         if not any(map(wanted.kind, BTF_KINDS)):
-            kinds = ", ".join(BTF_KINDS)
-            complain(f"{pattern}: BTF tells nothing of that kind; it tells of {kinds}")
+            close = did_you_mean(pattern.partition("/")[0], BTF_KINDS)
+            told = close or f"; it tells of {', '.join(BTF_KINDS)}"
+            complain(f"{pattern}: BTF tells nothing of that kind{told}")
             continue
         if btf is not None:
             yield from places_in_btf(btf, wanted, prototypes=prototypes)
