@@ -152,7 +152,7 @@ class Layout:
                 lines.append(f"{indent}/* XXX {_gap(row)} {row.what} */")
             else:
                 text = f"{row.text};" if row.what == "member" else f"}} {row.text}".rstrip() + ";"
-                lines.append(f"{indent}{text:<{56 - 8 * row.depth}}/* {_place(row)} */")
+                lines.append(f"{indent}{text.ljust(56 - 8 * row.depth)}/* {_place(row)} */")
         lines += ["", *(f"\t/* {line} */" for line in self._totals()), "};"]
         return "\n".join(lines)
 

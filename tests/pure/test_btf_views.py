@@ -227,6 +227,15 @@ def test_layout_of_something_else() -> None:
         layout(btf, 7, line=0)
 
 
+def test_layout_of_what_is_deep() -> None:
+    b = BtfBuilder("<")
+    inner = b.add_int("int", 4, t.INT_SIGNED)
+    for depth in range(12):
+        inner = b.add_struct(f"s{depth}", 4, [("m", inner, 0)])
+    lines = str(layout(b.btf(), inner, expand=True)).splitlines()
+    assert lines[12] == "\t" * 12 + "int m;/*     0     4 */"
+
+
 def test_layouts_of_hostile_types() -> None:
     b = BtfBuilder("<")
     b.add_struct("", 4, [("", 1, 0)])
