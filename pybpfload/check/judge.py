@@ -43,6 +43,7 @@ _REMEDIES = {
     "map type": "do without the map on such kernels: autocreate = False, and ask before using it",
     "relocation": "ask before reading it: bpf_core_field_exists(), bpf_core_type_exists() or "
     "bpf_core_enum_value_exists()",
+    "kfunc": "ask before calling it: bpf_ksym_exists()",
 }
 _CPUS = {"6.6": "-mcpu=v3", "5.1": "-mcpu=v2", "4.14": "-mcpu=v1"}  # which do without what it is
 
@@ -182,9 +183,10 @@ class _Check:
             line = lines[insn] if insn >= 0 else None
             return {"program": name, "insn": insn, "source": str(line) if line else ""}
 
-        for insn, why in sorted(self.gaps(program)):
-            finding = Finding(why, "relocation", remedy=_REMEDIES["relocation"], **at(insn))
+        for insn, why, remedy in sorted(self.gaps(program)):
             guarded = insn not in reach.alive
+            remedy = "" if guarded else remedy  # which it has taken
+            finding = Finding(why, "relocation", remedy=remedy, **at(insn))
             (self.verdict.degraded if guarded else self.verdict.problems).append(finding)
         for need in program_needs(program, reach.alive):
             self.need(need, **at(need.insn))
@@ -193,12 +195,13 @@ class _Check:
         self.kfuncs(program, reach, at)
         self.size(program, reach)
 
-    def gaps(self, program: RelocatedProgram) -> set[tuple[int, str]]:
-        """Instructions that no kernel accepts, because this one lacks something; and why."""
-        found = set(program.poisons.items())
+    def gaps(self, program: RelocatedProgram) -> set[tuple[int, str, str]]:
+        """Instructions that no kernel accepts, because this one lacks something; why; a remedy."""
+        found = {(insn, why, _REMEDIES["relocation"]) for insn, why in program.poisons.items()}
         for reference in program.references:
             if reference.name in self.missing and program.insns[reference.insn].is_call:
-                found.add((reference.insn, f"the kernel has no {reference.name}()"))
+                why = f"the kernel has no {reference.name}()"
+                found.add((reference.insn, why, _REMEDIES["kfunc"]))
         return found
 
     def need(self, need: Need, prefix: str = "", **where: Any) -> None:

@@ -68,6 +68,9 @@ def text(
             yield from _reason(signs[result], _LOOKS[result], finding, where)
         if not verbose and len(found) > _MOST:
             yield f"    and {len(found) - _MOST} more; -v shows them"
+    if not verbose and any(each.result == DEGRADED for each in verdicts):
+        yield ""
+        yield paint("-v shows what the degraded do without", DIM)
 
 
 def _signs() -> dict[str, str]:
