@@ -243,7 +243,7 @@ def print_list(
     if json:
         print_json(found)
         return
-    rows = [[_cell(record.get(key)) for key in columns.values()] for record in found]
+    rows = [[_cell(key, record.get(key)) for key in columns.values()] for record in found]
     print("\n".join(table(tuple(columns), rows) or [f"  {nothing}"]))
 
 
@@ -260,7 +260,9 @@ def print_one(record: dict[str, Any], *, json: bool) -> None:
         print(f"  {key:{width}}  {visible(_text(value))}")
 
 
-def _cell(value: Any) -> Any:
+def _cell(key: str, value: Any) -> Any:
+    if key == "prog_id" and not value:
+        return None  # a link of struct_ops has none
     if isinstance(value, list):
         return _several([_text(each) for each in value])
     return value if isinstance(value, int) or value is None else shorten(_text(value))

@@ -340,6 +340,15 @@ def test_no_id_is_cut_in_two(capsys):
     ]
 
 
+def test_a_link_without_a_program(capsys):
+    print_list([{"id": 3, "prog_id": 0}, {"id": 4, "prog_id": 7}], {"ID": "id", "PROG": "prog_id"},
+               "no links", json=False)  # fmt: skip
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["3", "-"],
+        ["4", "7"],
+    ]
+
+
 def test_groups_say_what_they_have(capsys):
     assert (
         refused(capsys, "link", "detachh")
