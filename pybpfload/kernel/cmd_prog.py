@@ -290,7 +290,7 @@ def prog_query(
         result = invoke(attr)
         count = attr["count"]
         if result < 0 and not (result == -errno.ENOSPC and count > room):
-            raise kernel_error(result, "BPF_PROG_QUERY", f"target {target_fd}")
+            raise refused(result, attr, f"target {target_fd}")
         if count <= room:
             break
         room = count

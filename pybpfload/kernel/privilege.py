@@ -102,6 +102,8 @@ def _needs(attr: Attr) -> tuple[str, list[str]]:
         return f"maps of type {made.name} need", ["CAP_BPF", *more]
     if attr.command == Cmd.BTF_LOAD:
         return "loading BTF needs", ["CAP_BPF"]
+    if attr.command == Cmd.PROG_QUERY:
+        return "asking what is attached needs", ["CAP_NET_ADMIN"]
     if attr.command in _ADMIN:
         return _ADMIN[Cmd(attr.command)], ["CAP_SYS_ADMIN"]
     return "", []

@@ -294,8 +294,11 @@ class TestCgroupsWithoutLinks:
         with kernel() as fake:
             fake.filesystem_type = lambda path: 0x63677270
             fake.refuses["PROG_QUERY"] = errno.EPERM
-            with pytest.raises(pybpfload.NotPermittedError, match="BPF_PROG_QUERY of /cgroup: "):
+            fake.files["/proc/self/status"] = b"CapEff:\t0000000000000000\n"
+            with pytest.raises(pybpfload.NotPermittedError) as caught:
                 pybpfload.attached("/cgroup")
+        assert caught.value.target == "/cgroup"
+        assert "needs CAP_NET_ADMIN, this process lacks CAP_NET_ADMIN" in str(caught.value)
         assert fake.leaked() == []
 
     def test_flags_of_each_program_before_6_0(self):
