@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Declarer", "declare", "define", "printable", "room_for", "type_text"]
 
 _MAX_DEPTH = 32  # prototypes inside parameters of prototypes; types without name in each other
-_MAX_CHAIN = 4096  # pointers to pointers and the like
+_MAX_CHAIN = 256  # pointers to pointers and the like
 _MAX_LINES = 1 << 16  # of one definition
 _ROOM, _ROOM_PER_BYTE = 1 << 17, 4  # characters; kernels need less than one for each byte
 
@@ -68,12 +68,17 @@ def declare(btf: Btf, type_id: int, name: str = "") -> str:
     return Declarer(btf).text(type_id, name)
 
 
-def define(btf: Btf, type_id: int) -> str:
+def define(btf: Btf, type_id: int, *, declarer: Declarer | None = None) -> str:
     """Return the C definition of a struct, union or enum, with offsets as comments.
 
     Offsets and sizes are bytes; a bit field shows ``byte:bit``, counted as BTF counts bits.
     Typedefs and modifiers in front are stepped over. Types of members are named, not defined,
     except that anonymous members are written out where they stand.
+
+    Args:
+        btf: The table.
+        type_id: The type.
+        declarer: What declares members; one of the same table for those who define many types.
 
     Raises:
         FormatError: Something else than a struct, union or enum, or a type that contains itself.
@@ -85,7 +90,7 @@ def define(btf: Btf, type_id: int) -> str:
         return "\n".join([f"{head} {{", *lines, f"}}; /* size {target.size} */"])
     if not isinstance(target, t.Composite):
         raise FormatError(f"{btf.describe(type_id)} has no definition", file=btf.name)
-    return _define_composite(btf, target)
+    return _define_composite(btf, target, declarer or Declarer(btf, room_for(btf)))
 
 
 def printable(name: str) -> str:
@@ -93,7 +98,7 @@ def printable(name: str) -> str:
     return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
-def _define_composite(btf: Btf, target: t.Composite) -> str:
+def _define_composite(btf: Btf, target: t.Composite, declarer: Declarer) -> str:
     lines: list[str] = []
     # What is still to be written, last first: a line, or a composite with its depth, its offset
     # in bits and the text behind its closing brace.
@@ -123,7 +128,7 @@ def _define_composite(btf: Btf, target: t.Composite) -> str:
                 named = f" {printable(member.name)}" if member.name else ""
                 todo.append((inner, depth + 1, at, named + place))
             else:
-                text = declare(btf, member.type, member.name)
+                text = declarer.text(member.type, member.name)
                 width = f":{member.bitfield_size}" if member.bitfield_size else ""
                 todo.append(f"{indent}\t{text}{width}{place}")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.btf import types as t
-from pybpfload.btf.cdecl import declare, define, type_text
+from pybpfload.btf.cdecl import Declarer, define, room_for
 from pybpfload.btf.values import codec
 from pybpfload.check.asks import least, object_asks
 from pybpfload.cli.values import plain
@@ -55,7 +55,7 @@ def describe(spec: ObjectSpec) -> dict[str, Any]:
         "subprograms": [_subprogram(f, accesses) for f in spec.subprograms],
         "maps": maps,
         "variables": variables,
-        "externs": [_extern(e, spec.btf) for e in spec.externs.values()],
+        "externs": [_extern(e, definitions) for e in spec.externs.values()],
         "core_relocations": {
             "count": sum(kinds.values()),
             "kinds": {_core_kind(kind): count for kind, count in sorted(kinds.items())},
@@ -71,6 +71,7 @@ class _Definitions:
 
     def __init__(self, btf: Btf | None) -> None:
         self.btf = btf
+        self._declarer = Declarer(btf, room_for(btf)) if btf is not None else None
         self._size = 0
         self._seen: set[int] = set()
         self.texts: dict[str, str] = {}
@@ -81,7 +82,7 @@ class _Definitions:
         if btf is None or not type_id:
             return None
         self._add(btf, type_id)
-        return type_text(btf, type_id)
+        return self.text(type_id)
 
     def declare(self, type_id: int, name: str) -> str | None:
         """C declaration of a variable, whose type is defined too.
@@ -93,7 +94,11 @@ class _Definitions:
             return None
         found = btf[btf.strip(type_id)]
         self._add(btf, found.type if isinstance(found, t.Ptr) else type_id)
-        return declare(btf, type_id, name)
+        return self.text(type_id, name)
+
+    def text(self, type_id: int, name: str = "") -> str | None:
+        """C declaration of something of a type, which is not defined."""
+        return self._declarer.text(type_id, name) if self._declarer else None
 
     def define(self, name: str) -> None:
         """Define a type by its name in C: ``struct event``."""
@@ -115,9 +120,9 @@ class _Definitions:
             elif isinstance(found, (t.Composite, t.Enum, t.Enum64)):
                 if isinstance(found, t.Composite):
                     waiting += [member.type for member in reversed(found.members)]
-                name = type_text(btf, core)
-                if found.name and name not in self.texts:
-                    self.texts[name] = define(btf, core)
+                name = self.text(core)
+                if found.name and name and name not in self.texts:
+                    self.texts[name] = define(btf, core, declarer=self._declarer)
                     self._size += len(self.texts[name])
 
 
@@ -290,12 +295,12 @@ def _variable(variable: VariableSpec, value: Any, definitions: _Definitions) -> 
     }
 
 
-def _extern(extern: ExternSpec, btf: Btf | None) -> dict[str, Any]:
-    declaration = None
+def _extern(extern: ExternSpec, definitions: _Definitions) -> dict[str, Any]:
+    declaration, btf = None, definitions.btf
     if btf is not None and extern.btf_id:
         found = btf[extern.btf_id]
         if isinstance(found, (t.Var, t.Func)):
-            declaration = declare(btf, found.type, extern.name)
+            declaration = definitions.text(found.type, extern.name)
     return {
         "name": extern.name,
         "kind": extern.kind,

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from insns import CALL_SELF, EXIT, mov, sole
 
 from pybpfload.btf.build import BtfBuilder
+from pybpfload.btf.cdecl import Declarer, define
 from pybpfload.cli import describe as cli_describe
 from pybpfload.cli import relocation_text
 from pybpfload.errors import BpfError, FormatError, RelocationError
@@ -296,6 +297,23 @@ def test_long_chains_of_modifiers():
     made.btf.add_datasec(".ksyms", 0, entries)
     assert len(open_object(made.build()).externs) == 500
     modest(made.build())
+
+
+def test_members_of_long_chains(monkeypatch):
+    """Their declarations are worked out once, not once for every member."""
+    made = program()
+    of = made.btf.add_int("int", 4)
+    for _ in range(100):
+        of = made.btf.add_ptr(of)
+    struct = made.btf.add_struct("s", 8, [(f"m{n}", of, 0) for n in range(1000)])
+    steps = []
+    derive = Declarer._derive
+    monkeypatch.setattr(
+        Declarer, "_derive", lambda self, *of: steps.append(of) or derive(self, *of)
+    )
+    text = define(made.btf.btf(), struct)
+    assert f"\tint {'*' * 100}m999;" in text
+    assert len(steps) == 100
 
 
 def test_chains_without_an_end():
