@@ -198,7 +198,7 @@ def test_a_terminal_is_drawn_over(intervals, monkeypatch, capsys):
     [
         (["--interval", "0"], "too short"),
         (["--interval", "x"], "no time"),
-        (["--count", "0"], "1 or more"),
+        (["--count", "0"], "is no count, 1 to "),
         (["--sort", "cpu"], "choose from"),
     ],
 )
