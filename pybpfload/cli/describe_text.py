@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.failure import visible
@@ -26,7 +29,11 @@ def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
     yield paint(visible(one["object"]), TITLE)
     for name, fact in summary(one):
         yield f"  {name:10}  {visible(fact)}"
-    parts = [(title, table(columns, map(_joined, rows))) for title, columns, rows in tables(one)]
+    width = shutil.get_terminal_size().columns // 3 if sys.stdout.isatty() else 0
+    parts = [
+        (title, table(columns, [_wrapped(row, width) for row in rows]))
+        for title, columns, rows in tables(one)
+    ]
     parts.append(("Notes", [f"  {visible(note)}" for note in one["notes"]]))
     parts.append(("Types", list(_definitions(one["definitions"])) if verbose else []))
     for title, lines in parts:
@@ -36,8 +43,15 @@ def render(one: dict[str, Any], *, verbose: bool) -> Iterator[str]:
             yield from lines
 
 
-def _joined(row: tuple[Any, ...]) -> list[Any]:
-    return [", ".join(cell) if isinstance(cell, list) else cell for cell in row]
+def _wrapped(row: tuple[Any, ...], width: int) -> list[Any]:
+    """A row whose lists of names are lines, on a terminal of so many columns; 0: one line."""
+    return [_lines(", ".join(cell), width) if isinstance(cell, list) else cell for cell in row]
+
+
+def _lines(text: str, width: int) -> list[str] | str:
+    if len(text) <= width or not width:
+        return text
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def summary(one: dict[str, Any]) -> Iterator[tuple[str, str]]:

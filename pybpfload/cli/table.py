@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from pybpfload.cli.failure import visible
@@ -23,7 +24,7 @@ def table(
     Args:
         columns: Headings; columns of numbers are aligned to the right, empty ones left out.
         rows: Cells; what is not a string is shown by ``str()``, fractions with two decimals,
-            ``None`` and ``""`` as ``-``.
+            ``None`` and ``""`` as ``-``; a list has the lines of one cell.
         looks: Looks of cells by their text; not of the first column, which has names.
 
     Returns:
@@ -36,12 +37,17 @@ def table(
     numeric = [
         all(row[i] is None or isinstance(row[i], (int, float)) for row in content) for i in used
     ]
-    texts = [[columns[i] for i in used]]
-    texts += [[_cell(row[i]) for i in used] for row in content]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    shown = [[[columns[i]] for i in used], *([_cell(row[i]) for i in used] for row in content)]
+    widths = [
+        max(len(line) for cell in column for line in cell) for column in zip(*shown, strict=True)
+    ]
     looks = looks or {}
     lines = []
-    for number, text in enumerate(texts):
+    for number, text in (
+        (number, text)
+        for number, cells in enumerate(shown)
+        for text in zip_longest(*cells, fillvalue="")
+    ):
         padded = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(text, widths, numeric, strict=True)
@@ -58,10 +64,13 @@ def table(
     return lines
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> list[str]:
+    """Its lines."""
+    if isinstance(value, list):
+        return [visible(str(line)) for line in value]
     if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else visible(str(value))
+        return ["-"]
+    return [f"{value:.2f}" if isinstance(value, float) else visible(str(value))]
 
 
 def shorten(text: str, width: int = 60) -> str:

@@ -258,8 +258,25 @@ def test_tables():
         "  long   200",
         "  \\x1b     -",
     ]
+    assert table(("name", "uses", "size"), [("x", ["a,", "bcd"], 7), ("y", "e", 12)]) == [
+        "  name  uses  size",
+        "  x     a,       7",
+        "        bcd",
+        "  y     e       12",
+    ]
     assert shorten("a" * 100, 20) == "aaaaaaaaaaa...aaaaaa"
     assert shorten("short") == "short"
+
+
+def test_lists_of_names_are_wrapped_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    described = describe(pybpfload.open(LITTLE / "execsnoop.bpf.o"))
+    whole = [*render(described, verbose=False)]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    wrapped = [*render(described, verbose=False)]
+    at = wrapped.index("  on_exec  bpf_ringbuf_reserve,        execsnoo.rodata, events,")
+    assert wrapped[at + 1] == "           bpf_get_current_uid_gid,    execsnoo.bss"
+    assert len(wrapped) == len(whole) + 10
 
 
 def test_what_an_object_needs():
