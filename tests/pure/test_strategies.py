@@ -297,6 +297,7 @@ def names_of_fields(record: Record) -> list[str]:
     return named + [name for each in inner for name in names_of_fields(each.type)]
 
 
+@pytest.mark.slow
 def test_changes_of_a_given_type():
     said = Counter()
 
@@ -396,6 +397,7 @@ def fields_in(text: str, side: str) -> list[str]:
     return re.findall(r"^ +(.*;) /\* \d+(?::\d)? \*/$", block, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_wrong_offset_of_moved_fields_is_found(monkeypatch):
     def wrong(kind, order, local, value):
         return value + (kind == CoreKind.BYTE_OFF and value != local)
@@ -410,6 +412,7 @@ def test_a_wrong_offset_of_moved_fields_is_found(monkeypatch):
     assert re.search(r"\nprobe_0: byte_off of p->\w \(0:\d\) by .*; expected: \d+$", text)
 
 
+@pytest.mark.slow
 def test_a_wrong_shift_on_big_endian_is_found(monkeypatch):
     def wrong(kind, order, local, value):
         return value ^ 1 if kind == CoreKind.LSHIFT_U64 else value

@@ -418,6 +418,7 @@ def test_names_cannot_command_a_terminal():
     assert Frame(16, None, 0, "/tmp/\x07").name == r"[\x07]"
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 180) | st.integers(0x21000, 0x21280), st.binary())))
 def test_any_damage_is_survived(damage):

@@ -763,6 +763,7 @@ class TestPlugin:
         with pytest.raises(ValueError, match=r"no feature is called 'fentri'.*module_btf"):
             plugin.missing_feature("fentri")
 
+    @pytest.mark.slow
     def test_in_a_test_run(self, tmp_path):
         """Marks are declared, tests skipped with a reason, and the host is told of it."""
         (tmp_path / "test_x.py").write_text(
