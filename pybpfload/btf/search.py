@@ -80,7 +80,7 @@ def search(
 
     Args:
         btf: The types; of split BTF only its own.
-        name: Name, or a pattern with ``*`` and ``?``.
+        name: Name, or a pattern with ``*`` and ``?``; also ``struct NAME``, ``union``, ``enum``.
         kind: Of the type itself.
         member: Name of a member, or such a pattern; also one inside a type without name.
         member_type: Type of a member in C: ``struct list_head``, ``pid_t``, ``struct sock *``.
@@ -96,11 +96,15 @@ def search(
         FormatError: The BTF is damaged.
         ValueError: ``member_type`` is no type.
     """
+    tag, _, tagged = name.partition(" ")
+    of_tag: set[t.Kind] = set(t.Kind)
+    if tag and tag in _TAGS:
+        name, of_tag = tagged.strip(), set(_TAGS[tag])
     named = glob_pattern(name).fullmatch if name else None
     wanted = _WantedType(btf, member_type) if member_type else None
     of_member = glob_pattern(member).fullmatch if member else None
     inside = bool(member or member_type)
-    kinds = {*_COMPOSITES, t.Kind.TYPEDEF} if inside else set(t.Kind)
+    kinds = of_tag & {*_COMPOSITES, t.Kind.TYPEDEF} if inside else of_tag
     declarer = Declarer(btf, room_for(btf))
     left = _MEMBERS + len(btf.to_bytes()) // _BYTES_PER_MEMBER
     for type_id, number in zip(btf.own_ids(), btf.own_kinds(), strict=True):

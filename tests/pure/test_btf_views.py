@@ -256,6 +256,10 @@ def test_layouts_of_hostile_types() -> None:
     [
         ({"name": "event*"}, {"event", "event___old"}),
         ({"name": "event"}, {"event"}),
+        ({"name": "struct e*"}, {"event", "event___old"}),
+        ({"name": "union event"}, set()),
+        ({"name": "enum flags", "size": 4}, {"flags"}),
+        ({"name": "unsigned long"}, {"unsigned long"}),
         ({"size": 8}, {"unsigned long", "wide", "both", "double", ".data"}),
         ({"size": 8, "kind": t.Kind.UNION}, {"both"}),
         ({"member": "pid"}, {"event", "event___old"}),
