@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfload.errors import RelocationError
 from pybpfload.relocate.core import CoreKind, Outcome
-from pybpfload.relocate.core.driver import relocate_core
+from pybpfload.relocate.core.driver import check_records, relocate_core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pybpfload.isa.insn import Insn
     from pybpfload.object.spec import ObjectSpec, ProgramSpec
     from pybpfload.relocate.core.candidates import Target
 
@@ -94,26 +95,34 @@ def core_changes(spec: ObjectSpec, before: Target, after: Target) -> Iterator[Co
 
     Raises:
         FormatError: The BTF of the object or of a kernel is damaged.
+        RelocationError: The object's records are damaged.
     """
+    check_records(spec)
+    spec = replace(spec, btf_ext=None)  # whose records would be checked once for each of them
     for function in spec.functions:
+        code = list(function.insns)
         for record in function.core_relos:
-            local, old = _result(spec, function, record, before)
-            _, new = _result(spec, function, record, after)
             _, insn, relo = record
+            local, old = _result(spec, function, code, record, before)
+            code[insn : insn + 2] = function.insns[insn : insn + 2]
+            _, new = _result(spec, function, code, record, after)
+            code[insn : insn + 2] = function.insns[insn : insn + 2]
             is_id = relo.kind == CoreKind.TARGET_TYPE_ID and bool(old.value) and bool(new.value)
             if (old.outcome, old.value) != (new.outcome, new.value) and not is_id:
                 yield CoreChange(function.name, insn, CoreKind(relo.kind), local, old, new)
 
 
 def _result(
-    spec: ObjectSpec, function: ProgramSpec, record: Any, target: Target
+    spec: ObjectSpec, function: ProgramSpec, code: list[Insn], record: Any, target: Target
 ) -> tuple[str, Result]:
-    """One record on one kernel: the access in the object's types, and what comes of it."""
+    """One record on one kernel: the access in the object's types, and what comes of it.
+
+    Patches the instruction in ``code``.
+    """
     alone = replace(function, core_relos=[record])
     part = replace(spec, functions=[alone])
-    code = {id(alone): list(function.insns)}
     try:
-        (decision,) = relocate_core(part, code, target, everything=True)
+        (decision,) = relocate_core(part, {id(alone): code}, target, everything=True)
     except RelocationError as error:
         local = str(error.decision.local or "") if error.decision else ""
         return local, Result("failed", None, "", str(error))

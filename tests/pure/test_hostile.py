@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from insns import CALL_SELF, EXIT, mov, sole
 
+from pybpfload.btf import BtfExt
 from pybpfload.btf.build import BtfBuilder
 from pybpfload.btf.cdecl import Declarer, define
 from pybpfload.cli import describe as cli_describe
@@ -25,7 +26,8 @@ from pybpfload.errors import BpfError, FormatError, RelocationError
 from pybpfload.isa.insn import Insn
 from pybpfload.kernel.kallsyms import find_symbols
 from pybpfload.object import open_object
-from pybpfload.relocate import relocate
+from pybpfload.relocate import Target, relocate
+from pybpfload.relocate.compare import core_changes
 from pybpfload.testing.fields import Field, fields, parts, records
 from pybpfload.testing.mutate import INTERESTING, mutate
 from pybpfload.testing.objects import FUNC, GLOBAL, NOBITS, OBJECT, ObjectBuilder, Site
@@ -297,6 +299,25 @@ def test_long_chains_of_modifiers():
     made.btf.add_datasec(".ksyms", 0, entries)
     assert len(open_object(made.build()).externs) == 500
     modest(made.build())
+
+
+def test_many_relocations_on_two_kernels(monkeypatch):
+    """All are checked once, not once for each of them."""
+    made = ObjectBuilder()
+    made.program("tc", [mov(0)] * 50 + [EXIT])
+    struct = made.btf.add_struct("s", 4, [("a", made.btf.add_int("int", 4), 0)])
+    made.core = {"tc": [(8 * n, struct, "0:0", 0) for n in range(50)]}
+    spec = open_object(made.build())
+    checked = []
+    records = BtfExt.core_relos
+    monkeypatch.setattr(BtfExt, "core_relos", lambda self: checked.append(self) or records(self))
+    kernel = Target(spec.btf)
+    assert list(core_changes(spec, kernel, kernel)) == []
+    assert len(checked) == 1
+    other = BtfBuilder("<")
+    other.add_struct("s", 8, [("a", other.add_int("int", 4), 32)])
+    changed = list(core_changes(spec, kernel, Target(other.btf("other"))))
+    assert [(each.insn, each.after.value) for each in changed] == [(n, 4) for n in range(50)]
 
 
 def test_members_of_long_chains(monkeypatch):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pybpfload.isa.insn import Insn
     from pybpfload.object.spec import ObjectSpec, ProgramSpec
 
-__all__ = ["relocate_core"]
+__all__ = ["check_records", "relocate_core"]
 
 _AMBIGUOUS = "ask first for a member that only the right one of them has: that rules out the others"
 _DISAGREEMENT = "code and BTF of the object do not agree; compile it again"
@@ -42,7 +42,7 @@ def relocate_core(
     Raises:
         RelocationError: A record cannot be honoured; its decision is attached.
     """
-    _check_records(spec)
+    check_records(spec)
     left_out = set() if everything else {*map(id, spec)} - {*map(id, spec.loaded_programs.values())}
     records = [
         (serial, index, record, function)
@@ -77,8 +77,12 @@ def _told(decision: CoreDecision) -> str:
     return f"{place}: {decision}{target}{value}: {decision.outcome}{reason}"
 
 
-def _check_records(spec: ObjectSpec) -> None:
-    """Refuse damaged records, also those of code that is not relocated, as libbpf does."""
+def check_records(spec: ObjectSpec) -> None:
+    """Refuse damaged records, also those of code that is not relocated, as libbpf does.
+
+    Raises:
+        RelocationError: There is one.
+    """
     for section, record in spec.btf_ext.core_relos() if spec.btf_ext is not None else ():
         if not section:
             raise RelocationError(
