@@ -20,7 +20,7 @@ __all__ = ["Effect", "checks", "effect", "origin", "register_state"]
 
 _REGISTER = re.compile(r"\b[rw](10|\d)\b")
 _ASSIGN = re.compile(r"[rw](10|\d) ((?:s?(?:>>|<<|/|%)|[-+*&|^])?=) (.*)")
-_STACK = re.compile(r"\((?:u8|u16|u32|u64|s8|s16|s32) \*\)\(r10 ([-+]\d+)\)")
+_STACK = re.compile(r"\((?:u8|u16|u32|u64|s8|s16|s32) \*\)\(r10 ([-+]\d{1,9})\)")
 _CALLER_SAVED = tuple(f"R{n}" for n in range(6))
 _ARGUMENTS = tuple(f"R{n}" for n in range(1, 6))
 

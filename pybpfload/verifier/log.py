@@ -25,19 +25,20 @@ __all__ = ["Log", "Statistics", "Step", "read", "split"]
 _MOST_STEPS = 200_000
 """Steps that are kept. A program that is too large logs a million; the last ones are the news."""
 
-_INSN = re.compile(r"(\d+): \(([0-9a-f]{2})\) (.*)")
-_STATE = re.compile(r"\s*(?:frame\d+: ?)?\s*(?:(?:R\d+|fp-?\d+)(?:_\w+)?=|refs=|$)")
+# Numbers are as long as they can be: Python refuses to read those of thousands of digits.
+_INSN = re.compile(r"(\d{1,9}): \(([0-9a-f]{2})\) (.*)")
+_STATE = re.compile(r"\s*(?:frame\d+:\s*)?(?:(?:R\d+|fp-?\d+)(?:_\w+)?=|refs=|$)")
 _BEFORE = re.compile(r"(?:\d+:)?\s*(.*)")
-_FROM = re.compile(r"from (\d+) to (\d+)(?: \(speculative execution\))?: ?(.*)")
+_FROM = re.compile(r"from (\d{1,9}) to (\d{1,9})(?: \(speculative execution\))?: ?(.*)")
 _SOURCE = re.compile(r"; (.*?)(?: @ ([^@]+:\d+))?$")
 _RETURN = re.compile(r"to caller at \d+:")
 _FUNCTION = re.compile(r"Validating (\S+?)\(\) func#\d+")
-_PROCESSED = re.compile(r"processed (\d+) insns \(limit (\d+)\)")
-_NUMBER = re.compile(r"(\w+) (\d+)")
-_STACK = re.compile(r"stack depth ([\d+]+)")
-_TIME = re.compile(r"verification time (\d+) usec")
-_AT_INSN = re.compile(r"\binsn (\d+)\b")
-_INVALID = re.compile(r"(\d+): (<invalid .*)")
+_PROCESSED = re.compile(r"processed (\d{1,9}) insns \(limit (\d{1,9})\)")
+_NUMBER = re.compile(r"\b(\w+) (\d{1,9})")
+_STACK = re.compile(r"stack depth (\d{1,9}(?:\+\d{1,9})*)")
+_TIME = re.compile(r"verification time (\d{1,18}) usec")
+_AT_INSN = re.compile(r"\binsn (\d{1,9})\b")
+_INVALID = re.compile(r"(\d{1,9}): (<invalid .*)")
 
 # Lines that tell what the verifier did, not why it stopped.
 _NOISE = re.compile(
@@ -47,8 +48,8 @@ _NOISE = re.compile(
     r"\s*(?:\d+: )?[.\d]{10} |\s*$"
 )
 # How libbpf, bpftool and loaders that copy their words frame a log.
-_BEGIN = re.compile(r".*?(?:prog '([^']+)': )?-+ ?BEGIN PROG LOAD LOG ?-+\s*$")
-_END = re.compile(r".*?-+ ?END PROG LOAD LOG ?-+\s*$")
+_BEGIN = re.compile(r".*?(?:prog '([^']+)': )?(?<!-)-+ ?BEGIN PROG LOAD LOG ?-+\s*$")
+_END = re.compile(r".*?(?<!-)-+ ?END PROG LOAD LOG ?-+\s*$")
 _LIBBPF = re.compile(r"libbpf: (?:prog '([^']+)': )?")
 # How ``pybpfload run -v`` does: the log's lines are indented.
 _OWN = re.compile(r"verifier log of program (.+):$")
@@ -283,7 +284,7 @@ class _Reader:
         elif found := _TIME.match(text):
             statistics.microseconds = int(found[1])
         elif found := _STACK.match(text):
-            statistics.stack = tuple(int(each) for each in found[1].split("+") if each)
+            statistics.stack = tuple(map(int, found[1].split("+")))
         else:
             return False
         return True

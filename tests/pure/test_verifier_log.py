@@ -250,6 +250,34 @@ def test_a_cause_says_what_the_sentence_names():
     assert "and 1 is not" in find(["fd 1 is not pointing to valid bpf_map"]).why
 
 
+LONG = "1" * 5000  # Python reads no number of more than 4,300 digits
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{LONG}: (b7) r0 = 0",
+        f"{LONG}: <invalid CO-RE relocation>",
+        f"1: (79) r1 = *(u64 *)(r10 -{LONG})",
+        f"from {LONG} to 1: R0=1",
+        f"insn {LONG} is odd",
+        f"processed {LONG} insns (limit {LONG})",
+        f"processed 1 insns (limit 2) total_states {LONG} stack depth +",
+        f"verification time {LONG} usec",
+        f"stack depth {LONG}+",
+        "-" * 50_000,
+        "0: (b7) r0 = 0 ;" + " " * 50_000 + "x",
+    ],
+    ids=lambda line: line[:12],
+)
+def test_lines_that_no_verifier_writes(line):
+    started = time.process_time()
+    for text in (line, f"0: (b7) r0 = 0\n{line}\nR1 type=scalar\n"):
+        [(_, log)] = split(text)
+        assert str(explain(log))
+    assert time.process_time() - started < 1  # the dashes took half a minute
+
+
 def test_sentences_that_no_verifier_says_take_no_longer():
     started = time.process_time()
     assert find(["iterator " * 20_000]) is None
