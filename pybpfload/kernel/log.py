@@ -61,8 +61,8 @@ def read_log(log: str) -> LogReading:
     return LogReading(summary="; ".join(found.reasons[-2:]), insn=found.insn, source=found.source)
 
 
-_POISONED = re.compile(r"(\d+): \(85\) call unknown#(\d+)\s*$")
-_INVALID = re.compile(r"invalid func unknown#(\d+)\s*$")
+_POISONED = re.compile(r"(\d{1,9}): \(85\) call unknown#(\d{1,10})\s*$")
+_INVALID = re.compile(r"invalid func unknown#(\d{1,10})\s*$")
 _MEANING = {
     "core": "<invalid CO-RE relocation>",
     "map": "<invalid BPF map reference>",
