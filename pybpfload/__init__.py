@@ -12,10 +12,12 @@ Names are imported when they are first used, so ``import pybpfload`` is cheap.
 
 from __future__ import annotations
 
+from pybpfload.lazy import lazily
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from os import PathLike
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
     from pybpfload.btf import Btf
     from pybpfload.btf.codecs import ValueMismatchError
@@ -161,19 +163,7 @@ _HOMES = {
 
 
 _NAMESPACES = ("ktime", "charts", "lowlevel", "symbols", "testing")
-
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name in _NAMESPACES:
-        return import_module(f"{__name__}.{name}")
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES, _NAMESPACES)
 
 
 def __dir__() -> list[str]:

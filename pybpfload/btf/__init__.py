@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from pybpfload.btf.ext import BtfExt
 from pybpfload.btf.table import Btf
 from pybpfload.btf.types import Kind
+from pybpfload.lazy import lazily
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from pybpfload.btf.build import BtfBuilder
     from pybpfload.btf.deduplicate import dedup
     from pybpfload.btf.distill import distill_base, relocate_base
@@ -43,11 +42,4 @@ _HOMES = {
     "to_byteorder": "edit",
 }
 
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    return value
+__getattr__ = lazily(__name__, _HOMES)

@@ -5,10 +5,10 @@ Pure functions of dictionaries and lists: no kernel and no Linux is needed.
 
 from __future__ import annotations
 
+from pybpfload.lazy import lazily
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pybpfload.charts.bytes import Cell, byte_map
     from pybpfload.charts.diagram import Box, Diagram, Way
     from pybpfload.charts.flame import flame_graph
@@ -56,10 +56,4 @@ _HOMES = {
     "write_folded": "folded",
 }
 
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)

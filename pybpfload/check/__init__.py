@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pybpfload.lazy import lazily
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pybpfload.check.judge import check
     from pybpfload.check.kernel import Kernel
     from pybpfload.check.matrix import check_files
@@ -32,11 +32,5 @@ _HOMES = {
     **dict.fromkeys(("DEGRADED", "FAILS", "LOADS", "Finding", "Verdict"), "verdict"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    # Lazily: `inspect` asks what an object wants of any kernel (check.asks), and of no kernel.
-    from importlib import import_module
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Lazily: `inspect` asks what an object wants of any kernel (check.asks), and of no kernel.
+__getattr__ = lazily(__name__, _HOMES)

@@ -11,10 +11,10 @@ Needs Linux; what draws and counts is in :mod:`pybpfload.charts` and does not.
 
 from __future__ import annotations
 
+from pybpfload.lazy import lazily
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pybpfload.symbols.demangling import demangle
     from pybpfload.symbols.frame import Frame
     from pybpfload.symbols.kernel import KernelSymbols
@@ -31,10 +31,4 @@ _HOMES = {
     "demangle": "demangling",
 }
 
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)

@@ -5,10 +5,10 @@ Names are imported when they are first used.
 
 from __future__ import annotations
 
+from pybpfload.lazy import lazily
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pybpfload.testing import properties, strategies
     from pybpfload.testing.assertions import assert_loads, assert_same_relocation
     from pybpfload.testing.interpreter import (
@@ -72,19 +72,7 @@ _HOMES = {
     "check_reads": "properties",
 }
 _MODULES = ("properties", "strategies")
-
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES, _MODULES)
 
 
 def __dir__() -> list[str]:

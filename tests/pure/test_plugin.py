@@ -317,6 +317,7 @@ def test_the_plugin_costs_little():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [
         "pybpfload",
+        "pybpfload.lazy",
         "pybpfload.testing",
         "pybpfload.testing.fixtures",
         "pybpfload.testing.guests",
