@@ -178,6 +178,8 @@ def _read_stamp(folder):
 
 
 def _make(folder, interpreter):
+    if folder.is_symlink():
+        sys.exit(f"{folder} is a link: making it anew would empty what it leads to; remove it")
     probe = [interpreter.path, "-c", "import ensurepip, venv"]
     if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode != 0:
         _install_venv(interpreter)
