@@ -153,13 +153,13 @@ def random_programs():
 @pytest.mark.parametrize(
     ("programs", "at_least"), [(programs_of_fixtures, 3500), (random_programs, 1800 * EACH)]
 )
-def test_instructions_are_those_of_bpftool(programs, at_least, record_property):
+def test_instructions_are_those_of_bpftool(programs, at_least):
     count, found, instructions = 0, [], 0
     for program in programs():
         many, different = differences(program)
         count, instructions = count + 1, instructions + many
         found += [(program.name, *each) for each in different]
-    record_property("compared", f"{count} programs, {instructions} instructions")
+    print(f"{count} programs, {instructions} instructions compared")
     assert found == []
     assert instructions >= at_least
 
