@@ -130,6 +130,7 @@ def test_table_and_builder_agree_with_the_description(types: list[t.Type], order
     assert BtfEditor(btf).build() == blob
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_in_the_property(kind: t.Kind, order: str) -> None:

@@ -27,6 +27,7 @@ def run(capsys, *arguments):
     return status, out, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(FIXTURES.glob("bpfeb/[f-kn]*.bpf.o")), ids=lambda path: path.name
 )

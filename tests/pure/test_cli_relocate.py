@@ -97,6 +97,7 @@ def test_the_contract_holds_for_every_fixture(path, capsys):
                 assert insns[reference["insn"] + 1].imm == reference["addend"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(LITTLE.glob("*.bpf.o")), ids=name_of)
 def test_the_text_shows_every_instruction(path, capsys):
     if main(["relocate", "-v", "--btf", types_for(path), str(path)]):

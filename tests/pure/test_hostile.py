@@ -254,6 +254,7 @@ def test_section_headers_on_top_of_each_other():
         modest(changed)
 
 
+@pytest.mark.slow
 def test_symbol_names_on_top_of_each_other():
     made = program()
     for _ in range(5000):
@@ -286,6 +287,7 @@ def test_type_names_on_top_of_each_other():
             open_object(made.build())
 
 
+@pytest.mark.slow
 def test_long_chains_of_modifiers():
     """Walked once, not once for every variable."""
     made = program()

@@ -497,6 +497,7 @@ def test_uninitialised_stack_shows():
     assert Interpreter(stack_fill=0xA5).run(code).value == 0xA5A5A5A5A5A5A5A5
 
 
+@pytest.mark.slow
 def test_every_program_of_every_fixture_ends():
     ended, refusals = 0, []
     for path in sorted((FIXTURES / "bpfeb").glob("*.o")):

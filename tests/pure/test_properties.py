@@ -146,6 +146,7 @@ def target(folder: Path):
     return open_object(folder / "core_target.bpf.o").btf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORE)
 def test_fixtures(name):
     little, big = LITTLE / f"{name}.bpf.o", BIG / f"{name}.bpf.o"

@@ -57,6 +57,7 @@ def python(code: str) -> subprocess.CompletedProcess:
 # Hypothesis is optional
 
 
+@pytest.mark.slow
 def test_hypothesis_is_imported_when_a_strategy_is_asked_for():
     told = python(
         "import sys, pybpfload.testing\n"
@@ -67,6 +68,7 @@ def test_hypothesis_is_imported_when_a_strategy_is_asked_for():
     assert told.stdout == "False True\n", told.stderr
 
 
+@pytest.mark.slow
 def test_without_hypothesis_an_error_says_what_to_do():
     told = python(
         "import sys; sys.modules['hypothesis'] = None\n"
