@@ -81,7 +81,7 @@ def main(description: str) -> int:
         else:
             alone += _jobs(ring, options)
     # The longest first, so that no processor waits for it at the end.
-    side_by_side.sort(key=lambda job: job.reports is None)
+    side_by_side.sort(key=lambda job: (job.reports is None, job.name != "fuzz"))
     jobs.run_all(side_by_side, at_a_time=os.cpu_count() or 1, done=done)
     jobs.run_all(alone, at_a_time=1, done=done)
     return _report(outcomes, not_run, time.monotonic() - started, options)
