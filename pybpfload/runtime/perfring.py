@@ -19,6 +19,7 @@ there records follow each other up to the oldest, which may be overwritten in pa
 from __future__ import annotations
 
 import errno
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +43,8 @@ __all__ = ["CpuRing", "OverwrittenCpuRing", "RingOptions"]
 # As in formats.perf, which costs construct to import; a test compares them.
 _DATA_HEAD = 1024
 _DATA_TAIL = 1032
+
+_TICKS = 0.02  # seconds: two ticks at 100 Hz
 
 _PORTION = 256  # samples that are decoded before their space is given back, as in ring buffers
 
@@ -144,6 +147,11 @@ class CpuRing:
             OSError: As read(2).
         """
         before = perf.output_state(self.fileno())[0]
+        if perf.output_state(self.fileno())[0] != before:
+            return True
+        time.sleep(
+            _TICKS
+        )  # the kernel's clock may stand between its ticks where the TSC is no good
         return perf.output_state(self.fileno())[0] != before
 
     def has_data(self) -> bool:
